@@ -1,0 +1,9 @@
+//! MMLNB: models.
+
+pub mod bundle;
+pub mod config;
+pub mod graph;
+pub mod hash;
+pub mod json;
+pub mod networks;
+pub mod prepare;

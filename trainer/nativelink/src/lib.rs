@@ -1,0 +1,1 @@
+//! MMLNB: trainer/nativelink.
