@@ -2,8 +2,10 @@
 
 pub mod bundle;
 pub mod config;
+pub mod cost;
 pub mod graph;
 pub mod hash;
 pub mod json;
 pub mod networks;
 pub mod prepare;
+pub mod weights;

@@ -1,6 +1,6 @@
 //! What every network is, once, for training and serving.
 //!
-//! Each function returns a [`Graph`](crate::graph::Graph); its input and output names are the ones that the exported files carry.
+//! Each function returns a [`Graph`]; its input and output names are the ones that the exported files carry.
 
 mod bert;
 mod decoder;

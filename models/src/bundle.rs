@@ -1,0 +1,421 @@
+//! The bundle: a folder with `manifest.json`, graphs, tokenizers and a model card.
+//!
+//! ```text
+//! manifest.json  MODEL_CARD.md
+//! describer/   vision.onnx embedding.onnx decoder.onnx, each with .data; tokenizer.json; config.json,
+//!              generation_config.json and preprocessor_config.json (or processor_config.json) of the checkpoint
+//! classifier/  image.onnx bert.onnx prmf.onnx, each with .data; tokenizer.json (or vocab.txt); config.json
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::hash;
+use crate::prepare::settings::GenerationSettings;
+
+/// The format that this version writes and reads.
+pub const FORMAT: u32 = 1;
+/// The manifest's file name.
+pub const MANIFEST: &str = "manifest.json";
+/// The describer's folder in the bundle, itself readable as a checkpoint's folder without weights.
+pub const DESCRIBER: &str = "describer";
+/// The classifier's folder in the bundle, itself readable as a classifier's folder without weights.
+pub const CLASSIFIER: &str = "classifier";
+
+/// Everything that decides a bundle's answers.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Program and version that wrote the bundle.
+    pub producer: String,
+    /// Type of weights and activations of all graphs.
+    pub precision: Precision,
+    /// The describer; absent in a bundle that only classifies.
+    pub describer: Option<Describer>,
+    /// The classifier; absent in a bundle that only describes.
+    pub classifier: Option<Classifier>,
+    /// What the bundle was made from.
+    pub provenance: Provenance,
+    /// Answers that this bundle must give, for a check on the machine that serves it.
+    pub known_answers: Vec<KnownAnswer>,
+    /// Every file but the manifest, by its path in the bundle with `/` between folders.
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+/// Size and hash of one file.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256, lower-case hex.
+    pub sha256: String,
+}
+
+/// Type of weights and activations; norms, softmax and rotary tables stay f32 in each.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit IEEE floats.
+    F16,
+}
+
+/// The vision-language model.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Describer {
+    /// The question put after the image.
+    pub prompt: String,
+    /// The system turn; null: the chat template's own.
+    pub system: Option<String>,
+    /// How tokens are chosen.
+    pub generation: GenerationSettings,
+    /// `[width, height]` that every image is resized to, aspect ignored; null: smart_resize with the checkpoint's limits.
+    pub image_size: Option<[i64; 2]>,
+    /// The vision tower: image to image tokens.
+    pub vision: Graph,
+    /// The embedding: token ids to rows.
+    pub embedding: Graph,
+    /// The language model with its cache.
+    pub decoder: Decoder,
+}
+
+/// The classifier's graphs; sizes and classes also stand in `classifier/config.json`.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Classifier {
+    /// Names in the order of the logits.
+    pub classes: Vec<String>,
+    /// `[width, height]` of the image encoder's input; null without an image encoder.
+    pub image_size: Option<[i64; 2]>,
+    /// Longest text in tokens; null without a text encoder.
+    pub max_length: Option<i64>,
+    /// The image encoder.
+    pub image: Option<Graph>,
+    /// The text encoder.
+    pub text: Option<Graph>,
+    /// Fusion and heads.
+    pub prmf: Graph,
+    /// Temperature and threshold; null: verdicts are `not_assessed`.
+    pub calibration: Option<Calibration>,
+}
+
+/// Probabilities are softmax(logits / temperature); a report is accepted at or above the threshold.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Divides the logits.
+    pub temperature: f64,
+    /// Least top probability of an accepted report; null: none could be found, everything abstains.
+    pub threshold: Option<f64>,
+}
+
+/// One ONNX graph.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Graph {
+    /// Path in the bundle.
+    pub file: String,
+    /// Inputs in the graph's order.
+    pub inputs: Vec<Port>,
+    /// Outputs in the graph's order.
+    pub outputs: Vec<Port>,
+    /// Elements of the checkpoint tensors used.
+    pub parameters: u64,
+}
+
+/// An input or output of a graph.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// Its name.
+    pub name: String,
+    /// f32, f16, i32 or i64.
+    pub dtype: String,
+    /// Dimensions: numbers, or names of free dimensions.
+    pub shape: Vec<String>,
+}
+
+/// The language model's graph and the shape of its key/value cache, `[batch, kv_heads, tokens, cache_head_size]` a layer.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Decoder {
+    /// The graph itself.
+    pub graph: Graph,
+    /// Number of layers, each with one key and one value tensor.
+    pub layers: i64,
+    /// Key/value heads.
+    pub kv_heads: i64,
+    /// Width of a head in the network.
+    pub head_size: i64,
+    /// Width of a head in the cache; larger than `head_size` where a kernel wants padding.
+    pub cache_head_size: i64,
+    /// f32 or f16.
+    pub cache_dtype: String,
+}
+
+/// What a bundle was made from.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// The vision-language checkpoint.
+    pub checkpoint: Option<Source>,
+    /// The adapter merged into it.
+    pub adapter: Option<Source>,
+    /// The classifier's folder.
+    pub classifier: Option<Source>,
+    /// SHA-256 of the training data by the runs' own records, describer then classifier, where recorded.
+    pub data: Vec<String>,
+}
+
+/// A folder that a bundle was made from.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The folder's name, without the path to it.
+    pub name: String,
+    /// SHA-256 over the names and hashes of its weight and configuration files.
+    pub sha256: String,
+}
+
+/// One image of the bundle with the answers it must get.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct KnownAnswer {
+    /// Path of the image in the bundle.
+    pub image: String,
+    /// Tokens of the description.
+    pub token_ids: Vec<i64>,
+    /// Class logits.
+    pub logits: Vec<f32>,
+}
+
+/// What is wrong with a bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// A file cannot be read or written.
+    #[error("bundle file {}: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// The manifest is not what this version reads.
+    #[error("{}: {problem}; export the bundle again with this version of mmlnb-export", file.display())]
+    Manifest {
+        /// The manifest.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file's content is not the one that the manifest names.
+    #[error("bundle file {} does not match the manifest: {problem}; copy or export the bundle again", file.display())]
+    Changed {
+        /// The file.
+        file: PathBuf,
+        /// Sizes or hashes.
+        problem: String,
+    },
+}
+
+/// An opened bundle whose every file has the size and hash that its manifest names.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// SHA-256 of `manifest.json`, which stands for the whole bundle.
+    pub sha256: String,
+}
+
+impl Bundle {
+    /// Reads the manifest and checks every file's size and hash, several files at a time.
+    pub fn open(dir: &Path) -> Result<Self, BundleError> {
+        let file = dir.join(MANIFEST);
+        let bytes = std::fs::read(&file).map_err(|source| BundleError::Io { file: file.clone(), source })?;
+        let manifest = Manifest::parse(&file, &bytes)?;
+        let sha256 = hash::sha256_hex(&bytes);
+        let names: Vec<&String> = manifest.files.keys().collect();
+        in_parallel(&names, |name| check_file(&dir.join(name), &manifest.files[*name]))?;
+        Ok(Bundle { dir: dir.to_path_buf(), manifest, sha256 })
+    }
+
+    /// The full path of a file of the bundle.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+impl Manifest {
+    /// Parses and checks `bytes`; `file` is named in errors.
+    pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self, BundleError> {
+        let error = |problem: String| BundleError::Manifest { file: file.to_path_buf(), problem };
+        let value: serde_json::Value =
+            serde_json::from_slice(bytes).map_err(|cause| error(format!("not valid JSON: {cause}")))?;
+        match value.get("format").and_then(serde_json::Value::as_u64) {
+            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format) => return Err(error(format!("format {format}, but this version reads {FORMAT}"))),
+            None => return Err(error("has no `format`".to_string())),
+        }
+        let manifest: Manifest = serde_json::from_value(value).map_err(|cause| error(cause.to_string()))?;
+        manifest.check().map_err(error)?;
+        Ok(manifest)
+    }
+
+    /// Writes `manifest.json` into `dir`: a temporary file, synchronised, then renamed. Returns `bundle_sha256`.
+    pub fn write(&self, dir: &Path) -> Result<String, BundleError> {
+        let file = dir.join(MANIFEST);
+        self.check().map_err(|problem| BundleError::Manifest { file: file.clone(), problem })?;
+        let mut bytes = serde_json::to_vec_pretty(self)
+            .map_err(|cause| BundleError::Manifest { file: file.clone(), problem: cause.to_string() })?;
+        bytes.push(b'\n');
+        let io = |source| BundleError::Io { file: file.clone(), source };
+        let temporary = dir.join(".manifest.json.part");
+        let mut output = File::create(&temporary).map_err(io)?;
+        output.write_all(&bytes).and_then(|()| output.sync_all()).map_err(io)?;
+        std::fs::rename(&temporary, &file).map_err(io)?;
+        File::open(dir).and_then(|folder| folder.sync_all()).map_err(io)?;
+        Ok(hash::sha256_hex(&bytes))
+    }
+
+    /// Every graph with its path.
+    pub fn graphs(&self) -> Vec<&Graph> {
+        let describer = self.describer.iter().flat_map(|part| [&part.vision, &part.embedding, &part.decoder.graph]);
+        let classifier =
+            self.classifier.iter().flat_map(|part| part.image.iter().chain(&part.text).chain(std::iter::once(&part.prmf)));
+        describer.chain(classifier).collect()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.describer.is_none() && self.classifier.is_none() {
+            return Err("holds neither a describer nor a classifier".to_string());
+        }
+        for name in self.files.keys() {
+            let plain = !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+            if !plain || name == MANIFEST {
+                return Err(format!("`{name}` is not a path inside the bundle"));
+            }
+        }
+        let images = self.known_answers.iter().map(|answer| &answer.image);
+        for name in self.graphs().into_iter().map(|graph| &graph.file).chain(images) {
+            if !self.files.contains_key(name) {
+                return Err(format!("`{name}` is used but not listed in `files`"));
+            }
+        }
+        match &self.classifier {
+            Some(part) if part.classes.len() < 2 => Err("the classifier has fewer than two classes".to_string()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Size and hash of every file below `dir` but the manifest and hidden files, for a manifest that is being made.
+pub fn list_files(dir: &Path) -> Result<BTreeMap<String, FileEntry>, BundleError> {
+    let mut names = Vec::new();
+    collect(dir, "", &mut names)?;
+    let entries = in_parallel(&names, |name| {
+        let path = dir.join(name);
+        let (size, sha256) = hash::sha256_file(&path).map_err(|source| BundleError::Io { file: path, source })?;
+        Ok(FileEntry { size, sha256 })
+    })?;
+    Ok(names.into_iter().zip(entries).collect())
+}
+
+fn collect(dir: &Path, prefix: &str, names: &mut Vec<String>) -> Result<(), BundleError> {
+    let folder = dir.join(prefix);
+    let io = |source| BundleError::Io { file: folder.clone(), source };
+    for entry in std::fs::read_dir(&folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let name = entry.file_name().into_string().map_err(|name| {
+            io(std::io::Error::new(std::io::ErrorKind::InvalidData, format!("the name {name:?} is not UTF-8")))
+        })?;
+        let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
+        if entry.file_type().map_err(io)?.is_dir() {
+            collect(dir, &path, names)?;
+        } else if path != MANIFEST && !name.starts_with('.') {
+            names.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn check_file(path: &Path, expected: &FileEntry) -> Result<(), BundleError> {
+    let io = |source| BundleError::Io { file: path.to_path_buf(), source };
+    let changed = |problem| BundleError::Changed { file: path.to_path_buf(), problem };
+    let size = std::fs::metadata(path).map_err(io)?.len();
+    if size != expected.size {
+        return Err(changed(format!("{size} bytes instead of {}", expected.size)));
+    }
+    let (_, sha256) = hash::sha256_file(path).map_err(io)?;
+    if sha256 != expected.sha256 {
+        return Err(changed(format!("SHA-256 {sha256} instead of {}", expected.sha256)));
+    }
+    Ok(())
+}
+
+/// `work` on every item, on up to eight threads; results in the items' order, or the first item's error.
+fn in_parallel<I: Sync, T: Send>(items: &[I], work: impl Fn(&I) -> Result<T, BundleError> + Sync) -> Result<Vec<T>, BundleError> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8).min(items.len().max(1));
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((index, item)) = take(&next, items) {
+                    let result = work(item);
+                    results.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((index, result));
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    results.sort_by_key(|(index, _)| *index);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn take<'a, I>(next: &AtomicUsize, items: &'a [I]) -> Option<(usize, &'a I)> {
+    let index = next.fetch_add(1, Ordering::Relaxed);
+    items.get(index).map(|item| (index, item))
+}
+
+impl Precision {
+    /// Its name, as `--precision` and the manifest write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::F16 => "f16",
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" => Ok(Precision::F32),
+            "f16" => Ok(Precision::F16),
+            _ => Err(format!("`{text}` is not a precision of this version; expected f32 or f16")),
+        }
+    }
+}

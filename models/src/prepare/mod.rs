@@ -1,0 +1,18 @@
+//! From files and texts to the tensors that the networks read, and from logits to tokens: once for training and serving.
+
+pub mod bert_tokenizer;
+pub mod chat;
+pub mod classifier_image;
+pub mod completeness;
+pub mod decode;
+pub mod header;
+pub mod positions;
+pub mod qwen_image;
+pub mod qwen_tokenizer;
+pub mod resize;
+pub mod rotary;
+pub mod sampling;
+pub mod settings;
+mod source;
+mod tiff_directory;
+pub mod whole_slide;

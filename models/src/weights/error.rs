@@ -1,0 +1,124 @@
+//! What can be wrong with weights.
+
+use std::{fmt, path::PathBuf};
+
+/// Why weights cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightError {
+    /// A file or folder cannot be read.
+    #[error("cannot read {}: {source}; check that the path is right and readable", path.display())]
+    Unreadable {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A file or folder cannot be written.
+    #[error("cannot write {}: {source}; check the free space and the permissions", path.display())]
+    Unwritable {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// A folder holds no weights, or several files without an index.
+    #[error("{}: {problem}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong and how to mend it.
+        problem: String,
+    },
+    /// A file is damaged or not in the format that its name promises.
+    #[error("{}: {problem}; fetch or write the file again", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A checkpoint's tensors are not those that the network needs.
+    #[error("{}: the tensors do not fit the network{mismatch}", path.display())]
+    Mismatch {
+        /// The checkpoint.
+        path: PathBuf,
+        /// All that does not fit.
+        mismatch: Box<Mismatch>,
+    },
+    /// An adapter's settings are not supported, or they contradict its tensors.
+    #[error("{}: {}", path.display(), problems.join("; "))]
+    Adapter {
+        /// The file.
+        path: PathBuf,
+        /// All that is wrong.
+        problems: Vec<String>,
+    },
+    /// An adapter names modules that the base does not have or that cannot carry it.
+    #[error("the adapter {} does not fit the base {}:{}", adapter.display(), base.display(), listed(problems))]
+    Unmatched {
+        /// The adapter's folder.
+        adapter: PathBuf,
+        /// The base checkpoint.
+        base: PathBuf,
+        /// One line a module.
+        problems: Vec<String>,
+    },
+    /// A weight was asked for that does not exist in this form.
+    #[error("cannot evaluate the weight {weight}: {problem}")]
+    Evaluation {
+        /// The expression.
+        weight: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Merging left weights as they were.
+    #[error("merging the adapter {} changed nothing in: {}; the adapter is damaged or belongs to another base", adapter.display(), modules.join(", "))]
+    Unchanged {
+        /// The adapter's folder.
+        adapter: PathBuf,
+        /// The modules.
+        modules: Vec<String>,
+    },
+}
+
+/// All tensors of a checkpoint that do not fit a network, sorted by key.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Mismatch {
+    /// `key [shape]` of each tensor that the network needs and the checkpoint lacks.
+    pub missing: Vec<String>,
+    /// `key [shape]` of each tensor that no network uses.
+    pub surplus: Vec<String>,
+    /// `key: found [shape], expected [shape]`.
+    pub misshapen: Vec<String>,
+    /// `key: type` of each tensor whose numbers are neither F32, F16 nor BF16.
+    pub untyped: Vec<String>,
+    /// Further contradictions, a sentence each.
+    pub others: Vec<String>,
+}
+
+impl Mismatch {
+    /// Whether everything fits.
+    pub fn is_empty(&self) -> bool {
+        *self == Mismatch::default()
+    }
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lists = [
+            ("missing (is config.json that of these weights?)", &self.missing),
+            ("surplus (no network uses them)", &self.surplus),
+            ("of another shape", &self.misshapen),
+            ("of a type that is not supported (F32, F16 and BF16 are)", &self.untyped),
+            ("contradictory", &self.others),
+        ];
+        for (title, list) in lists.iter().filter(|(_, list)| !list.is_empty()) {
+            write!(f, "\n{} {title}:{}", list.len(), listed(list))?;
+        }
+        Ok(())
+    }
+}
+
+fn listed(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n  {line}")).collect()
+}

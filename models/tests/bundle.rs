@@ -1,0 +1,103 @@
+//! Writing a bundle's manifest, opening the bundle, and every way in which it may have been changed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use mmlnb_models::bundle::{Bundle, BundleError, Classifier, FORMAT, Graph, Manifest, Port, Precision, Provenance, list_files};
+use mmlnb_models::hash::sha256_hex;
+
+fn graph(file: &str) -> Graph {
+    let port = Port { name: "logits".to_string(), dtype: "f32".to_string(), shape: vec!["batch".to_string(), "3".to_string()] };
+    Graph { file: file.to_string(), inputs: vec![port.clone()], outputs: vec![port], parameters: 12 }
+}
+
+fn manifest(dir: &Path) -> Manifest {
+    Manifest {
+        format: FORMAT,
+        producer: "test 1".to_string(),
+        precision: Precision::F32,
+        describer: None,
+        classifier: Some(Classifier {
+            classes: vec!["A".to_string(), "B".to_string()],
+            image_size: Some([64, 64]),
+            max_length: None,
+            image: Some(graph("classifier/image.onnx")),
+            text: None,
+            prmf: graph("classifier/prmf.onnx"),
+            calibration: None,
+        }),
+        provenance: Provenance::default(),
+        known_answers: Vec::new(),
+        files: list_files(dir).unwrap(),
+    }
+}
+
+fn bundle() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("classifier")).unwrap();
+    fs::write(folder.path().join("MODEL_CARD.md"), "a card").unwrap();
+    fs::write(folder.path().join("classifier/image.onnx"), vec![5; 70_000]).unwrap();
+    fs::write(folder.path().join("classifier/prmf.onnx"), b"graph").unwrap();
+    let sha256 = manifest(folder.path()).write(folder.path()).unwrap();
+    (folder, sha256)
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let (folder, sha256) = bundle();
+    let opened = Bundle::open(folder.path()).unwrap();
+    assert_eq!(opened.sha256, sha256);
+    assert_eq!(opened.sha256, sha256_hex(&fs::read(folder.path().join("manifest.json")).unwrap()));
+    assert_eq!(opened.manifest, manifest(folder.path()));
+    assert_eq!(opened.manifest.files.len(), 3);
+    assert_eq!(opened.manifest.graphs().len(), 2);
+    assert_eq!(opened.manifest.write(folder.path()).unwrap(), sha256, "the same manifest gives the same bytes");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "no temporary file is left");
+}
+
+#[test]
+fn one_changed_byte_is_found_and_named() {
+    let (folder, _) = bundle();
+    let file = folder.path().join("classifier/image.onnx");
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[66_000] ^= 1;
+    fs::write(&file, &bytes).unwrap();
+    let error = Bundle::open(folder.path()).unwrap_err();
+    assert!(matches!(error, BundleError::Changed { .. }));
+    assert!(error.to_string().contains("classifier/image.onnx"), "{error}");
+    bytes.pop();
+    fs::write(&file, &bytes).unwrap();
+    assert!(Bundle::open(folder.path()).unwrap_err().to_string().contains("69999 bytes instead of 70000"));
+    fs::remove_file(&file).unwrap();
+    assert!(matches!(Bundle::open(folder.path()), Err(BundleError::Io { .. })));
+}
+
+fn with_manifest(change: impl Fn(&mut serde_json::Value)) -> String {
+    let (folder, _) = bundle();
+    let file = folder.path().join("manifest.json");
+    let mut value: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    change(&mut value);
+    fs::write(&file, value.to_string()).unwrap();
+    Bundle::open(folder.path()).expect_err("a wrong manifest").to_string()
+}
+
+#[test]
+fn manifests_that_cannot_be_trusted_are_refused() {
+    assert!(with_manifest(|value| value["format"] = 2.into()).contains("format 2"));
+    assert!(with_manifest(|value| value["surprise"] = 1.into()).contains("surprise"));
+    assert!(with_manifest(|value| value["classifier"] = serde_json::Value::Null).contains("neither"));
+    assert!(with_manifest(|value| value["classifier"]["classes"] = serde_json::json!(["A"])).contains("two classes"));
+    assert!(with_manifest(|value| value["classifier"]["prmf"]["file"] = "other.onnx".into()).contains("other.onnx"));
+    for outside in ["../secret", "/etc/passwd", "manifest.json", "a/../../b"] {
+        let entry = serde_json::json!({ "size": 1, "sha256": "00" });
+        assert!(with_manifest(|value| value["files"][outside] = entry.clone()).contains(outside));
+    }
+}
+
+#[test]
+fn a_manifest_that_would_not_open_is_not_written() {
+    let (folder, _) = bundle();
+    let broken = Manifest { files: BTreeMap::new(), ..manifest(folder.path()) };
+    assert!(matches!(broken.write(folder.path()), Err(BundleError::Manifest { .. })));
+}

@@ -1,0 +1,327 @@
+//! Decoding, completeness and whole slides on files made in memory.
+
+use std::io::Cursor;
+
+use image::{ExtendedColorType, ImageEncoder};
+use mmlnb_models::prepare::completeness::{Completeness, probe};
+use mmlnb_models::prepare::decode::{DecodeError, Format, Limits, decode};
+use mmlnb_models::prepare::header::{inspect, inspect_bytes};
+use mmlnb_models::prepare::whole_slide::recognise;
+use proptest::prelude::*;
+
+const WIDTH: u32 = 24;
+const HEIGHT: u32 = 16;
+
+fn pixels() -> Vec<u8> {
+    (0..WIDTH * HEIGHT * 3).map(|at| (at * 37 % 251) as u8).collect()
+}
+
+fn png() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let encoder = image::codecs::png::PngEncoder::new(&mut bytes);
+    encoder.write_image(&pixels(), WIDTH, HEIGHT, ExtendedColorType::Rgb8).unwrap();
+    bytes
+}
+
+fn jpeg() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 90);
+    encoder.write_image(&pixels(), WIDTH, HEIGHT, ExtendedColorType::Rgb8).unwrap();
+    bytes
+}
+
+fn bmp() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let encoder = image::codecs::bmp::BmpEncoder::new(&mut bytes);
+    encoder.write_image(&pixels(), WIDTH, HEIGHT, ExtendedColorType::Rgb8).unwrap();
+    bytes
+}
+
+/// A little-endian TIFF of one uncompressed strip; `entries` replace or add tags (tag, type, count, value).
+fn tiff(entries: &[(u16, u16, u32, u32)], data: &[u8], extra: &[u8]) -> Vec<u8> {
+    let mut tags = vec![
+        (256, 3, 1, WIDTH),
+        (257, 3, 1, HEIGHT),
+        (258, 3, 1, 8),
+        (259, 3, 1, 1),
+        (262, 3, 1, 1),
+        (273, 4, 1, 0),
+        (277, 3, 1, 1),
+        (278, 3, 1, HEIGHT),
+        (279, 4, 1, data.len() as u32),
+    ];
+    for entry in entries {
+        tags.retain(|one| one.0 != entry.0);
+        tags.push(*entry);
+    }
+    tags.sort_by_key(|entry| entry.0);
+    let first = 8 + 2 + tags.len() as u32 * 12 + 4;
+    let mut bytes = b"II*\0\x08\0\0\0".to_vec();
+    bytes.extend((tags.len() as u16).to_le_bytes());
+    for (tag, kind, count, value) in tags {
+        // Values that do not fit are given as offsets into `extra`.
+        let outside = count * if kind == 3 { 2 } else { 1 } > 4;
+        let value = match tag {
+            273 => first + extra.len() as u32,
+            _ if outside => first + value,
+            _ => value,
+        };
+        bytes.extend(tag.to_le_bytes());
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend(count.to_le_bytes());
+        bytes.extend(value.to_le_bytes());
+    }
+    bytes.extend(0_u32.to_le_bytes());
+    bytes.extend(extra);
+    bytes.extend(data);
+    bytes
+}
+
+fn code(bytes: &[u8]) -> &'static str {
+    decode(bytes, &Limits::default()).expect_err("a file that gives no image").code()
+}
+
+fn is_whole(bytes: &[u8]) -> Completeness {
+    probe(&mut Cursor::new(bytes)).unwrap()
+}
+
+const COMPLETE: Completeness = Completeness::Complete { trailing_bytes: false };
+
+#[test]
+fn lossless_formats_give_the_pixels() {
+    for bytes in [png(), bmp()] {
+        let image = decode(&bytes, &Limits::default()).unwrap();
+        assert_eq!((image.width, image.height), (WIDTH as usize, HEIGHT as usize));
+        assert!(image.pixels == pixels());
+    }
+}
+
+#[test]
+fn grey_palette_and_turned_tiff() {
+    let grey: Vec<u8> = (0..WIDTH * HEIGHT).map(|at| (at % 256) as u8).collect();
+    let image = decode(&tiff(&[], &grey, &[]), &Limits::default()).unwrap();
+    assert!(image.pixels.chunks_exact(3).zip(&grey).all(|(rgb, &value)| rgb == [value; 3]));
+
+    let white_is_zero = decode(&tiff(&[(262, 3, 1, 0)], &grey, &[]), &Limits::default()).unwrap();
+    assert!(white_is_zero.pixels.chunks_exact(3).zip(&grey).all(|(rgb, &value)| rgb == [255 - value; 3]));
+
+    let map: Vec<u8> = (0..768_u32).flat_map(|at| ((at * 40 % 256 * 257) as u16).to_le_bytes()).collect();
+    let palette = decode(&tiff(&[(262, 3, 1, 3), (320, 3, 768, 0)], &grey, &map), &Limits::default()).unwrap();
+    let colour = |index: u32, plane: u32| ((plane * 256 + index) * 40 % 256) as u8;
+    for (rgb, &index) in palette.pixels.chunks_exact(3).zip(&grey) {
+        assert_eq!(rgb, [0, 1, 2].map(|plane| colour(u32::from(index), plane)));
+    }
+
+    let turned = decode(&tiff(&[(274, 3, 1, 6)], &grey, &[]), &Limits::default()).unwrap();
+    assert_eq!((turned.width, turned.height), (HEIGHT as usize, WIDTH as usize));
+    assert_eq!(turned.pixels[(HEIGHT as usize - 1) * 3], grey[0], "the first pixel goes to the upper right");
+}
+
+#[test]
+fn tiff_with_ink_and_with_luminance_and_chrominance() {
+    let count = (WIDTH * HEIGHT) as usize;
+    let bits: Vec<u8> = [8_u16; 4].iter().flat_map(|bits| bits.to_le_bytes()).collect();
+    let ink = [0, 255, 0, 0].repeat(count);
+    let entries = [(258, 3, 4, 0), (262, 3, 1, 5), (277, 3, 1, 4)];
+    let image = decode(&tiff(&entries, &ink, &bits), &Limits::default()).unwrap();
+    assert_eq!(&image.pixels[..3], [255, 0, 255], "magenta");
+
+    let red = [76, 85, 255].repeat(count);
+    let entries = [(258, 3, 3, 0), (262, 3, 1, 6), (277, 3, 1, 3), (530, 3, 2, 1 | 1 << 16)];
+    let image = decode(&tiff(&entries, &red, &bits[..6]), &Limits::default()).unwrap();
+    assert!(image.pixels[0] >= 253 && image.pixels[1] <= 2 && image.pixels[2] <= 2, "{:?}", &image.pixels[..3]);
+}
+
+#[test]
+fn tiff_of_one_bit() {
+    let rows: Vec<u8> = (0..HEIGHT).flat_map(|row| [row as u8, 0xf0, 0x81]).collect();
+    let bit = |at: usize| rows[at / 8] >> (7 - at % 8) & 1;
+    for (photometric, one) in [(1, 255), (0, 0)] {
+        let image = decode(&tiff(&[(258, 3, 1, 1), (262, 3, 1, photometric)], &rows, &[]), &Limits::default()).unwrap();
+        assert_eq!(image.pixels.len(), (WIDTH * HEIGHT * 3) as usize);
+        for (at, rgb) in image.pixels.chunks_exact(3).enumerate() {
+            assert_eq!(rgb, [if bit(at) == 1 { one } else { 255 - one }; 3], "pixel {at}");
+        }
+    }
+}
+
+/// Slide scanners' exports: the TIFF holds a JPEG stream of luminance and chrominance.
+#[test]
+fn tiff_with_jpeg_inside() {
+    let bits: Vec<u8> = [8_u16; 3].iter().flat_map(|bits| bits.to_le_bytes()).collect();
+    let entries = [(258, 3, 3, 0), (259, 3, 1, 7), (262, 3, 1, 6), (277, 3, 1, 3)];
+    let inside = decode(&tiff(&entries, &jpeg(), &bits), &Limits::default()).unwrap();
+    let alone = decode(&jpeg(), &Limits::default()).unwrap();
+    let most = inside.pixels.iter().zip(&alone.pixels).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(most <= Some(2), "differs by {most:?}");
+}
+
+#[test]
+fn every_refusal_has_its_code() {
+    assert_eq!(code(b""), "zero_bytes");
+    assert_eq!(code(b"a text that calls itself patch.png"), "not_an_image");
+    assert_eq!(code(b"GIF89a\x10\0\x10\0"), "unsupported");
+    assert_eq!(code(b"PK\x03\x04 an archive"), "unsupported");
+    assert_eq!(code(b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0"), "animated");
+    assert_eq!(code(b"\x89PNG"), "truncated");
+    assert_eq!(code(&jpeg()[..200]), "truncated");
+    assert_eq!(code(&png()[..60]), "truncated");
+    assert_eq!(code(&bmp()[..100]), "truncated");
+    let mut broken = png();
+    let middle = broken.len() / 2;
+    broken[middle] ^= 0xff;
+    assert_eq!(code(&broken), "decode_failed");
+
+    let mut huge = png()[..33].to_vec();
+    huge[16..20].copy_from_slice(&30_000_u32.to_be_bytes());
+    huge[20..24].copy_from_slice(&30_000_u32.to_be_bytes());
+    assert_eq!(code(&huge), "too_large");
+    let limits = Limits { min_side: 17, ..Limits::default() };
+    assert_eq!(decode(&png(), &limits).unwrap_err().code(), "too_small");
+}
+
+#[test]
+fn an_animated_png_is_refused() {
+    let mut bytes = png();
+    let chunk = [b"\0\0\0\x08acTL".as_slice(), &2_u32.to_be_bytes(), &0_u32.to_be_bytes(), &[0; 4]].concat();
+    bytes.splice(33..33, chunk);
+    assert_eq!(code(&bytes), "animated");
+}
+
+#[test]
+fn completeness_is_seen_at_every_length() {
+    let grey = vec![7; (WIDTH * HEIGHT) as usize];
+    for bytes in [png(), jpeg(), bmp(), tiff(&[], &grey, &[])] {
+        assert_eq!(is_whole(&bytes), COMPLETE);
+        for length in 4..bytes.len() {
+            let part = &bytes[..length];
+            let complete = matches!(is_whole(part), Completeness::Complete { .. });
+            assert!(!complete, "{length} of {} bytes taken for a whole {:?}", bytes.len(), Format::of(part));
+        }
+        let longer = [bytes.as_slice(), b"tail"].concat();
+        let trailing = Completeness::Complete { trailing_bytes: true };
+        assert!([trailing, COMPLETE].contains(&is_whole(&longer)));
+    }
+    assert!(matches!(is_whole(b""), Completeness::Incomplete(_)));
+    assert_eq!(is_whole(b"some text that is no image"), Completeness::Unknown);
+}
+
+#[test]
+fn space_reserved_before_copying_is_not_complete() {
+    for bytes in [png(), jpeg()] {
+        let mut reserved = bytes.clone();
+        reserved[bytes.len() / 2..].fill(0);
+        assert!(matches!(is_whole(&reserved), Completeness::Incomplete(_)));
+    }
+    let empty = tiff(&[(259, 3, 1, 5)], &[0; 64], &[]);
+    assert!(matches!(is_whole(&empty), Completeness::Incomplete(_)));
+}
+
+/// A thumbnail in the header has an end mark of its own.
+#[test]
+fn a_jpeg_cut_behind_its_thumbnail_is_not_complete() {
+    let mut bytes = jpeg();
+    let thumbnail = b"Exif\0\0 thumbnail \xff\xd8\xff\xd9";
+    let length = (thumbnail.len() as u16 + 2).to_be_bytes();
+    bytes.splice(2..2, [b"\xff\xe1".as_slice(), &length, thumbnail].concat());
+    assert_eq!(is_whole(&bytes), COMPLETE);
+    bytes.truncate(bytes.len() - 20);
+    assert!(matches!(is_whole(&bytes), Completeness::Incomplete(_)));
+}
+
+fn vendor(bytes: &[u8], name: &str) -> Option<&'static str> {
+    recognise(&mut Cursor::new(bytes), name, 8192).unwrap().map(|slide| slide.vendor)
+}
+
+fn described(tag: u16, text: &str) -> Vec<u8> {
+    tiff(&[(tag, 2, text.len() as u32, 0)], &[0; (WIDTH * HEIGHT) as usize], text.as_bytes())
+}
+
+#[test]
+fn whole_slides_are_recognised_by_their_headers() {
+    assert_eq!(vendor(&described(270, "Aperio Image Library v11.2.1\r\n46000x32914"), "a.svs"), Some("Aperio"));
+    let leica = "<scn xmlns=\"http://www.leica-microsystems.com/scn/2010/10/01\">";
+    assert_eq!(vendor(&described(270, leica), "a.scn"), Some("Leica"));
+    assert_eq!(vendor(&described(305, "Philips DP v1.0"), "a.tiff"), Some("Philips"));
+    assert_eq!(vendor(&described(700, "<iScan Magnification=\"40\">"), "a.bif"), Some("Ventana"));
+    assert_eq!(vendor(&described(270, "<PerkinElmer-QPI-ImageDescription>"), "a.tif"), Some("Akoya"));
+    let grey = [0; (WIDTH * HEIGHT) as usize];
+    assert_eq!(vendor(&tiff(&[(65420, 4, 1, 1)], &grey, &[]), "a.ndpi"), Some("Hamamatsu"));
+    let pyramid = tiff(&[(256, 4, 1, 60_000), (257, 4, 1, 40_000), (322, 3, 1, 256)], &grey, &[]);
+    assert_eq!(vendor(&pyramid, "a.tif"), Some("pyramidal TIFF"));
+    assert_eq!(vendor(b"ZISRAWFILE\0\0\0\0\0\0", "a.czi"), Some("Zeiss"));
+    assert_eq!(vendor(&[&[0; 128], b"DICM".as_slice()].concat(), "a.dcm"), Some("DICOM"));
+    for name in ["a.mrxs", "a.VMS", "a.svslide", "a.isyntax", "a.qptiff", "a.vsi", "a.ets", "a.ome.zarr.zip"] {
+        assert!(vendor(&jpeg(), name).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn patches_are_no_whole_slides() {
+    assert_eq!(vendor(&png(), "a.png"), None);
+    assert_eq!(vendor(&described(270, "a patch of 0.5 um/px"), "a.tif"), None);
+    let tiled = tiff(&[(322, 3, 1, 16), (323, 3, 1, 16)], &[0; (WIDTH * HEIGHT) as usize], &[]);
+    assert_eq!(vendor(&tiled, "a.tif"), None);
+    let large = tiff(&[(256, 4, 1, 60_000)], &[0; 16], &[]);
+    assert_eq!(code(&large), "too_large", "one page in strips is a large patch");
+}
+
+#[test]
+fn a_whole_slide_is_refused_with_its_size() {
+    let bytes = described(270, "Aperio");
+    let error = inspect(&mut Cursor::new(&bytes), "a.svs", &Limits::default()).unwrap_err();
+    assert_eq!(error.code(), "whole_slide");
+    assert!(error.to_string().contains("24 x 16"), "{error}");
+}
+
+#[test]
+fn a_ring_of_directories_ends() {
+    let mut bytes = tiff(&[], &[0; (WIDTH * HEIGHT) as usize], &[]);
+    let next = 8 + 2 + 9 * 12;
+    bytes[next..next + 4].copy_from_slice(&8_u32.to_le_bytes());
+    assert!(matches!(inspect_bytes(&bytes, &Limits::default()), Err(DecodeError::DecodeFailed(_))));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Damaged files give an image of the size that their header names, or an error; never a panic, never more memory.
+    #[test]
+    fn damaged_files_never_panic(
+        kind in 0..5_usize,
+        places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in any::<prop::sample::Index>(),
+        whole in any::<bool>(),
+    ) {
+        let grey = vec![7; (WIDTH * HEIGHT) as usize];
+        let palette: Vec<u8> = vec![1; 1536];
+        let mut bytes = match kind {
+            0 => png(),
+            1 => jpeg(),
+            2 => bmp(),
+            3 => tiff(&[], &grey, &[]),
+            _ => tiff(&[(262, 3, 1, 3), (320, 3, 768, 0)], &grey, &palette),
+        };
+        for (place, value) in &places {
+            let at = place.index(bytes.len());
+            bytes[at] = *value;
+        }
+        if !whole {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let limits = Limits { max_side: 512, max_alloc: 16 << 20, ..Limits::default() };
+        if let Ok(image) = decode(&bytes, &limits) {
+            prop_assert_eq!(image.pixels.len(), image.width * image.height * 3);
+            prop_assert!(image.width <= 512 && image.height <= 512);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_looked_at_without_panic(head in 0..7_usize, tail in prop::collection::vec(any::<u8>(), 0..300)) {
+        let heads: [&[u8]; 7] = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0"];
+        let bytes = [heads[head], &tail].concat();
+        let _ = decode(&bytes, &Limits::default());
+        let _ = is_whole(&bytes);
+        let _ = vendor(&bytes, "name");
+    }
+}
