@@ -374,7 +374,7 @@ impl BertConfig {
         }
     }
 
-    /// Tokens, `[CLS]` and `[SEP]` included, after which a text is cut: `max_length`, or every position there is.
+    /// Tokens, ``[CLS]`` and ``[SEP]`` included, after which a text is cut: `max_length`, or every position there is.
     pub fn longest_text(&self) -> i64 {
         self.max_length.unwrap_or(self.positions)
     }

@@ -14,13 +14,13 @@ use crate::json::{self, Section};
 /// A text as the encoder reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BertText {
-    /// Ids, [CLS] first and [SEP] last, then padding if asked for.
+    /// Ids, `[CLS]` first and `[SEP]` last, then padding if asked for.
     pub ids: Vec<i64>,
     /// 1 for ids of the text, 0 for padding.
     pub mask: Vec<i64>,
-    /// Ids that are read, [CLS] and [SEP] included.
+    /// Ids that are read, `[CLS]` and `[SEP]` included.
     pub tokens_read: usize,
-    /// Ids that the whole text has, [CLS] and [SEP] included.
+    /// Ids that the whole text has, `[CLS]` and `[SEP]` included.
     pub tokens_untruncated: usize,
     /// Bytes of the text up to the end of the last token that is read; the text's length when all of it is.
     pub bytes_read: usize,
@@ -58,7 +58,7 @@ impl BertTokenizer {
         Ok(BertTokenizer { tokenizer, separator, padding })
     }
 
-    /// Ids of a text, cut to `max_length` ids with [CLS] and [SEP] kept; not padded. `max_length` is at least 2.
+    /// Ids of a text, cut to `max_length` ids with `[CLS]` and `[SEP]` kept; not padded. `max_length` is at least 2.
     pub fn encode(&self, text: &str, max_length: usize) -> Result<BertText, TokenizerError> {
         let encoding = self.tokenizer.encode(text, true).map_err(failed)?;
         let mut ids: Vec<i64> = encoding.get_ids().iter().map(|&id| i64::from(id)).collect();
