@@ -1,0 +1,160 @@
+//! A graph bound to its weights.
+
+use super::{
+    Leaf, Randomness, TorchError,
+    inputs::Inputs,
+    leaves::{Leaves, Parameter},
+    recompute::Partition,
+    run::{Run, Slots},
+};
+use mmlnb_models::{graph::Graph, weights::Weights};
+use std::borrow::Borrow;
+use tch::{Device, Kind, Tensor};
+
+/// Which leaves get gradients. Bases of adapters never do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trainable {
+    /// None: inference.
+    Nothing,
+    /// The adapter's.
+    Adapters,
+    /// All.
+    All,
+}
+
+/// What becomes of an adapter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Adapters {
+    /// A branch beside the base, which can be trained.
+    Live,
+    /// One matrix, evaluated once.
+    Merged,
+}
+
+/// How a plan is made.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct PlanOptions {
+    /// Where it computes.
+    pub device: Device,
+    /// The type of weights (adapters excepted, they are f32) and of what passes between operators.
+    pub kind: Kind,
+    /// Which leaves get gradients at the start; later [`Plan::leaves`] decide by their own `set_requires_grad`.
+    pub trainable: Trainable,
+    /// What becomes of an adapter.
+    pub adapters: Adapters,
+    /// Dropout before an adapter's A while training, 0 for none.
+    pub adapter_dropout: f64,
+}
+
+impl PlanOptions {
+    /// Inference in f32 with adapters live.
+    pub fn inference(device: Device) -> PlanOptions {
+        PlanOptions { device, kind: Kind::Float, trainable: Trainable::Nothing, adapters: Adapters::Live, adapter_dropout: 0.0 }
+    }
+}
+
+/// A graph bound to tensors on a device, ready to run.
+#[derive(Debug)]
+pub struct Plan {
+    pub(super) graph: Graph,
+    pub(super) slots: Slots,
+    pub(super) inputs: Inputs,
+    pub(super) leaves: Leaves,
+    pub(super) parameters: Vec<Vec<Parameter>>,
+    pub(super) partition: Partition,
+    pub(super) options: PlanOptions,
+    whole: Run,
+}
+
+impl Plan {
+    /// Loads the weights that the graph uses. Check the checkpoint against `graph.parameters()` first: that lists everything that does not
+    /// fit at once.
+    ///
+    /// # Errors
+    /// Weights that are absent or cannot be loaded.
+    pub fn new(graph: &Graph, weights: &Weights<'_>, options: &PlanOptions) -> Result<Plan, TorchError> {
+        let (leaves, parameters) = Leaves::load(graph, weights, options)?;
+        let slots = Slots::new(graph);
+        let whole = Run::new(graph, &slots, 0..graph.nodes.len());
+        let partition = Partition::new(graph, &slots);
+        let inputs = Inputs::new(graph, &slots, options.device);
+        Ok(Plan { graph: graph.clone(), slots, inputs, leaves, parameters, partition, options: *options, whole })
+    }
+
+    /// The tensors that it owns, in order of first use.
+    pub fn leaves(&self) -> &[Leaf] {
+        &self.leaves.all
+    }
+
+    /// Runs without gradients and without dropout; every tensor is dropped after its last use. `inputs`: every input by name, floats in any
+    /// precision, integers as i64 or i32.
+    ///
+    /// # Errors
+    /// Inputs that do not fit, and what libtorch refuses, with the node's name.
+    pub fn forward<S: AsRef<str>, T: Borrow<Tensor>>(&self, inputs: &[(S, T)]) -> Result<Outputs, TorchError> {
+        let _inference = tch::no_grad_guard();
+        let mut values = self.bind(inputs)?;
+        let given = self.whole.take_inputs(&mut values);
+        drop(values);
+        let results = self.execute(&self.whole, given, None)?;
+        Ok(self.named(|slot| self.whole.result(&results, slot)))
+    }
+
+    /// The inputs in their slots.
+    pub(super) fn bind<S: AsRef<str>, T: Borrow<Tensor>>(&self, inputs: &[(S, T)]) -> Result<Vec<Option<Tensor>>, TorchError> {
+        let mut values = self.slots.empty();
+        self.inputs.bind(inputs, &mut values)?;
+        Ok(values)
+    }
+
+    /// Outputs by name; every output has a value once all runs are done.
+    pub(super) fn named<'t>(&self, value: impl Fn(usize) -> Option<&'t Tensor>) -> Outputs {
+        let named = self.graph.outputs.iter().filter_map(|(name, v)| {
+            let tensor = value(self.slots.of(*v))?;
+            Some((name.clone(), tensor.shallow_clone()))
+        });
+        Outputs(named.collect())
+    }
+
+    /// Runs nodes on the run's inputs; the run's results in its order.
+    pub(super) fn execute(
+        &self,
+        run: &Run,
+        given: Vec<Tensor>,
+        randomness: Option<Randomness>,
+    ) -> Result<Vec<Tensor>, TorchError> {
+        let mut values = self.slots.empty();
+        run.place_inputs(given, &mut values);
+        for step in &run.steps {
+            let results = self.step(step.node, &values, randomness)?;
+            let first = self.slots.first(step.node);
+            for (slot, result) in results.into_iter().enumerate() {
+                values[first + slot] = Some(result);
+            }
+            step.last_uses.iter().for_each(|slot| values[*slot] = None);
+        }
+        Ok(run.take_results(&mut values))
+    }
+}
+
+/// A network's results by name, in the graph's order.
+#[derive(Debug)]
+pub struct Outputs(Vec<(String, Tensor)>);
+
+impl Outputs {
+    /// The result of this name.
+    ///
+    /// # Errors
+    /// A name that the network does not have.
+    pub fn get(&self, name: &str) -> Result<&Tensor, TorchError> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, tensor)| tensor).ok_or_else(|| TorchError::Output {
+            name: name.into(),
+            known: self.0.iter().map(|(known, _)| known.as_str()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// All results.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+}

@@ -1,0 +1,12 @@
+//! The tch reading against reference data, driven by the data's own case files.
+
+#[path = "../shared/mod.rs"]
+mod shared;
+
+mod curriculum;
+mod files;
+mod images;
+mod lora;
+mod prmf;
+mod qwen;
+mod texts;
