@@ -1,0 +1,366 @@
+//! Writing a bundle: graphs, tokenizers, model card and manifest, made beside the target and renamed when whole.
+
+use crate::{
+    error::ExportError,
+    export::{GraphInfo, Step, export_lowered, weight_bytes},
+    lower::{cache_head_size, lower},
+    model_card::model_card,
+    source::{Network, Sizes, Source},
+    write::PRODUCER,
+};
+use mmlnb_models::{
+    bundle::{self, CLASSIFIER, Calibration, DESCRIBER, FORMAT, MANIFEST, Manifest, Precision, Provenance},
+    config::{ClassifierConfig, QwenConfig},
+    hash, json,
+    prepare::{
+        bert_tokenizer::BertTokenizer, chat::check_template, qwen_image::QwenImageProcessor, qwen_tokenizer::QwenTokenizer,
+        settings::Settings,
+    },
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Files of a checkpoint that make its folder in the bundle readable without weights; absent ones are left out.
+const DESCRIBER_FILES: [&str; 8] = [
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.json",
+    "chat_template.jinja",
+];
+/// The same of a classifier.
+const CLASSIFIER_FILES: [&str; 4] = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"];
+
+/// What a bundle is made from.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The folder to be written.
+    pub output: PathBuf,
+    /// A Qwen2.5-VL checkpoint, for the describer.
+    pub vlm: Option<PathBuf>,
+    /// An adapter to merge into it.
+    pub adapter: Option<PathBuf>,
+    /// A classifier's folder.
+    pub classifier: Option<PathBuf>,
+    /// Prompt and generation settings.
+    pub settings: Option<PathBuf>,
+    /// Type of products and their weights.
+    pub precision: Precision,
+    /// Width and height of the describer's images, multiples of 28.
+    pub image_size: Option<[i64; 2]>,
+}
+
+/// The describer's half, opened and checked.
+struct DescriberInput {
+    source: Source,
+    config: QwenConfig,
+    settings: Settings,
+}
+
+/// The classifier's half, opened and checked.
+struct ClassifierInput {
+    source: Source,
+    config: ClassifierConfig,
+    calibration: Option<Calibration>,
+}
+
+/// Writes a bundle; returns `bundle_sha256`. An older bundle in its place is replaced when the new one is whole.
+///
+/// # Errors
+/// All that is wrong with the inputs, before anything is written; then whatever stops the writing.
+pub fn export_bundle(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<String, ExportError> {
+    let (describer, classifier) = opened(recipe)?;
+    let part = Part::create(&recipe.output)?;
+    let mut manifest = Manifest {
+        format: FORMAT,
+        producer: format!("{PRODUCER} {}", env!("CARGO_PKG_VERSION")),
+        precision: recipe.precision,
+        describer: None,
+        classifier: None,
+        provenance: Provenance::default(),
+        known_answers: Vec::new(),
+        files: Default::default(),
+    };
+    if let Some(input) = &describer {
+        manifest.describer = Some(write_describer(input, recipe, &part.path, progress)?);
+        manifest.provenance.checkpoint = Some(provenance(&input.source, &DESCRIBER_FILES)?);
+        if let Some(adapter) = input.source.adapter() {
+            manifest.provenance.adapter =
+                Some(bundle::Source { name: folder_name(adapter.path()), sha256: adapter.sha256()?.to_string() });
+        }
+    }
+    if let Some(input) = &classifier {
+        manifest.classifier = Some(write_classifier(input, recipe.precision, &part.path, progress)?);
+        manifest.provenance.classifier = Some(provenance(&input.source, &CLASSIFIER_FILES)?);
+    }
+    let card = part.path.join("MODEL_CARD.md");
+    fs::write(&card, model_card(&manifest)).map_err(ExportError::io("write", &card))?;
+    manifest.files = bundle::list_files(&part.path)?;
+    let sha256 = manifest.write(&part.path)?;
+    part.finish(&recipe.output)?;
+    Ok(sha256)
+}
+
+/// Opens everything, and says everything that is wrong at once.
+fn opened(recipe: &Recipe) -> Result<(Option<DescriberInput>, Option<ClassifierInput>), ExportError> {
+    let mut problems = Vec::new();
+    let mut asked = |problem: &str| problems.push(ExportError::Asked(problem.to_string()));
+    if recipe.vlm.is_none() && recipe.classifier.is_none() {
+        asked("give --vlm, --classifier or both: a bundle holds at least one of them");
+    }
+    if recipe.vlm.is_none() {
+        let without = [
+            (recipe.adapter.is_some(), "--adapter"),
+            (recipe.settings.is_some(), "--settings"),
+            (recipe.image_size.is_some(), "--image-size"),
+        ];
+        without
+            .iter()
+            .filter(|(given, _)| *given)
+            .for_each(|(_, name)| asked(&format!("{name} is for the describer; give --vlm too")));
+    }
+    problems.extend(occupied(&recipe.output).err());
+    let mut keep = |result: Result<(), ExportError>| problems.extend(result.err());
+    let mut describer = None;
+    if let Some(dir) = &recipe.vlm {
+        keep(check_template(dir).map_err(|error| ExportError::Asked(error.to_string())));
+        keep(open_describer(dir, recipe).map(|input| describer = Some(input)));
+    }
+    let mut classifier = None;
+    if let Some(dir) = &recipe.classifier {
+        keep(open_classifier(dir).map(|input| classifier = Some(input)));
+    }
+    match problems.len() {
+        0 => Ok((describer, classifier)),
+        1 => Err(problems.remove(0)),
+        _ => Err(ExportError::Several(problems)),
+    }
+}
+
+fn open_describer(dir: &Path, recipe: &Recipe) -> Result<DescriberInput, ExportError> {
+    let source = Source::open(dir, recipe.adapter.as_deref())?;
+    let Sizes::Qwen(config) = source.sizes().clone() else {
+        return Err(ExportError::Asked(format!("--vlm is for a Qwen2.5-VL checkpoint, but {} is none", dir.display())));
+    };
+    let unfit = |problem: String| ExportError::Checkpoint { path: dir.to_path_buf(), problem };
+    let processor = QwenImageProcessor::from_dir(dir, &config.vision)?;
+    if let Some([width, height]) = recipe.image_size {
+        processor.with_size(width, height).map_err(|error| unfit(error.to_string()))?;
+    }
+    let tokenizer = QwenTokenizer::from_dir(dir).map_err(|error| unfit(error.to_string()))?;
+    let names =
+        [("<|image_pad|>", config.image_token), ("<|vision_start|>", config.vision_start), ("<|vision_end|>", config.vision_end)];
+    for (name, expected) in names {
+        match tokenizer.id(name) {
+            Some(id) if id == expected => {}
+            found => return Err(unfit(format!("the tokenizer's id of {name} is {found:?}, config.json says {expected}"))),
+        }
+    }
+    let settings = Settings::resolve(recipe.settings.as_deref(), dir, |token| tokenizer.id(token));
+    let settings = settings.map_err(|error| ExportError::Asked(error.to_string()))?;
+    Ok(DescriberInput { source, config, settings })
+}
+
+fn open_classifier(dir: &Path) -> Result<ClassifierInput, ExportError> {
+    let source = Source::open(dir, None)?;
+    let Sizes::Classifier(config) = source.sizes().clone() else {
+        return Err(ExportError::Asked(format!("--classifier is for a classifier's folder, but {} is none", dir.display())));
+    };
+    if config.text.is_some() {
+        let unfit = |error: String| ExportError::Checkpoint { path: dir.to_path_buf(), problem: error };
+        BertTokenizer::from_dir(dir).map_err(|error| unfit(error.to_string()))?;
+    }
+    let calibration = calibration(dir)?;
+    Ok(ClassifierInput { source, config, calibration })
+}
+
+/// The `calibration` that training left in config.json.
+fn calibration(dir: &Path) -> Result<Option<Calibration>, ExportError> {
+    let file = dir.join("config.json");
+    match json::read(&file)?.get("calibration") {
+        None | Some(serde_json::Value::Null) => Ok(None),
+        Some(value) => serde_json::from_value(value.clone())
+            .map(Some)
+            .map_err(|error| ExportError::Checkpoint { path: file, problem: format!("key `calibration`: {error}") }),
+    }
+}
+
+fn write_describer(
+    input: &DescriberInput,
+    recipe: &Recipe,
+    part: &Path,
+    progress: &dyn Fn(Step<'_>),
+) -> Result<bundle::Describer, ExportError> {
+    let DescriberInput { source, config, settings } = input;
+    let dir = part.join(DESCRIBER);
+    let write = |network: Network| write_graph(source, network, network.name(), recipe.precision, &dir, progress);
+    let vision = write(Network::Vision)?.described(&format!("{DESCRIBER}/vision.onnx"));
+    let embedding = write(Network::Embedding)?.described(&format!("{DESCRIBER}/embedding.onnx"));
+    let graph = write(Network::Decoder)?.described(&format!("{DESCRIBER}/decoder.onnx"));
+    copy(source.dir(), &dir, &DESCRIBER_FILES)?;
+    let text = &config.text;
+    Ok(bundle::Describer {
+        prompt: settings.prompt.clone(),
+        system: settings.system.clone(),
+        generation: settings.generation.clone(),
+        image_size: recipe.image_size,
+        vision,
+        embedding,
+        decoder: bundle::Decoder {
+            graph,
+            layers: text.layers,
+            kv_heads: text.kv_heads,
+            head_size: text.head_size,
+            cache_head_size: cache_head_size(text.head_size),
+            cache_dtype: recipe.precision.name().to_string(),
+        },
+    })
+}
+
+fn write_classifier(
+    input: &ClassifierInput,
+    precision: Precision,
+    part: &Path,
+    progress: &dyn Fn(Step<'_>),
+) -> Result<bundle::Classifier, ExportError> {
+    let ClassifierInput { source, config, calibration } = input;
+    let dir = part.join(CLASSIFIER);
+    let (mut image, mut text, mut prmf) = (None, None, None);
+    for network in source.networks() {
+        let (name, place) = match network {
+            Network::Vgg16 | Network::Swin => ("image", &mut image),
+            Network::Bert => ("bert", &mut text),
+            Network::Prmf => ("prmf", &mut prmf),
+            Network::Vision | Network::Embedding | Network::Decoder => continue,
+        };
+        *place =
+            Some(write_graph(source, network, name, precision, &dir, progress)?.described(&format!("{CLASSIFIER}/{name}.onnx")));
+    }
+    copy(source.dir(), &dir, &CLASSIFIER_FILES)?;
+    let prmf = prmf.ok_or_else(|| ExportError::Asked(format!("{} holds no fusion and no heads", source.dir().display())))?;
+    Ok(bundle::Classifier {
+        classes: config.classes.clone(),
+        image_size: config.image.as_ref().map(|(_, input)| [input.width, input.height]),
+        max_length: config.text.as_ref().map(|text| text.longest_text()),
+        image,
+        text,
+        prmf,
+        calibration: calibration.clone(),
+    })
+}
+
+fn write_graph(
+    source: &Source,
+    network: Network,
+    name: &str,
+    precision: Precision,
+    dir: &Path,
+    progress: &dyn Fn(Step<'_>),
+) -> Result<GraphInfo, ExportError> {
+    let lowered = lower(&source.graph(network)?, name, precision)?;
+    progress(Step::Begin { name, bytes: weight_bytes(&lowered) });
+    let info = export_lowered(&lowered, &source.weights()?, precision, dir, &[], &|bytes| progress(Step::Wrote(bytes)));
+    progress(Step::End);
+    info
+}
+
+fn copy(from: &Path, to: &Path, names: &[&str]) -> Result<(), ExportError> {
+    for name in names {
+        let file = from.join(name);
+        if file.is_file() {
+            let bytes = fs::read(&file).map_err(ExportError::io("read", &file))?;
+            fs::write(to.join(name), bytes).map_err(ExportError::io("write", &to.join(name)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Name and hash of a folder: over the hash of its weights and the names and hashes of the files that go into the bundle.
+fn provenance(source: &Source, names: &[&str]) -> Result<bundle::Source, ExportError> {
+    let mut lines = format!("weights {}\n", source.checkpoint().sha256()?);
+    for name in names {
+        let file = source.dir().join(name);
+        if file.is_file() {
+            let (_, sha256) = hash::sha256_file(&file).map_err(ExportError::io("read", &file))?;
+            lines += &format!("{name} {sha256}\n");
+        }
+    }
+    Ok(bundle::Source { name: folder_name(source.dir()), sha256: hash::sha256_hex(lines.as_bytes()) })
+}
+
+fn folder_name(dir: &Path) -> String {
+    let full = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
+    full.file_name().map_or_else(|| full.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Refuses a target that is neither absent, nor empty, nor a bundle of this program.
+fn occupied(output: &Path) -> Result<(), ExportError> {
+    let refuse = |problem: &str| Err(ExportError::Occupied { path: output.to_path_buf(), problem: problem.to_string() });
+    if !output.exists() {
+        return Ok(());
+    }
+    if !output.is_dir() {
+        return refuse("is a file; give a folder as --output");
+    }
+    if fs::read_dir(output).map_err(ExportError::io("read", output))?.next().is_none() {
+        return Ok(());
+    }
+    let manifest =
+        fs::read(output.join(MANIFEST)).ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    let ours = manifest.is_some_and(|m| m.get("producer").and_then(|p| p.as_str()).is_some_and(|p| p.starts_with(PRODUCER)));
+    if ours { Ok(()) } else { refuse("is not empty and no bundle of mmlnb-export; choose another --output") }
+}
+
+/// The bundle under a hidden name beside its target; removed unless finished.
+struct Part {
+    path: PathBuf,
+    finished: bool,
+}
+
+impl Part {
+    fn create(output: &Path) -> Result<Part, ExportError> {
+        let path = beside(output, "part")?;
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(ExportError::io("remove", &path))?;
+        }
+        fs::create_dir_all(&path).map_err(ExportError::io("create", &path))?;
+        Ok(Part { path, finished: false })
+    }
+
+    fn finish(mut self, output: &Path) -> Result<(), ExportError> {
+        let old = beside(output, "old")?;
+        if output.exists() {
+            if old.exists() {
+                fs::remove_dir_all(&old).map_err(ExportError::io("remove", &old))?;
+            }
+            fs::rename(output, &old).map_err(ExportError::io("rename", output))?;
+        }
+        fs::rename(&self.path, output).map_err(ExportError::io("rename", &self.path))?;
+        self.finished = true;
+        if old.exists() {
+            fs::remove_dir_all(&old).map_err(ExportError::io("remove", &old))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.finished {
+            // The error that brought us here is the one to tell; what stays is hidden and removed next time.
+            drop(fs::remove_dir_all(&self.path));
+        }
+    }
+}
+
+/// `.NAME.SUFFIX` in the folder that holds `output`.
+fn beside(output: &Path, suffix: &str) -> Result<PathBuf, ExportError> {
+    let full = std::path::absolute(output).map_err(ExportError::io("read", output))?;
+    let name = full.file_name().ok_or_else(|| ExportError::Asked(format!("--output {} has no name", output.display())))?;
+    Ok(full.with_file_name(format!(".{}.{suffix}", name.to_string_lossy())))
+}

@@ -1,0 +1,144 @@
+//! The commands.
+
+use crate::progress::{Progress, megabytes};
+use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
+use mmlnb_exporter::{
+    ExportError, Network, Recipe, Report, Source, Step, export_bundle, export_lowered, inspect, lower, weight_bytes,
+};
+use mmlnb_models::bundle::Precision;
+use std::{cell::RefCell, path::PathBuf};
+
+/// Turns checkpoints into ONNX graphs and bundles.
+#[derive(Parser)]
+#[command(
+    name = "mmlnb-export",
+    version,
+    about = "Turns checkpoints into ONNX graphs and bundles",
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write one network as an ONNX graph with its weights beside it.
+    Graph(GraphArgs),
+    /// Write a bundle: everything that the appliance needs, in one folder.
+    Bundle(BundleArgs),
+    /// Show what an .onnx file or a bundle holds: graphs, inputs, outputs, operators, parameters, hashes.
+    Inspect {
+        /// An .onnx file or a bundle's folder.
+        path: PathBuf,
+        /// One JSON object per line on standard output.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args)]
+struct GraphArgs {
+    /// Which network.
+    #[arg(long, value_enum)]
+    network: Network,
+    /// A checkpoint in the Hugging Face layout, or a classifier's folder.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// Where NETWORK.onnx and its external data go; made if need be.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// A PEFT adapter (LoRA, rsLoRA or DoRA) to merge into the checkpoint.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    form: Form,
+}
+
+#[derive(Args)]
+struct BundleArgs {
+    /// The folder to write; made if need be, an older bundle there is replaced when the new one is whole.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// A Qwen2.5-VL checkpoint, for the describer.
+    #[arg(long, value_name = "DIR")]
+    vlm: Option<PathBuf>,
+    /// A PEFT adapter (LoRA, rsLoRA or DoRA) to merge into it.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// A classifier's folder.
+    #[arg(long, value_name = "DIR")]
+    classifier: Option<PathBuf>,
+    /// Prompt and generation settings (TOML); what it leaves out has the documented defaults.
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+    #[command(flatten)]
+    form: Form,
+}
+
+#[derive(Args)]
+struct Form {
+    /// Type of products and their weights; norms, softmax and rotary tables stay f32.
+    #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(["f32", "f16"]).try_map(|p| p.parse::<Precision>()))]
+    precision: Precision,
+    /// Size that the describer's images are brought to, both sides multiples of 28; the aspect is ignored.
+    #[arg(long, value_name = "WxH", value_parser = image_size)]
+    image_size: Option<[i64; 2]>,
+}
+
+fn image_size(text: &str) -> Result<[i64; 2], String> {
+    let sides = text.split_once('x').and_then(|(w, h)| Some([w.parse::<i64>().ok()?, h.parse::<i64>().ok()?]));
+    match sides {
+        Some(sides) if sides.iter().all(|side| *side > 0 && side % 28 == 0) => Ok(sides),
+        Some([width, height]) => Err(format!("{width} x {height}: both sides must be multiples of 28")),
+        None => Err("expected WIDTHxHEIGHT, for example 448x448".to_string()),
+    }
+}
+
+/// Does what was asked for.
+pub fn run(cli: Cli) -> Result<(), ExportError> {
+    match cli.command {
+        Command::Graph(args) => graph(&args)?,
+        Command::Bundle(args) => bundle(args)?,
+        Command::Inspect { path, json } => show(&inspect(&path)?, json),
+    }
+    Ok(())
+}
+
+fn graph(args: &GraphArgs) -> Result<(), ExportError> {
+    let Form { precision, image_size } = args.form;
+    if image_size.is_some() && args.network != Network::Vision {
+        let problem = "--image-size is for --network vision; the classifier's size stands in its config.json";
+        return Err(ExportError::Asked(problem.to_string()));
+    }
+    let source = Source::open(&args.checkpoint, args.adapter.as_deref())?;
+    let lowered = lower(&source.graph(args.network)?, args.network.name(), precision)?;
+    let size = image_size.map(|[width, height]| ("image_size", format!("{width}x{height}")));
+    let metadata: Vec<(&str, String)> = size.into_iter().collect();
+    let progress = Progress::begin(args.network.name(), weight_bytes(&lowered));
+    let info =
+        export_lowered(&lowered, &source.weights()?, precision, &args.output, &metadata, &|bytes| progress.advance(bytes))?;
+    drop(progress);
+    println!("{}: {} parameters, {}", info.file.display(), info.parameters, megabytes(weight_bytes(&lowered)));
+    Ok(())
+}
+
+fn bundle(args: BundleArgs) -> Result<(), ExportError> {
+    let BundleArgs { output, vlm, adapter, classifier, settings, form: Form { precision, image_size } } = args;
+    let recipe = Recipe { output, vlm, adapter, classifier, settings, precision, image_size };
+    let current: RefCell<Option<Progress>> = RefCell::new(None);
+    let sha256 = export_bundle(&recipe, &|step| match step {
+        Step::Begin { name, bytes } => drop(current.replace(Some(Progress::begin(name, bytes)))),
+        Step::Wrote(bytes) => current.borrow().iter().for_each(|progress| progress.advance(bytes)),
+        Step::End => drop(current.replace(None)),
+    })?;
+    println!("{}: bundle_sha256 {sha256}", recipe.output.display());
+    Ok(())
+}
+
+fn show(report: &Report, json: bool) {
+    match json {
+        true => report.json_lines().iter().for_each(|line| println!("{line}")),
+        false => print!("{report}"),
+    }
+}

@@ -1,0 +1,24 @@
+//! MMLNB exporter: the ONNX reading of networks, files and bundles.
+//!
+//! A network ([`mmlnb_models::graph::Graph`]) is lowered to a few ONNX operators a node ([`lower()`]), checked, and written with its weights
+//! streamed from the mapped checkpoint ([`export_graph`]).
+
+mod bundle;
+mod error;
+mod export;
+mod inspect;
+mod lower;
+mod model_card;
+pub mod nodes;
+pub mod onnx;
+mod source;
+mod write;
+
+pub use bundle::{Recipe, export_bundle};
+pub use error::ExportError;
+pub use export::{GraphInfo, Step, export_graph, export_lowered, weight_bytes};
+pub use inspect::{BundleReport, GraphReport, Report, inspect};
+pub use lower::{cache_head_size, lower, lower_as_is};
+pub use nodes::OnnxGraph;
+pub use source::{Network, Sizes, Source};
+pub use write::PRODUCER;

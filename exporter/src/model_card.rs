@@ -1,0 +1,72 @@
+//! The model card: what a bundle is, for people.
+
+use mmlnb_models::bundle::{Classifier, Describer, Manifest, Provenance, Source};
+
+/// The text of `MODEL_CARD.md`.
+pub(crate) fn model_card(manifest: &Manifest) -> String {
+    let mut card = String::from(
+        "# MMLNB bundle\n\nFor research use only; not a medical device. A model of neuroblastoma histology patches after MMLNB \
+         (arXiv 2503.12927).\n\n",
+    );
+    card += &format!("- written by {}\n- precision: {}\n", manifest.producer, manifest.precision);
+    match &manifest.describer {
+        Some(describer) => card += &describer_section(describer),
+        None => card += "\n## Describer\n\nNone: this bundle classifies only.\n",
+    }
+    match &manifest.classifier {
+        Some(classifier) => card += &classifier_section(classifier),
+        None => card += "\n## Classifier\n\nNone: this bundle describes only.\n",
+    }
+    card += &provenance_section(&manifest.provenance);
+    card
+}
+
+fn describer_section(describer: &Describer) -> String {
+    let size =
+        describer.image_size.map_or("by smart_resize within the checkpoint's limits".to_string(), |[w, h]| format!("{w} x {h}"));
+    let g = &describer.generation;
+    let way = if g.do_sample {
+        format!("sampled, temperature {}, top-k {}, top-p {}, seed {}", g.temperature, g.top_k, g.top_p, g.seed)
+    } else {
+        "greedy".to_string()
+    };
+    let parameters = describer.vision.parameters + describer.decoder.graph.parameters;
+    format!(
+        "\n## Describer\n\nQwen2.5-VL, {parameters} parameters in the vision tower and the language model.\n\n- prompt: {}\n- image size: {size}\n\
+         - generation: {way}, repetition penalty {}, at most {} tokens\n",
+        describer.prompt, g.repetition_penalty, g.max_new_tokens
+    )
+}
+
+fn classifier_section(classifier: &Classifier) -> String {
+    let calibrated = match &classifier.calibration {
+        Some(c) => match c.threshold {
+            Some(threshold) => format!("temperature {}, accepted from probability {threshold} on", c.temperature),
+            None => format!("temperature {}, no threshold: every verdict is an abstention", c.temperature),
+        },
+        None => "not calibrated: verdicts are `not_assessed`".to_string(),
+    };
+    let encoders = [(classifier.image.is_some(), "image encoder"), (classifier.text.is_some(), "text encoder")];
+    let held: Vec<&str> = encoders.iter().filter(|(there, _)| *there).map(|(_, name)| *name).collect();
+    format!(
+        "\n## Classifier\n\n- classes: {}\n- made of: {}, heads\n- {calibrated}\n",
+        classifier.classes.join(", "),
+        held.join(", ")
+    )
+}
+
+fn provenance_section(provenance: &Provenance) -> String {
+    let mut text = String::from("\n## Provenance\n\n");
+    let folders =
+        [("checkpoint", &provenance.checkpoint), ("adapter", &provenance.adapter), ("classifier", &provenance.classifier)];
+    for (what, source) in folders {
+        if let Some(Source { name, sha256 }) = source {
+            text += &format!("- {what}: {name}, SHA-256 {sha256}\n");
+        }
+    }
+    match provenance.data.is_empty() {
+        true => text += "- training data: no record\n",
+        false => provenance.data.iter().for_each(|data| text += &format!("- training data: SHA-256 {data}\n")),
+    }
+    text
+}

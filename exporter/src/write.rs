@@ -1,0 +1,297 @@
+//! Writing a graph: weights streamed by rows into one file beside it, both under temporary names until they are whole.
+
+use crate::{
+    error::ExportError,
+    nodes::{Attribute, Content, Initialiser, OnnxGraph, OnnxNode, Port},
+    onnx::{
+        AttributeProto, AttributeType, DataLocation, Dimension, GraphProto, IR_VERSION, MICROSOFT, ModelProto, NodeProto, OPSET,
+        OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+    },
+};
+use mmlnb_models::{
+    graph::{Dim, Weight},
+    weights::{DType, Weights},
+};
+use prost::Message;
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+/// Name of this program in the files that it writes.
+pub const PRODUCER: &str = "mmlnb-export";
+/// Tensors above this many bytes lie in the external file.
+const INLINE_BYTES: u64 = 64 << 10;
+/// External tensors begin at multiples of this, so that they can be mapped.
+const ALIGNMENT: u64 = 4096;
+/// Weights are read in blocks of about this many bytes of f32.
+const BLOCK_BYTES: usize = 64 << 20;
+
+/// Writes `DIR/NAME.onnx` and, if a tensor is large, `DIR/NAME.onnx.data`. `progress` hears how many bytes of weights were just written.
+pub(crate) fn write(
+    graph: &OnnxGraph,
+    weights: &Weights<'_>,
+    metadata: &[(&str, String)],
+    dir: &Path,
+    progress: &dyn Fn(u64),
+) -> Result<PathBuf, ExportError> {
+    let file = dir.join(format!("{}.onnx", graph.name));
+    let location = format!("{}.onnx.data", graph.name);
+    refuse_foreign(&file)?;
+    fs::create_dir_all(dir).map_err(ExportError::io("create", dir))?;
+    let (offsets, length) = places(&graph.initialisers);
+    let mut data = None;
+    if length > 0 {
+        let part = Part::create(dir, &location)?;
+        part.file.set_len(length).map_err(ExportError::io("write", &part.path))?;
+        data = Some(part);
+    }
+    let mut tensors = Vec::new();
+    for (initialiser, offset) in graph.initialisers.iter().zip(&offsets) {
+        let mut tensor = described(initialiser);
+        match (offset, &data) {
+            (Some(offset), Some(part)) => {
+                write_rows(initialiser, weights, progress, &mut |at, bytes| {
+                    part.file.write_all_at(bytes, offset + at).map_err(ExportError::io("write", &part.path))
+                })?;
+                tensor.data_location = Some(DataLocation::External.into());
+                tensor.external_data = external(&location, *offset, initialiser.byte_len());
+            }
+            _ => tensor.raw_data = Some(whole(initialiser, weights, progress)?),
+        }
+        tensors.push(tensor);
+    }
+    let mut model = Part::create(dir, &format!("{}.onnx", graph.name))?;
+    let bytes = message(graph, tensors, metadata).encode_to_vec();
+    model.file.write_all(&bytes).map_err(ExportError::io("write", &model.path))?;
+    // The old graph goes first: at no time does a graph stand beside weights of another.
+    if file.exists() {
+        fs::remove_file(&file).map_err(ExportError::io("remove", &file))?;
+    }
+    data.map(|part| part.finish(&dir.join(&location))).transpose()?;
+    model.finish(&file)?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(ExportError::io("write", dir))?;
+    Ok(file)
+}
+
+/// A file of this name that another program wrote is not overwritten.
+fn refuse_foreign(file: &Path) -> Result<(), ExportError> {
+    if !file.exists() {
+        return Ok(());
+    }
+    let bytes = fs::read(file).map_err(ExportError::io("read", file))?;
+    match ModelProto::decode(bytes.as_slice()) {
+        Ok(model) if model.producer_name.as_deref() == Some(PRODUCER) => Ok(()),
+        _ => {
+            let problem = format!("exists and was not written by {PRODUCER}; move it away or choose another --output");
+            Err(ExportError::Occupied { path: file.to_path_buf(), problem })
+        }
+    }
+}
+
+/// A file under a temporary name; deleted unless finished.
+struct Part {
+    path: PathBuf,
+    file: File,
+    finished: bool,
+}
+
+impl Part {
+    fn create(dir: &Path, name: &str) -> Result<Part, ExportError> {
+        let path = dir.join(format!(".{name}.part"));
+        let file = File::create(&path).map_err(ExportError::io("create", &path))?;
+        Ok(Part { path, file, finished: false })
+    }
+
+    fn finish(mut self, target: &Path) -> Result<(), ExportError> {
+        self.file.sync_all().map_err(ExportError::io("write", &self.path))?;
+        fs::rename(&self.path, target).map_err(ExportError::io("rename", &self.path))?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.finished {
+            // The error that brought us here is the one to tell; a part that stays is hidden and overwritten next time.
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Offset of every tensor that lies outside, and the length of the file.
+fn places(initialisers: &[Initialiser]) -> (Vec<Option<u64>>, u64) {
+    let mut end = 0u64;
+    let offsets = initialisers.iter().map(|initialiser| {
+        let bytes = initialiser.byte_len();
+        (bytes > INLINE_BYTES).then(|| {
+            let offset = end.next_multiple_of(ALIGNMENT);
+            end = offset + bytes;
+            offset
+        })
+    });
+    (offsets.collect(), end)
+}
+
+type Sink<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), ExportError>;
+
+/// Gives an initialiser's bytes, with their offsets, block by block.
+fn write_rows(
+    initialiser: &Initialiser,
+    weights: &Weights<'_>,
+    progress: &dyn Fn(u64),
+    sink: Sink<'_>,
+) -> Result<(), ExportError> {
+    let size = initialiser.elem.size() as u64;
+    match &initialiser.content {
+        Content::Bytes(bytes) => sink(0, bytes),
+        Content::Rows(weight) => {
+            let mut at = 0;
+            for block in weights.blocks(weight, BLOCK_BYTES)? {
+                let bytes = stored(initialiser, weight, &block?)?;
+                sink(at, &bytes)?;
+                at += bytes.len() as u64;
+                progress(bytes.len() as u64);
+            }
+            Ok(())
+        }
+        Content::Transposed(weight) => {
+            let (inputs, outputs) = (initialiser.dims[0] as usize, initialiser.dims[1] as u64);
+            let mut first = 0;
+            for block in weights.blocks(weight, BLOCK_BYTES)? {
+                let block = block?;
+                let bytes = stored(initialiser, weight, &transposed(&block, inputs))?;
+                let rows = (block.len() / inputs) as u64;
+                for (input, run) in bytes.chunks_exact((rows * size) as usize).enumerate() {
+                    sink((input as u64 * outputs + first) * size, run)?;
+                }
+                first += rows;
+                progress(bytes.len() as u64);
+            }
+            Ok(())
+        }
+    }
+}
+
+fn whole(initialiser: &Initialiser, weights: &Weights<'_>, progress: &dyn Fn(u64)) -> Result<Vec<u8>, ExportError> {
+    let mut whole = vec![0; initialiser.byte_len() as usize];
+    write_rows(initialiser, weights, progress, &mut |at, bytes| {
+        whole[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    })?;
+    Ok(whole)
+}
+
+/// Rows of `width` numbers -> `width` rows. In squares of 32, which stay in the first-level cache.
+fn transposed(rows: &[f32], width: usize) -> Vec<f32> {
+    const SIDE: usize = 32;
+    let count = rows.len() / width;
+    let mut columns = vec![0.0; rows.len()];
+    for y in (0..count).step_by(SIDE) {
+        for x in (0..width).step_by(SIDE) {
+            for row in y..(y + SIDE).min(count) {
+                for column in x..(x + SIDE).min(width) {
+                    columns[column * count + row] = rows[row * width + column];
+                }
+            }
+        }
+    }
+    columns
+}
+
+/// The numbers as the initialiser stores them.
+fn stored(initialiser: &Initialiser, weight: &Weight, values: &[f32]) -> Result<Vec<u8>, ExportError> {
+    use crate::nodes::Elem;
+    match initialiser.elem {
+        Elem::F32 => Ok(DType::F32.encode(values)),
+        Elem::F16 => match values.iter().find(|v| v.is_finite() && half::f16::from_f32(**v).is_infinite()) {
+            Some(value) => Err(ExportError::Overflow { weight: weight.to_string(), value: *value }),
+            None => Ok(DType::F16.encode(values)),
+        },
+        Elem::I64 | Elem::I32 | Elem::Bool => {
+            let problem = format!("the parameter {weight} was asked for as {}", initialiser.elem.name());
+            Err(ExportError::Malformed { graph: initialiser.name.clone(), problems: vec![problem] })
+        }
+    }
+}
+
+fn described(initialiser: &Initialiser) -> TensorProto {
+    TensorProto {
+        dims: initialiser.dims.clone(),
+        data_type: Some(initialiser.elem.code()),
+        name: Some(initialiser.name.clone()),
+        ..TensorProto::default()
+    }
+}
+
+fn external(location: &str, offset: u64, length: u64) -> Vec<StringStringEntryProto> {
+    [("location", location.to_string()), ("offset", offset.to_string()), ("length", length.to_string())].map(entry).to_vec()
+}
+
+fn entry((key, value): (&str, String)) -> StringStringEntryProto {
+    StringStringEntryProto { key: Some(key.to_string()), value: Some(value) }
+}
+
+fn message(graph: &OnnxGraph, initializer: Vec<TensorProto>, metadata: &[(&str, String)]) -> ModelProto {
+    let microsoft = graph.nodes.iter().any(|node| node.domain() == Some(MICROSOFT));
+    let domains = [("", OPSET)].into_iter().chain(microsoft.then_some((MICROSOFT, 1)));
+    let opset = |(domain, version): (&str, i64)| OperatorSetIdProto { domain: Some(domain.to_string()), version: Some(version) };
+    ModelProto {
+        ir_version: Some(IR_VERSION),
+        producer_name: Some(PRODUCER.to_string()),
+        producer_version: Some(env!("CARGO_PKG_VERSION").to_string()),
+        graph: Some(GraphProto {
+            node: graph.nodes.iter().map(node).collect(),
+            name: Some(graph.name.clone()),
+            initializer,
+            input: graph.inputs.iter().map(port).collect(),
+            output: graph.outputs.iter().map(port).collect(),
+        }),
+        opset_import: domains.map(opset).collect(),
+        metadata_props: metadata.iter().cloned().map(entry).collect(),
+    }
+}
+
+fn node(node: &OnnxNode) -> NodeProto {
+    NodeProto {
+        input: node.inputs.clone(),
+        output: node.outputs.clone(),
+        name: node.outputs.first().cloned(),
+        op_type: Some(node.op.to_string()),
+        attribute: node.attributes.iter().map(|(name, value)| attribute(name, value)).collect(),
+        domain: node.domain().map(str::to_string),
+    }
+}
+
+fn attribute(name: &str, value: &Attribute) -> AttributeProto {
+    let mut proto = AttributeProto { name: Some(name.to_string()), ..AttributeProto::default() };
+    let kind = match value {
+        Attribute::Int(value) => {
+            proto.i = Some(*value);
+            AttributeType::Int
+        }
+        Attribute::Float(value) => {
+            proto.f = Some(*value);
+            AttributeType::Float
+        }
+        Attribute::Ints(values) => {
+            proto.ints = values.clone();
+            AttributeType::Ints
+        }
+    };
+    proto.r#type = Some(kind.into());
+    proto
+}
+
+fn port(port: &Port) -> ValueInfoProto {
+    let dim = |dim: &Dim| match dim.known() {
+        Some(value) => Dimension { dim_value: Some(value), dim_param: None },
+        None => Dimension { dim_value: None, dim_param: Some(dim.to_string()) },
+    };
+    let shape = TensorShapeProto { dim: port.dims.iter().map(dim).collect() };
+    let tensor = TensorTypeProto { elem_type: Some(port.elem.code()), shape: Some(shape) };
+    ValueInfoProto { name: Some(port.name.clone()), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
+}

@@ -1,0 +1,209 @@
+//! The program: what it writes, what it refuses, with which exit code.
+
+#[path = "../../models/tests/golden_files/mod.rs"]
+mod golden_files;
+
+use golden_files::{Tensors, family, json};
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mmlnb-export")).args(arguments).output().unwrap()
+}
+
+fn fails(arguments: &[&str], says: &[&str]) {
+    let output = run(arguments);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "an error leaves standard output empty");
+    says.iter().for_each(|part| assert!(error.contains(part), "`{part}` is not in: {error}"));
+}
+
+fn succeeds(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A copy of a family's files (without its subfolders) that may be damaged.
+fn copy_of(folder: &Path, to: &Path) -> PathBuf {
+    fs::create_dir_all(to).unwrap();
+    for item in fs::read_dir(folder).unwrap() {
+        let item = item.unwrap();
+        if item.file_type().unwrap().is_file() {
+            fs::copy(item.path(), to.join(item.file_name())).unwrap();
+        }
+    }
+    to.to_path_buf()
+}
+
+/// Rewrites `model.safetensors` with other tensors.
+fn change_tensors(dir: &Path, change: impl Fn(&mut Vec<(String, Vec<usize>, Vec<f32>)>)) {
+    let file = dir.join("model.safetensors");
+    let tensors = Tensors::read(file.clone());
+    let mut all: Vec<(String, Vec<usize>, Vec<f32>)> = tensors
+        .names()
+        .into_iter()
+        .map(|name| {
+            let (shape, values) = tensors.f32(&name);
+            (name, shape, values)
+        })
+        .collect();
+    change(&mut all);
+    let bytes: Vec<Vec<u8>> = all.iter().map(|(_, _, values)| values.iter().flat_map(|v| v.to_le_bytes()).collect()).collect();
+    let views = all.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        (name.as_str(), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &file).unwrap();
+}
+
+fn hidden_files(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|item| item.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with('.')).collect()
+}
+
+#[test]
+fn golden_qwen2_5_vl_graph_is_deterministic_and_inspected() {
+    let Some(folder) = family("qwen2_5_vl") else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let [first, second] = ["first", "second"].map(|name| temporary.path().join(name));
+    for output in [&first, &second] {
+        succeeds(&["graph", "--network", "decoder", "--checkpoint", path(&folder), "--output", path(output)]);
+        assert_eq!(hidden_files(output), Vec::<String>::new());
+    }
+    for name in ["decoder.onnx", "decoder.onnx.data"] {
+        assert!(fs::read(first.join(name)).unwrap() == fs::read(second.join(name)).unwrap(), "{name} differs");
+    }
+    let line = succeeds(&["inspect", "--json", path(&first.join("decoder.onnx"))]);
+    let report: Value = serde_json::from_str(line.trim()).unwrap();
+    assert_eq!(line.lines().count(), 1);
+    assert_eq!(report["metadata"]["precision"], "f32");
+    assert_eq!(report["metadata"]["producer"], "mmlnb-export");
+    let config = json(&folder.join("config.json"));
+    assert_eq!(report["operators"]["com.microsoft.GroupQueryAttention"], config["num_hidden_layers"]);
+    assert_eq!(report["files"].as_object().unwrap().len(), 2);
+}
+
+#[test]
+fn golden_qwen2_5_vl_and_golden_curriculum_make_a_bundle() {
+    let (Some(vlm), Some(curriculum)) = (family("qwen2_5_vl"), family("curriculum")) else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let output = temporary.path().join("bundle");
+    let classifier = curriculum.join("checkpoint");
+    let settings = temporary.path().join("settings.toml");
+    fs::write(&settings, "prompt = \"What is seen?\"\nmax_new_tokens = 7\n").unwrap();
+    let arguments = ["bundle", "--output", path(&output), "--vlm", path(&vlm), "--classifier", path(&classifier)];
+    let with = ["--settings", path(&settings), "--image-size", "56x84"];
+    let first = succeeds(&[arguments.as_slice(), &with].concat());
+    assert_eq!(
+        first,
+        succeeds(&[arguments.as_slice(), &with].concat()),
+        "a second bundle replaces the first and has the same hash"
+    );
+    assert_eq!(hidden_files(temporary.path()), Vec::<String>::new());
+    let manifest = json(&output.join("manifest.json"));
+    assert_eq!(manifest["describer"]["prompt"], "What is seen?");
+    assert_eq!(manifest["describer"]["generation"]["max_new_tokens"], 7);
+    assert_eq!(manifest["describer"]["image_size"], serde_json::json!([56, 84]));
+    assert_eq!(manifest["classifier"]["classes"], json(&classifier.join("config.json"))["classes"]);
+    let lines = succeeds(&["inspect", "--json", path(&output)]);
+    assert_eq!(lines.lines().count(), 7, "the bundle and six graphs");
+    let graph = output.join("classifier/prmf.onnx");
+    let mut bytes = fs::read(&graph).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&graph, bytes).unwrap();
+    fails(&["inspect", path(&output)], &["prmf.onnx", "SHA-256"]);
+}
+
+#[test]
+fn golden_vgg16_checkpoint_that_does_not_fit_lists_all() {
+    let Some(folder) = family("vgg16") else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let copy = copy_of(&folder, &temporary.path().join("vgg16"));
+    change_tensors(&copy, |tensors| {
+        tensors.retain(|(name, ..)| name != "features.0.bias");
+        tensors.iter_mut().filter(|(name, ..)| name == "features.2.bias").for_each(|(_, shape, values)| {
+            shape[0] += 1;
+            values.push(0.0);
+        });
+        tensors.push(("features.99.weight".into(), vec![1], vec![0.0]));
+    });
+    let output = temporary.path().join("output");
+    fails(
+        &["graph", "--network", "vgg16", "--checkpoint", path(&copy), "--output", path(&output)],
+        &["missing", "features.0.bias", "surplus", "features.99.weight", "features.2.bias", "found", "expected"],
+    );
+    assert!(!output.exists(), "nothing was begun");
+}
+
+#[test]
+fn golden_vgg16_graph_of_another_program_is_not_overwritten() {
+    let Some(folder) = family("vgg16") else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    fs::write(temporary.path().join("vgg16.onnx"), "mine").unwrap();
+    let arguments = ["graph", "--network", "vgg16", "--checkpoint", path(&folder), "--output", path(temporary.path())];
+    fails(&arguments, &["vgg16.onnx", "was not written by mmlnb-export"]);
+    assert_eq!(fs::read(temporary.path().join("vgg16.onnx")).unwrap(), b"mine");
+}
+
+#[test]
+fn golden_vgg16_weight_that_f16_cannot_hold() {
+    let Some(folder) = family("vgg16") else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let copy = copy_of(&folder, &temporary.path().join("vgg16"));
+    change_tensors(&copy, |tensors| {
+        tensors.iter_mut().filter(|(name, ..)| name == "features.0.weight").for_each(|(_, _, values)| values[0] = 1e6);
+    });
+    let output = temporary.path().join("output");
+    let arguments = ["graph", "--network", "vgg16", "--checkpoint", path(&copy), "--output", path(&output), "--precision", "f16"];
+    fails(&arguments, &["features.0.weight", "1000000", "--precision f32"]);
+    assert_eq!(fs::read_dir(&output).unwrap().count(), 0, "no half of a graph stays");
+}
+
+#[test]
+fn golden_qwen2_5_vl_of_another_chat_template() {
+    let Some(folder) = family("qwen2_5_vl") else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let copy = copy_of(&folder, &temporary.path().join("vlm"));
+    fs::write(copy.join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+    let output = temporary.path().join("bundle");
+    fails(&["bundle", "--output", path(&output), "--vlm", path(&copy)], &["chat_template.jinja", "differ"]);
+    assert!(!output.exists());
+}
+
+#[test]
+fn golden_lora_whose_modules_the_base_lacks() {
+    let (Some(lora), Some(base)) = (family("lora"), family("qwen2_5_vl_b")) else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let (adapter, output) = (lora.join("lora"), temporary.path().join("output"));
+    let arguments = ["graph", "--network", "decoder", "--checkpoint", path(&base), "--output", path(&output)];
+    fails(&[arguments.as_slice(), &["--adapter", path(&adapter)]].concat(), &["model.layers.2", "does not fit"]);
+}
+
+#[test]
+fn what_was_asked_for_wrongly_is_listed_at_once() {
+    let temporary = tempfile::tempdir().unwrap();
+    fs::write(temporary.path().join("notes.txt"), "mine").unwrap();
+    let output = path(temporary.path());
+    fails(
+        &["bundle", "--output", output, "--adapter", "x", "--image-size", "56x56"],
+        &["--vlm", "--adapter", "--image-size", "not empty"],
+    );
+    fails(
+        &["graph", "--network", "vision", "--checkpoint", "x", "--output", output, "--image-size", "30x28"],
+        &["multiples of 28"],
+    );
+    fails(&["graph", "--network", "vision", "--checkpoint", "x", "--output", output, "--precision", "int4"], &["int4"]);
+    fails(&["graph", "--network", "vision", "--checkpoint", "no/such/folder", "--output", output], &["no/such/folder"]);
+    fails(&["inspect", path(&temporary.path().join("notes.txt"))], &["notes.txt", "not an ONNX graph"]);
+    let help = succeeds(&["graph", "--help"]);
+    assert!(help.contains("f16") && !help.contains("int4") && !help.contains("bf16"), "{help}");
+}

@@ -1,0 +1,58 @@
+//! Swin as torchvision computes it, from torchvision's and from the hub's keys.
+
+use crate::{
+    golden_files::{Tensors, family, json, list, text},
+    golden_vgg16::pixels,
+    session::{Data, Given, Onnx, assert_within, tolerance},
+};
+use mmlnb_exporter::{Network, Sizes, Source};
+use mmlnb_models::{bundle::Precision, config::ImageEncoder};
+
+#[test]
+fn golden_swin_features_and_stages_from_both_key_styles() {
+    let Some(folder) = family("swin") else { return };
+    let cases = json(&folder.join("cases.json"));
+    let expected = Tensors::read(folder.join("expected.safetensors"));
+    for dir in [folder.clone(), folder.join("hub_keys")] {
+        let source = Source::open(&dir, None).unwrap();
+        let Sizes::Image(ImageEncoder::Swin(config)) = source.sizes() else { panic!("a Swin") };
+        let stages: Vec<String> =
+            config.depths.iter().enumerate().map(|(s, depth)| format!("features.{}.{}.add_2", 2 * s + 1, depth - 1)).collect();
+        let names: Vec<&str> = stages.iter().map(String::as_str).chain(["norm"]).collect();
+        let exposed = source.graph(Network::Swin).unwrap().expose(&names).unwrap();
+        let mut onnx = Onnx::of(&exposed, &source.weights().unwrap(), Precision::F32);
+        for case in list(&cases, "cases") {
+            let results = onnx.run(vec![("pixel_values", pixels(&folder, case, &[text(case, "file")]))]);
+            let name = text(case, "name");
+            let compare = |key: String, output: &str, allowed: f32| {
+                let (shape, values) = expected.f32(&key);
+                assert_eq!(results[output].0, shape, "{key}");
+                assert_within(&key, &results[output].1, &values, allowed);
+            };
+            stages.iter().enumerate().for_each(|(s, stage)| {
+                compare(format!("{name}.stage_{}", s + 1), stage, tolerance(&cases, "stages"));
+            });
+            compare(format!("{name}.norm"), "norm", tolerance(&cases, "stages"));
+            compare(format!("{name}.image_features"), "image_features", tolerance(&cases, "image_features"));
+        }
+    }
+}
+
+/// Also in a batch whose other images differ, where windows of all images stand in one tensor.
+#[test]
+fn golden_swin_image_does_not_depend_on_its_neighbours() {
+    let Some(folder) = family("swin") else { return };
+    let cases = json(&folder.join("cases.json"));
+    let expected = Tensors::read(folder.join("expected.safetensors"));
+    let source = Source::open(&folder, None).unwrap();
+    let mut onnx = Onnx::of(&source.graph(Network::Swin).unwrap(), &source.weights().unwrap(), Precision::F32);
+    for case in list(&cases, "cases") {
+        let Given { mut shape, data: Data::F32(image) } = pixels(&folder, case, &[text(case, "file")]) else { panic!("f32") };
+        shape[0] = 3;
+        let batch = [-0.5, 1.0, 2.0].iter().flat_map(|factor| image.iter().map(move |v| v * factor)).collect();
+        let results = onnx.run(vec![("pixel_values", Given::f32(&shape, batch))]);
+        let features = expected.f32(&format!("{}.image_features", text(case, "name"))).1;
+        let middle = &results["image_features"].1[features.len()..2 * features.len()];
+        assert_within(text(case, "name"), middle, &features, tolerance(&cases, "image_features"));
+    }
+}

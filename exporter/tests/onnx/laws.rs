@@ -1,0 +1,175 @@
+//! What must hold for any sizes: the cache changes nothing, neighbours change nothing, fusing changes nothing.
+
+use crate::{
+    describer::{Batch, Language, Prompt},
+    random::{bert_config, numbers, text_config, write_random},
+    session::{Given, Onnx, Results, assert_near},
+};
+use mmlnb_exporter::{lower, lower_as_is};
+use mmlnb_models::{
+    bundle::Precision,
+    config::{TextConfig, VisionConfig},
+    graph::Graph,
+    networks,
+    prepare::rotary::rotary_table,
+    weights::{Checkpoint, Naming, Weights},
+};
+use proptest::prelude::*;
+
+/// f16 against f32, relative to the largest value: see docs/exporter.md.
+const F16: f32 = 0.02;
+
+fn checkpoint(graph: &Graph, naming: Naming, seed: u64) -> (tempfile::TempDir, Checkpoint) {
+    let folder = tempfile::tempdir().unwrap();
+    write_random(folder.path(), graph, seed);
+    let checkpoint = Checkpoint::open(folder.path(), naming).unwrap();
+    (folder, checkpoint)
+}
+
+/// A text-only prompt of random embeddings.
+fn prompt(config: &TextConfig, length: usize, seed: u64) -> Prompt {
+    let embeds = numbers(seed, length * config.hidden as usize);
+    Prompt { embeds, positions: std::array::from_fn(|_| (0..length as i64).collect()), delta: 0 }
+}
+
+fn logits(results: &Results) -> &[f32] {
+    &results["logits"].1
+}
+
+fn sizes() -> impl Strategy<Value = TextConfig> {
+    let heads = prop::sample::select(vec![4i64, 12, 16, 20, 32]);
+    (heads, 1i64..3, 1i64..4, 1i64..3).prop_map(|(head, kv, shared, layers)| text_config(head, kv, shared, layers))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// prefill(n) + decode = prefill(n + 1) = the same network without a cache.
+    #[test]
+    fn a_cache_changes_nothing(config in sizes(), length in 2usize..20, seed in any::<u64>()) {
+        let graph = networks::decoder(&config, true);
+        let (_folder, checkpoint) = checkpoint(&graph, Naming::Qwen, seed);
+        let weights = Weights::new(&checkpoint);
+        let whole = prompt(&config, length, seed);
+        let hidden = config.hidden as usize;
+        let before = Prompt { embeds: whole.embeds[..(length - 1) * hidden].to_vec(), ..prompt(&config, length - 1, seed) };
+        for (precision, allowed) in [(Precision::F32, 1e-4), (Precision::F16, F16)] {
+            let mut language = Language::new(config.clone(), Onnx::of(&graph, &weights, precision), precision);
+            let (_, results) = language.prefill(&whole, length + 3, &[length as i64 - 1]);
+            let (mut batch, _) = language.prefill(&before, length + 3, &[0]);
+            let stepped = language.step(&mut batch, whole.embeds[(length - 1) * hidden..].to_vec());
+            assert_near("stepped", &stepped[0], logits(&results), allowed);
+            let uncached = uncached(&config, &weights, &whole);
+            assert_near("uncached", logits(&results), &uncached, allowed);
+        }
+    }
+
+    /// A row's logits are the same alone and in a batch whose other rows are longer or shorter.
+    #[test]
+    fn a_row_does_not_depend_on_its_neighbours(config in sizes(), lengths in prop::collection::vec(1usize..12, 2..5), seed in any::<u64>()) {
+        let graph = networks::decoder(&config, true);
+        let (_folder, checkpoint) = checkpoint(&graph, Naming::Qwen, seed);
+        let weights = Weights::new(&checkpoint);
+        let mut language = Language::new(config.clone(), Onnx::of(&graph, &weights, Precision::F32), Precision::F32);
+        let (mut rows, mut alone, mut next) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, length) in lengths.iter().enumerate() {
+            let (batch, _) = language.prefill(&prompt(&config, *length, seed ^ row as u64), 16, &[0]);
+            let embeds = numbers(seed.wrapping_add(row as u64), config.hidden as usize);
+            alone.push(language.step(&mut batch.clone(), embeds.clone()).remove(0));
+            next.extend(embeds);
+            rows.push(batch);
+        }
+        let together = language.step(&mut Batch::joined(&rows), next);
+        for (row, (together, alone)) in together.iter().zip(&alone).enumerate() {
+            assert_near(&format!("row {row}"), together, alone, 1e-5);
+        }
+    }
+}
+
+fn uncached(config: &TextConfig, weights: &Weights<'_>, prompt: &Prompt) -> Vec<f32> {
+    let length = prompt.positions[0].len();
+    let table = rotary_table(&prompt.positions, config);
+    let half = config.head_size as usize / 2;
+    let mut onnx = Onnx::of(&networks::decoder(config, false), weights, Precision::F32);
+    let results = onnx.run(vec![
+        ("inputs_embeds", Given::f32(&[1, length, config.hidden as usize], prompt.embeds.clone())),
+        ("position_ids", Given::i64(&[1, length], (0..length as i64).collect())),
+        ("cos", Given::f32(&[length, half], table.cos)),
+        ("sin", Given::f32(&[length, half], table.sin)),
+        ("logits_rows", Given::i64(&[1], vec![length as i64 - 1])),
+    ]);
+    logits(&results).to_vec()
+}
+
+/// A network fused and not fused, on the same inputs; the fused one has fewer operators.
+fn fusing_changes_nothing(graph: &Graph, naming: Naming, inputs: Vec<(&str, Given)>) {
+    let (_folder, checkpoint) = checkpoint(graph, naming, 7);
+    let weights = Weights::new(&checkpoint);
+    let (fused, plain) = (lower(graph, "fused", Precision::F32).unwrap(), lower_as_is(graph, "plain", Precision::F32).unwrap());
+    assert!(fused.nodes.len() < plain.nodes.len(), "{} operators fused, {} plain", fused.nodes.len(), plain.nodes.len());
+    let mut fused = Onnx::of_lowered(&fused, &weights, Precision::F32);
+    let mut plain = Onnx::of_lowered(&plain, &weights, Precision::F32);
+    let (fused, plain) = (fused.run(inputs.clone()), plain.run(inputs));
+    assert_eq!(fused.keys().collect::<Vec<_>>(), plain.keys().collect::<Vec<_>>());
+    fused.iter().for_each(|(name, (_, values))| assert_near(name, values, &plain[name].1, 1e-5));
+}
+
+#[test]
+fn fusing_changes_nothing_in_bert() {
+    let mask = vec![1, 1, 1, 1, 1, 1, 1, 0, 0, 0];
+    let inputs = vec![
+        ("input_ids", Given::i64(&[2, 5], vec![1, 2, 3, 4, 5, 6, 7, 0, 0, 0])),
+        ("attention_mask", Given::i64(&[2, 5], mask)),
+    ];
+    fusing_changes_nothing(&networks::bert(&bert_config(), ""), Naming::Bert, inputs);
+}
+
+#[test]
+fn fusing_changes_nothing_in_the_decoder() {
+    for head in [12, 16] {
+        let config = text_config(head, 2, 2, 2);
+        let (length, half) = (5usize, head as usize / 2);
+        let table = rotary_table(&std::array::from_fn(|_| (0..length as i64).collect()), &config);
+        let mut inputs = vec![
+            ("inputs_embeds", Given::f32(&[1, length, 32], numbers(3, length * 32))),
+            ("position_ids", Given::i64(&[1, length], (0..length as i64).collect())),
+            ("cos", Given::f32(&[length, half], table.cos)),
+            ("sin", Given::f32(&[length, half], table.sin)),
+            ("logits_rows", Given::i64(&[2], vec![4, 1])),
+            ("seqlens_k", Given::i32(&[1], vec![length as i32 - 1])),
+            ("total_sequence_length", Given::i32(&[], vec![length as i32])),
+        ];
+        let past = || Given::f32(&[1, 2, 8, 16], vec![0.0; 2 * 8 * 16]);
+        let names = ["past.0.key", "past.0.value", "past.1.key", "past.1.value"];
+        inputs.extend(names.map(|name| (name, past())));
+        fusing_changes_nothing(&networks::decoder(&config, true), Naming::Qwen, inputs);
+    }
+}
+
+#[test]
+fn fusing_changes_nothing_in_the_vision_tower() {
+    let config = VisionConfig {
+        hidden: 24,
+        depth: 2,
+        heads: 3,
+        inner: 36,
+        output: 16,
+        patch: 2,
+        merge: 2,
+        temporal: 2,
+        window: 8,
+        channels: 3,
+        full_attention: vec![1],
+        eps: 1e-6,
+        rope_theta: 1e4,
+    };
+    let patches = 24usize;
+    let positions = (0..patches as i64).flat_map(|p| [p / 6, p % 6]).collect();
+    let inputs = vec![
+        ("pixel_values", Given::f32(&[patches, 24], numbers(5, patches * 24))),
+        ("patch_positions_hw", Given::i64(&[patches, 2], positions)),
+        ("window_index", Given::i64(&[6], vec![0, 1, 3, 4, 2, 5])),
+        ("cu_window_seqlens", Given::i64(&[3], vec![0, 16, 24])),
+    ];
+    fusing_changes_nothing(&networks::vision(&config), Naming::Qwen, inputs);
+}

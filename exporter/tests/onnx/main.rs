@@ -1,0 +1,16 @@
+//! The exported graphs in ONNX Runtime: against the reference data, and laws on random sizes.
+
+mod describer;
+mod golden_bert;
+mod golden_curriculum;
+#[path = "../../../models/tests/golden_files/mod.rs"]
+mod golden_files;
+mod golden_lora;
+mod golden_prmf;
+mod golden_qwen2_5_vl;
+mod golden_swin;
+mod golden_vgg16;
+mod laws;
+mod random;
+mod session;
+mod snapshots;
