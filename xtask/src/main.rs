@@ -1,0 +1,84 @@
+//! `cargo xtask`: the one entrance for people who work on MMLNB or try it.
+
+mod appliance;
+mod bench;
+mod checkpoint;
+mod demo;
+mod licences;
+mod progress;
+mod setup;
+mod slide;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Set-up, demo, tests and benches of MMLNB", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the appliance at work on real H&E tiles; nothing is trained
+    Demo {
+        /// Take the wheels from this folder and do not use the network
+        #[arg(long, value_name = "DIR")]
+        offline_dir: Option<PathBuf>,
+    },
+    /// Bring the native libraries into native/; a second run does nothing
+    Setup(setup::Options),
+    /// Write a Qwen2.5-VL checkpoint of random weights in the hub's layout
+    Checkpoint(checkpoint::DescriberOptions),
+    /// Write a classifier's folder of random weights
+    Classifier(checkpoint::ClassifierOptions),
+    /// Measure the appliance
+    Bench {
+        #[command(subcommand)]
+        bench: bench::Bench,
+    },
+    /// Cut real H&E tiles from a public slide into native/tiles
+    Tiles {
+        /// Take the slide's wheel from this folder and do not use the network
+        #[arg(long, value_name = "DIR")]
+        offline_dir: Option<PathBuf>,
+    },
+    /// Set up, then check format, lints, tests, documentation and licences
+    Test,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("error: {problem:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Setup(options) => setup::run(&options),
+        Command::Checkpoint(options) => checkpoint::write_describer(&options),
+        Command::Classifier(options) => checkpoint::write_classifier(&options),
+        Command::Bench { bench } => bench::run(&bench),
+        Command::Demo { offline_dir } => demo::run(offline_dir),
+        Command::Tiles { offline_dir } => {
+            println!("{}", slide::tiles(offline_dir)?.display());
+            Ok(())
+        }
+        Command::Test => test::run(),
+    }
+}
+
+/// The root of the checkout that this program was built from.
+fn checkout() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the checkout")
+}
