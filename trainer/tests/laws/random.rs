@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 use tch::Tensor;
 use tempfile::TempDir;
 
-/// Runs a law on this many seeds; the failing one is the last that was printed.
+/// Runs a law on this many seeds, MMLNB_LAWS times as many where that is set; the failing one is the last that was printed.
 pub fn for_seeds(count: u64, law: impl Fn(&mut Draw)) {
-    for seed in 0..count {
+    let times = std::env::var("MMLNB_LAWS").map_or(1, |times| times.parse().expect("MMLNB_LAWS is a whole number"));
+    for seed in 0..count * times {
         println!("seed {seed}");
         law(&mut Draw::new(seed));
     }
