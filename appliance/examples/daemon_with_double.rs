@@ -1,0 +1,114 @@
+//! The daemon with a test double in the engine's place, for the tests of everything around the engine. It is not part of the product: the
+//! double knows no model, answers by the image's hash, and misbehaves for images of certain widths.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mmlnb_appliance::daemon::{self, Assessor};
+use mmlnb_appliance::engine::{Assessment, Classification, Description, EngineError, PatchImage, Provider, Request, StopReason};
+
+/// Widths at which the double misbehaves.
+const ABORTS: usize = 66;
+const HANGS: usize = 77;
+const HAS_NO_NUMBERS: usize = 88;
+
+fn main() -> ExitCode {
+    let argument = std::env::args().nth(1).unwrap_or_default();
+    if argument == "decode-child" {
+        return mmlnb_appliance::cli::main();
+    }
+    if std::env::var_os("RUST_LOG").is_some() {
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .init();
+    }
+    let delay = Duration::from_millis(std::env::var("DOUBLE_DELAY_MS").ok().and_then(|text| text.parse().ok()).unwrap_or(5));
+    let result = daemon::run_with(Path::new(&argument), |_, _| {
+        std::thread::sleep(Duration::from_millis(
+            std::env::var("DOUBLE_LOAD_MS").ok().and_then(|text| text.parse().ok()).unwrap_or(0),
+        ));
+        Ok(Assessor {
+            assess: Arc::new(move |image, request| assess(&image, request, delay)),
+            decoder: "/proc/self/exe".into(),
+            provider: Provider { name: "cpu", note: None },
+            slots: 4,
+        })
+    });
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+fn assess(image: &PatchImage, request: &Request, delay: Duration) -> Result<Assessment, EngineError> {
+    count(image);
+    match image.rgb.width {
+        ABORTS => std::process::abort(),
+        HANGS => {
+            while !request.is_cancelled() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            return Err(EngineError::Cancelled);
+        }
+        HAS_NO_NUMBERS => return Err(EngineError::Numbers("decoder, step 3: NaN in layer 2".into())),
+        _ => {}
+    }
+    let end = std::time::Instant::now() + delay;
+    while std::time::Instant::now() < end {
+        if request.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        (request.beat)();
+        std::thread::sleep(Duration::from_millis(5).min(delay));
+    }
+    Ok(answer(image))
+}
+
+/// One line for each image that was really assessed.
+fn count(image: &PatchImage) {
+    let Some(path) = std::env::var_os("DOUBLE_LOG") else { return };
+    let mut log = std::fs::File::options().create(true).append(true).open(path).expect("the test's own log can be written");
+    writeln!(log, "{}", image.sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        .expect("the test's own log can be written");
+}
+
+fn answer(image: &PatchImage) -> Assessment {
+    let weight = |at: usize| 1.0 + f32::from(image.sha256[at]);
+    let softmax = |values: [f32; 3]| {
+        let sum: f32 = values.iter().sum();
+        values.map(|value| value / sum).to_vec()
+    };
+    let (fused, alone) = (softmax([weight(0), weight(1), weight(2)]), softmax([weight(3), weight(4), weight(5)]));
+    let logits = |values: &[f32]| values.iter().map(|value| value.ln()).collect::<Vec<_>>();
+    Assessment {
+        description: Some(Description {
+            text: format!(
+                "Small round cells, variant {:02x}{:02x}. Schwannian stroma is sparse.",
+                image.sha256[0], image.sha256[1]
+            ),
+            tokens: 14,
+            mean_token_logprob: -0.41,
+            stop_reason: StopReason::EndToken,
+        }),
+        classification: Some(Classification {
+            classes: ["A", "B", "C"].map(String::from).to_vec(),
+            logits: logits(&fused),
+            probabilities: fused,
+            image_logits: Some(logits(&alone)),
+            image_probabilities: Some(alone.clone()),
+            alpha_text: Some(weight(6) / 256.0),
+            logits_without_text: Some(logits(&alone)),
+            description_tokens_read: Some(9),
+            description_read_until: Some(30),
+        }),
+        elapsed: vec![("describe", 5.0), ("classify", 1.0)],
+        trace: None,
+    }
+}

@@ -1,0 +1,239 @@
+//! `classify` and `describe`: the engine on single images, without daemon and database.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use mmlnb_models::bundle::Bundle;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::{bundle, print};
+use crate::cli::{DescribeOnly, Direct};
+use crate::engine::{Assessment, Engine, EngineError, Mode, PatchImage, Request};
+use crate::error::{Exit, Failure, Problem};
+use crate::intake::appearance::Appearance;
+use crate::intake::decode::{DecodeFailure, Decoded, Decoder};
+use crate::ledger::{Described, NewReport};
+use crate::report::{hex, json, page};
+use crate::verdict;
+
+const MAX_SIDE: u32 = 16_384;
+const DECODE: Duration = Duration::from_secs(60);
+
+/// What is asked of every image.
+struct Job<'a> {
+    bundle: &'a Bundle,
+    engine: &'a Engine,
+    mode: Mode,
+    description: Option<&'a str>,
+    trace: Option<&'a Path>,
+}
+
+/// One image's answer.
+struct Answer {
+    json: Value,
+    text: String,
+}
+
+/// `describe`.
+///
+/// # Errors
+/// Usage, absent images, bundle.
+pub fn describe(args: &DescribeOnly) -> Result<Exit, Failure> {
+    let opened = check(args)?;
+    if opened.manifest.describer.is_none() {
+        return Err(lacks("a describer", &args.bundle));
+    }
+    assess(args, &opened, Mode::Describe, None)
+}
+
+/// `classify`.
+///
+/// # Errors
+/// Usage, absent images, bundle.
+pub fn classify(args: &Direct) -> Result<Exit, Failure> {
+    let opened = check(&args.common)?;
+    let Some(classifier) = &opened.manifest.classifier else { return Err(lacks("a classifier", &args.common.bundle)) };
+    let describes = opened.manifest.describer.is_some() && args.description.is_none();
+    if classifier.text.is_some() && !describes && args.description.is_none() {
+        bundle::require_classifier(&opened)?;
+    }
+    let mode = if describes { Mode::Both } else { Mode::Classify };
+    assess(&args.common, &opened, mode, args.description.as_deref())
+}
+
+fn lacks(half: &str, dir: &Path) -> Failure {
+    Failure::new(
+        Exit::Configuration,
+        format!("the bundle has not {half}"),
+        dir.display().to_string(),
+        "export one that has it with `mmlnb-export bundle`",
+    )
+}
+
+/// Everything that can be wrong before anything starts.
+fn check(args: &DescribeOnly) -> Result<Bundle, Failure> {
+    if args.trace.is_some() && args.images.len() != 1 {
+        let what = format!("--trace takes one image, not {}", args.images.len());
+        return Err(Failure::new(Exit::Usage, what, "", "give one image, or leave --trace out"));
+    }
+    let absent: Vec<Problem> = args.images.iter().filter(|path| !path.exists()).map(|path| absent(path)).collect();
+    if !absent.is_empty() {
+        return Err(Failure { exit: Exit::NotFound, problems: absent });
+    }
+    bundle::open(&args.bundle)
+}
+
+fn absent(path: &Path) -> Problem {
+    Problem::new("there is no such image", path.display().to_string(), "check the path")
+}
+
+fn assess(args: &DescribeOnly, opened: &Bundle, mode: Mode, description: Option<&str>) -> Result<Exit, Failure> {
+    let slots = usize::from(args.slots).min(args.images.len());
+    let options = bundle::options(&args.provider, args.threads, slots, mode, opened);
+    let engine = Engine::open(opened, &options).map_err(|error| bundle::failure(&error, &args.bundle))?;
+    if let Some(note) = &engine.provider().note {
+        eprintln!("warning: {note}");
+    }
+    let job = Job { bundle: opened, engine: &engine, mode, description, trace: args.trace.as_deref() };
+    let failed = run_all(&job, &args.images, args.json, slots)?;
+    Ok(match (failed, args.images.len()) {
+        (0, _) => Exit::Done,
+        (_, 1) => Exit::Usage,
+        _ => Exit::SomeFailed,
+    })
+}
+
+/// Assesses images together and prints the answers in the order of the images; how many failed.
+fn run_all(job: &Job<'_>, images: &[PathBuf], as_json: bool, slots: usize) -> Result<usize, Failure> {
+    let next = AtomicUsize::new(0);
+    let (sender, answers) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..slots + 1 {
+            let (sender, next) = (sender.clone(), &next);
+            scope.spawn(move || {
+                while let Some(path) = images.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if sender.send((path.clone(), one(job, path))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        print_in_order(images, answers, as_json)
+    })
+}
+
+fn print_in_order(
+    images: &[PathBuf],
+    answers: mpsc::Receiver<(PathBuf, Result<Answer, Failure>)>,
+    as_json: bool,
+) -> Result<usize, Failure> {
+    let (mut early, mut failed, mut at) = (Vec::new(), 0, 0);
+    for answer in answers {
+        early.push(answer);
+        while let Some(path) = images.get(at)
+            && let Some(found) = early.iter().position(|(of, _)| of == path)
+        {
+            at += 1;
+            match early.swap_remove(found).1 {
+                Ok(answer) if as_json => print(&format!("{}\n", answer.json))?,
+                Ok(answer) => print(&answer.text)?,
+                Err(failure) if failure.exit == Exit::Usage => {
+                    failed += 1;
+                    eprintln!("{failure}");
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+    Ok(failed)
+}
+
+fn one(job: &Job<'_>, path: &Path) -> Result<Answer, Failure> {
+    let begun = Instant::now();
+    let bytes = std::fs::read(path).map_err(|error| unusable(path, &error.to_string()))?;
+    let sha256: [u8; 32] = Sha256::digest(&bytes).into();
+    let Decoded { rgb, appearance, .. } = decode(path, &bytes)?;
+    let decode_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    let request =
+        Request { description: job.description.map(str::to_owned), trace: job.trace.is_some(), ..Request::new(job.mode) };
+    let assessment = job.engine.assess(PatchImage { sha256, rgb }, &request).map_err(|error| match error {
+        EngineError::Image(message) | EngineError::Numbers(message) => unusable(path, &message),
+        other => Failure::internal(format!("{} was not assessed", path.display()), other),
+    })?;
+    if let (Some(file), Some(trace)) = (job.trace, &assessment.trace) {
+        trace.write(file).map_err(|error| Failure::io("the trace cannot be written", file, &error))?;
+    }
+    answer(job, path, &hex(&sha256), &assessment, &appearance, decode_ms)
+}
+
+fn decode(path: &Path, bytes: &[u8]) -> Result<Decoded, Failure> {
+    let decoder = Decoder { program: "/proc/self/exe".into(), timeout: DECODE, sides: (MAX_SIDE, 1) };
+    decoder.decode(bytes).map_err(|failure| match failure {
+        DecodeFailure::Rejected(why) => unusable(path, &format!("{} ({})", why.message, why.code)),
+        DecodeFailure::Later(reason) => Failure::internal(format!("{} was not decoded", path.display()), reason),
+    })
+}
+
+fn unusable(path: &Path, reason: &str) -> Failure {
+    Failure::new(Exit::Usage, reason, path.display().to_string(), "export the image again, best as 8-bit PNG")
+}
+
+fn answer(
+    job: &Job<'_>,
+    path: &Path,
+    sha256: &str,
+    assessment: &Assessment,
+    appearance: &Appearance,
+    decode_ms: f64,
+) -> Result<Answer, Failure> {
+    let file = path.display().to_string();
+    let subject = json::Subject { id: None, case_id: "", file: &file, sha256, bundle_sha256: &job.bundle.sha256 };
+    let times = [("decode_image", decode_ms)];
+    if job.mode == Mode::Describe {
+        let text = assessment.description.as_ref().ok_or_else(|| Failure::internal(&file, "the engine gave no description"))?;
+        let described = verdict::described(text, None);
+        let elapsed = verdict::elapsed(&times, assessment);
+        let json = json::description(&subject, &described, job.engine.provider().name, &elapsed);
+        return Ok(Answer { json, text: description_text(&file, &described) });
+    }
+    let calibration = job.bundle.manifest.classifier.as_ref().and_then(|part| part.calibration.clone());
+    let rules = verdict::Rules { calibration, indeterminate_below: 0.5, provider: job.engine.provider().clone() };
+    let report = verdict::report(assessment, appearance, &times, &rules)
+        .ok_or_else(|| unusable(path, "the classifier's probabilities are no numbers"))?;
+    let mut json = json::report(&subject, &report);
+    if let Some(text) = job.description {
+        json["description"] = text.into();
+        json["description_tokens_read"] = assessment.classification.as_ref().and_then(|found| found.description_tokens_read).into();
+    }
+    Ok(Answer { json, text: report_text(&file, &report) })
+}
+
+fn description_text(file: &str, described: &Described) -> String {
+    format!("{file}\n  {}\n  {} tokens, {}\n", described.text.replace('\n', "\n  "), described.tokens, described.stop_reason)
+}
+
+fn report_text(file: &str, report: &NewReport) -> String {
+    let found = &report.classified;
+    let list = |values: &[f64]| {
+        let pairs = found.classes.iter().zip(values).map(|(class, value)| format!("{class} {value:.3}"));
+        pairs.collect::<Vec<_>>().join("  ")
+    };
+    let mut out = format!("{file}\n  {} ({})\n  {}", page::headline(report), report.verdict, list(&found.probabilities));
+    if let Some(image) = &found.image_only {
+        out.push_str(&format!("\n  image alone: {}", list(image)));
+    }
+    if let Some(alpha) = found.alpha_text {
+        out.push_str(&format!("\n  weight of the text: {alpha:.3}"));
+    }
+    if let Some(text) = &report.described {
+        out.push_str(&format!("\n  {}", text.text.replace('\n', "\n  ")));
+    }
+    if !report.flags.is_empty() {
+        out.push_str(&format!("\n  flags: {}", report.flags.join(", ")));
+    }
+    out + "\n"
+}

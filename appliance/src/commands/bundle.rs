@@ -1,0 +1,71 @@
+//! Opening a bundle for the daemon and for single images, and turning what can go wrong into sentences.
+
+use std::path::Path;
+
+use mmlnb_models::bundle::{Bundle, BundleError};
+
+use crate::engine::{EngineError, EngineOptions, Mode, ProviderChoice};
+use crate::error::{Exit, Failure};
+
+/// Opens and checks a bundle.
+///
+/// # Errors
+/// [`Exit::Configuration`] with the file that is wrong.
+pub fn open(dir: &Path) -> Result<Bundle, Failure> {
+    Bundle::open(dir).map_err(|error| {
+        let mend = match &error {
+            BundleError::Io { .. } => "check the path of the bundle, or export it with `mmlnb-export bundle`",
+            BundleError::Manifest { .. } | BundleError::Changed { .. } => "export or copy the bundle again",
+        };
+        Failure::new(Exit::Configuration, error.to_string(), dir.display().to_string(), mend)
+    })
+}
+
+/// Refuses a bundle that cannot classify by itself.
+///
+/// # Errors
+/// [`Exit::Configuration`] with the half that is missing.
+pub fn require_classifier(bundle: &Bundle) -> Result<(), Failure> {
+    let manifest = &bundle.manifest;
+    let (what, mend) = match &manifest.classifier {
+        None => (
+            "the bundle has no classifier, and the daemon needs one",
+            "export with --classifier; a describer alone serves `mmlnb-appliance describe`",
+        ),
+        Some(classifier) if classifier.text.is_some() && manifest.describer.is_none() => (
+            "the bundle has no describer, and its classifier reads descriptions",
+            "export with --vlm; a classifier alone serves `mmlnb-appliance classify --description TEXT`",
+        ),
+        Some(_) => return Ok(()),
+    };
+    Err(Failure::new(Exit::Configuration, what, bundle.dir.display().to_string(), mend))
+}
+
+/// The engine's options. `auto` asks for the GPU where the system shows one.
+pub fn options(provider: &str, threads: usize, slots: usize, load: Mode, bundle: &Bundle) -> EngineOptions {
+    let has_gpu = Path::new("/dev/nvidiactl").exists();
+    let provider = match provider {
+        "cuda" => ProviderChoice::Cuda,
+        "auto" if has_gpu => ProviderChoice::Cuda,
+        _ => ProviderChoice::Cpu,
+    };
+    let load = match (bundle.manifest.describer.is_some(), bundle.manifest.classifier.is_some()) {
+        (true, true) => load,
+        (true, false) => Mode::Describe,
+        (false, _) => Mode::Classify,
+    };
+    EngineOptions { provider, threads: (threads > 0).then_some(threads), slots, load, ..EngineOptions::default() }
+}
+
+/// An error of the engine at start.
+pub fn failure(error: &EngineError, dir: &Path) -> Failure {
+    let place = dir.display().to_string();
+    match error {
+        EngineError::Bundle(message) => Failure::new(Exit::Configuration, message, place, "export the bundle again"),
+        EngineError::Memory(message) => {
+            Failure::new(Exit::Configuration, message, place, "set fewer `slots`, or export with a smaller --precision")
+        }
+        EngineError::Gpu(message) => Failure::new(Exit::Internal, message, place, "see the kernel's log; a restart may help"),
+        other => Failure::internal("the bundle cannot be loaded", other),
+    }
+}

@@ -1,0 +1,218 @@
+//! `reports`: a table for people, JSON lines or CSV for programs.
+
+use super::{open_for_reading, print};
+use crate::cli::Reports;
+use crate::error::{Exit, Failure};
+use crate::ledger::read::{self, Filter};
+use crate::ledger::{ReportRow, read::named};
+use crate::report::{hex, json};
+use crate::verdict::leading;
+
+/// Lists the reports that pass the filters.
+///
+/// # Errors
+/// A time that cannot be read (2), configuration, ledger.
+pub fn run(args: &Reports) -> Result<Exit, Failure> {
+    let filter = filter(args)?;
+    let (_, connection) = open_for_reading(&args.configured)?;
+    let rows = read::reports(&connection, &filter)?;
+    let text = match (args.json, args.csv) {
+        (true, _) => rows.iter().map(|row| format!("{}\n", object(row))).collect(),
+        (_, true) => csv(&rows),
+        _ => table(&rows),
+    };
+    print(&text)?;
+    Ok(Exit::Done)
+}
+
+fn filter(args: &Reports) -> Result<Filter, Failure> {
+    let since = args.since.as_deref().map(|text| moment(text, false)).transpose()?;
+    let until = args.until.as_deref().map(|text| moment(text, true)).transpose()?;
+    Ok(Filter {
+        since,
+        until,
+        case: args.case.clone(),
+        class: args.class.clone(),
+        verdict: args.verdict.clone(),
+        file: args.file.clone(),
+        limit: args.limit,
+    })
+}
+
+/// A time as stored; a date is local and, as an end, includes its day.
+fn moment(text: &str, end: bool) -> Result<String, Failure> {
+    if let Ok(at) = text.parse::<jiff::Timestamp>() {
+        return Ok(format!("{at:.3}"));
+    }
+    let zone = jiff::tz::TimeZone::system();
+    let local = match text.parse::<jiff::civil::Date>() {
+        Ok(date) if text.len() == 10 => {
+            let day = if end { date.tomorrow() } else { Ok(date) };
+            day.and_then(|day| day.to_zoned_datetime(zone))
+        }
+        _ => text.parse::<jiff::civil::DateTime>().and_then(|time| time.to_zoned_datetime(zone)),
+    };
+    match local {
+        Ok(at) => Ok(format!("{:.3}", at.timestamp())),
+        Err(_) => Err(Failure::new(
+            Exit::Usage,
+            "this is no time",
+            text,
+            "write 2026-01-31, 2026-01-31T08:00:00 or 2026-01-31T08:00:00Z",
+        )),
+    }
+}
+
+/// The JSON of a report, as it belongs to its first file.
+pub fn object(row: &ReportRow) -> serde_json::Value {
+    let sha256 = hex(&row.sha256);
+    let subject = json::Subject {
+        id: Some(row.id),
+        case_id: &row.case_id,
+        file: &row.source,
+        sha256: &sha256,
+        bundle_sha256: &row.bundle_sha256,
+    };
+    let mut value = json::report(&subject, &row.report);
+    value["received_at"] = row.received_at.clone().into();
+    value["reported_at"] = row.reported_at.clone().into();
+    value
+}
+
+fn table(rows: &[ReportRow]) -> String {
+    let mut lines = vec![["ID", "CASE", "FILE", "CLASS", "P", "VERDICT", "IMAGE", "ALPHA", "FLAGS"].map(str::to_owned)];
+    for row in rows {
+        let (report, found) = (&row.report, &row.report.classified);
+        let image = found.image_only.as_deref().and_then(|values| {
+            let top = leading(values)?;
+            Some(format!("{} {:.2}", found.classes[top], values[top]))
+        });
+        let flags = if report.flags.is_empty() { "-".to_owned() } else { report.flags.join(",") };
+        let name = row.source.rsplit('/').next().unwrap_or(&row.source).to_owned();
+        lines.push([
+            row.id.to_string(),
+            dash(&row.case_id),
+            name,
+            report.class.clone().unwrap_or_else(|| format!("({})", report.leading_class)),
+            format!("{:.3}", report.confidence),
+            report.verdict.clone(),
+            image.unwrap_or_else(|| "-".to_owned()),
+            found.alpha_text.map_or_else(|| "-".to_owned(), |alpha| format!("{alpha:.2}")),
+            flags,
+        ]);
+    }
+    aligned(&lines)
+}
+
+fn dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
+
+fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut out = String::new();
+    for line in lines {
+        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+const COLUMNS: [&str; 18] = [
+    "id",
+    "case_id",
+    "file",
+    "sha256",
+    "class",
+    "leading_class",
+    "confidence",
+    "verdict",
+    "probabilities",
+    "image_only_class",
+    "image_only",
+    "alpha_text",
+    "flags",
+    "description",
+    "bundle_sha256",
+    "provider",
+    "received_at",
+    "reported_at",
+];
+
+fn csv(rows: &[ReportRow]) -> String {
+    let mut out = COLUMNS.join(",") + "\r\n";
+    for row in rows {
+        let (report, found) = (&row.report, &row.report.classified);
+        let image_class = found.image_only.as_deref().and_then(leading).map(|top| found.classes[top].clone());
+        let cells: [String; 18] = [
+            row.id.to_string(),
+            row.case_id.clone(),
+            row.source.clone(),
+            hex(&row.sha256),
+            report.class.clone().unwrap_or_default(),
+            report.leading_class.clone(),
+            report.confidence.to_string(),
+            report.verdict.clone(),
+            named(&found.classes, &found.probabilities).to_string(),
+            image_class.unwrap_or_default(),
+            found.image_only.as_deref().map(|values| named(&found.classes, values).to_string()).unwrap_or_default(),
+            found.alpha_text.map(|alpha| alpha.to_string()).unwrap_or_default(),
+            report.flags.join(" "),
+            report.described.as_ref().map(|text| text.text.clone()).unwrap_or_default(),
+            row.bundle_sha256.clone(),
+            report.provider.clone(),
+            row.received_at.clone(),
+            row.reported_at.clone(),
+        ];
+        out.push_str(&cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","));
+        out.push_str("\r\n");
+    }
+    out
+}
+
+/// RFC 4180, and nothing that a spreadsheet takes for a formula.
+fn quoted(cell: &str) -> String {
+    let guard = cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.parse::<f64>().is_err();
+    let cell = if guard { format!("'{cell}") } else { cell.to_owned() };
+    match cell.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_safe_in_a_spreadsheet() {
+        assert_eq!(quoted("=cmd()"), "'=cmd()");
+        assert_eq!(quoted("-0.5"), "-0.5");
+        assert_eq!(quoted("a,\"b\"\n"), "\"a,\"\"b\"\"\n\"");
+        assert_eq!(quoted("plain"), "plain");
+    }
+
+    #[test]
+    fn dates_are_local_days_and_times_are_exact() {
+        assert_eq!(moment("2026-01-31T08:00:00Z", false).unwrap(), "2026-01-31T08:00:00.000Z");
+        assert!(moment("2026-01-31", true).unwrap() > moment("2026-01-31", false).unwrap());
+        assert!(moment("2026-01-31T08:00:00", false).unwrap().ends_with(".000Z"));
+        assert_eq!(moment("yesterday", false).unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let lines = [["a".to_owned(), "b".to_owned()], ["long".to_owned(), "ü".to_owned()]];
+        assert_eq!(aligned(&lines), "a     b\nlong  ü\n");
+    }
+
+    #[test]
+    fn a_row_has_as_many_cells_as_columns() {
+        let csv = csv(&[crate::report::page::tests::row()]);
+        let mut lines = csv.lines();
+        assert_eq!(lines.next().unwrap().split(',').count(), 18);
+        assert!(lines.next().unwrap().starts_with("12,S1,S1/<x>.png,0707"));
+    }
+}

@@ -1,0 +1,57 @@
+//! `retry`: failed files go back to the inbox and are judged anew, by the daemon or, while it is stopped, here.
+
+use serde_json::json;
+
+use super::{open_for_reading, print};
+use crate::cli::Retry;
+use crate::config::{Config, Need};
+use crate::daemon::control;
+use crate::error::{Exit, Failure, Problem};
+use crate::intake::{self, filing};
+use crate::ledger::{Ledger, read};
+
+/// Brings the files back.
+///
+/// # Errors
+/// [`Exit::NotFound`] for ids that have not failed; the others are done then.
+pub fn run(args: &Retry) -> Result<Exit, Failure> {
+    let config = Config::load(&args.configured.config, Need::Everything)?;
+    let ids = chosen(args)?;
+    if ids.is_empty() {
+        print("nothing to try again\n")?;
+        return Ok(Exit::Done);
+    }
+    let problems = match control::ask(&config.state, &json!({ "do": "retry", "ids": ids }))? {
+        Some(answer) => {
+            let problems = answer["problems"].as_array().into_iter().flatten();
+            problems.map(|problem| problem.as_str().unwrap_or("").trim_start_matches("error: ").to_owned()).collect()
+        }
+        None => here(&config, &ids)?,
+    };
+    print(&format!("{} of {} queued again\n", ids.len() - problems.len().min(ids.len()), ids.len()))?;
+    if problems.is_empty() {
+        return Ok(Exit::Done);
+    }
+    let exit = if problems.len() == ids.len() { Exit::NotFound } else { Exit::SomeFailed };
+    Err(Failure { exit, problems: problems.into_iter().map(|problem| Problem::new(problem, "", "")).collect() })
+}
+
+fn chosen(args: &Retry) -> Result<Vec<i64>, Failure> {
+    if !args.all && args.code.is_none() {
+        return Ok(args.ids.clone());
+    }
+    let (_, connection) = open_for_reading(&args.configured)?;
+    Ok(read::failed(&connection, args.code.as_deref())?.into_iter().map(|row| row.id).collect())
+}
+
+fn here(config: &Config, ids: &[i64]) -> Result<Vec<String>, Failure> {
+    let _lock = intake::lock(&config.state.join("lock"), "another appliance uses this state folder")?;
+    let ledger = Ledger::open(&config.ledger(), Default::default())?;
+    let mut problems = Vec::new();
+    for id in ids {
+        let row = ledger.read(|connection| read::file(connection, *id))?;
+        let result = control::retryable(*id, row).and_then(|row| filing::bring_back(&ledger, &config.inbox, &row));
+        problems.extend(result.err().map(|failure| failure.to_string().trim_start_matches("error: ").to_owned()));
+    }
+    Ok(problems)
+}

@@ -1,0 +1,247 @@
+//! The daemon: start, threads, signals, watchdog, end.
+
+pub mod control;
+mod death;
+mod notify;
+mod status;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mmlnb_models::bundle::Bundle;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::commands::bundle;
+use crate::config::{Config, Need};
+use crate::engine::{Engine, EngineError, Mode, Provider};
+use crate::error::{Exit, Failure};
+use crate::intake::{self, Assess, Inbox, Intake, Scanner};
+use crate::ledger::{Ledger, RunStart, open, record};
+use crate::{clock, verdict};
+use death::DeathMark;
+
+const TICK: Duration = Duration::from_millis(100);
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+/// A change is shown after at most this.
+const STATUS_SOON: Duration = Duration::from_secs(2);
+/// After a second signal the threads get this long.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// What the signals asked for.
+#[derive(Clone, Default)]
+struct Asked {
+    count: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+}
+
+/// What assesses images, what decodes them, and where it runs.
+pub struct Assessor {
+    /// The function.
+    pub assess: Assess,
+    /// The program whose hidden subcommand decodes.
+    pub decoder: PathBuf,
+    /// Device.
+    pub provider: Provider,
+    /// Images that it takes together.
+    pub slots: usize,
+}
+
+/// Runs the daemon until a signal, in the foreground.
+///
+/// # Errors
+/// Everything that the exit statuses name.
+pub fn run(file: &Path) -> Result<Exit, Failure> {
+    run_with(file, load_engine)
+}
+
+fn load_engine(config: &Config, bundle: &Bundle) -> Result<Assessor, Failure> {
+    let options = bundle::options(&config.provider, config.threads, config.slots, Mode::Both, bundle);
+    let engine = Engine::open(bundle, &options).map_err(|error| bundle::failure(&error, &config.bundle))?;
+    let (provider, slots) = (engine.provider().clone(), engine.slots());
+    if let Some(note) = &provider.note {
+        tracing::warn!(event = "fallback", device = provider.name, note);
+    }
+    let assess = move |image, request: &crate::engine::Request| -> Result<_, EngineError> { engine.assess(image, request) };
+    Ok(Assessor { assess: Arc::new(assess), decoder: "/proc/self/exe".into(), provider, slots })
+}
+
+/// [`run`] with something else than the engine, for tests of everything around it.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(file: &Path, load: impl FnOnce(&Config, &Bundle) -> Result<Assessor, Failure> + Send) -> Result<Exit, Failure> {
+    let _together = intake::EndTogether;
+    let config = Config::load(file, Need::Everything)?;
+    rustix::process::umask(rustix::fs::Mode::RWXO);
+    let asked = listen_to_signals()?;
+    let _lock = intake::lock(&config.state.join("lock"), "another appliance uses this state folder")?;
+    let (mark, died) = DeathMark::open(&config.state).map_err(|error| Failure::io("the state folder", &config.state, &error))?;
+    let ledger = open_ledger(&config, &asked)?;
+    let inbox = Inbox::open(&config.inbox, &ledger)?;
+    let loaded = notify::while_loading(&asked.count, || {
+        let bundle = bundle::open(&config.bundle)?;
+        bundle::require_classifier(&bundle)?;
+        let assessor = load(&config, &bundle)?;
+        Ok::<_, Failure>((bundle, assessor))
+    });
+    let (bundle, assessor) = loaded?;
+    let slots = assessor.slots;
+    let intake = Arc::new(begin(config, ledger, &bundle, assessor, &asked)?);
+    intake::recover(&intake, died)?;
+    mark.clear().and_then(|()| mark.watch()).map_err(|error| Failure::internal("the signal handlers cannot be set", error))?;
+    let started = clock::utc_now();
+    let threads = start_threads(&intake, inbox, slots, &started)?;
+    notify::ready();
+    let device = intake.rules.provider.name;
+    tracing::info!(event = "ready", device, slots, bundle = &bundle.sha256[..12], version = env!("CARGO_PKG_VERSION"));
+    supervise(&intake, &asked, &threads, &started);
+    finish(&intake, &started)
+}
+
+fn listen_to_signals() -> Result<Asked, Failure> {
+    let asked = Asked::default();
+    for signal in [SIGTERM, SIGINT] {
+        let (count, stop) = (asked.count.clone(), asked.stop.clone());
+        let note = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            stop.store(true, Ordering::Relaxed);
+        };
+        // SAFETY: the handler only touches two atomics, which is async-signal-safe.
+        let registered = unsafe { signal_hook::low_level::register(signal, note) };
+        registered.map_err(|error| Failure::internal("the signal handlers cannot be set", error))?;
+    }
+    Ok(asked)
+}
+
+fn open_ledger(config: &Config, asked: &Asked) -> Result<Ledger, Failure> {
+    let ledger = Ledger::open(&config.ledger(), asked.stop.clone())?;
+    let path = ledger.path().to_owned();
+    let unclean = ledger.read(|connection| {
+        let unclean = record::unclean(connection)?;
+        if unclean {
+            open::check(connection, &path, false)?;
+        }
+        Ok(unclean)
+    })?;
+    if unclean {
+        tracing::warn!(event = "unclean_end", ledger = "checked, ok");
+    }
+    Ok(ledger)
+}
+
+fn begin(config: Config, ledger: Ledger, bundle: &Bundle, assessor: Assessor, asked: &Asked) -> Result<Intake, Failure> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    let classes = bundle.manifest.classifier.as_ref().map(|part| part.classes.clone()).unwrap_or_default();
+    let provider = assessor.provider.name.to_owned();
+    let start = RunStart { boot_id, host, provider, bundle_sha256: bundle.sha256.clone(), classes };
+    let (run, bundle_row) = ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start))?;
+    let calibration = bundle.manifest.classifier.as_ref().and_then(|part| part.calibration.clone());
+    Ok(Intake {
+        ledger,
+        desk: Default::default(),
+        board: Default::default(),
+        assess: assessor.assess,
+        mode: if bundle.manifest.describer.is_some() { Mode::Both } else { Mode::Classify },
+        decoder: intake::decode::Decoder {
+            program: assessor.decoder,
+            timeout: config.decode,
+            sides: (config.max_side, config.min_side),
+        },
+        rules: verdict::Rules { calibration, indeterminate_below: config.indeterminate_below, provider: assessor.provider },
+        run,
+        bundle: bundle_row,
+        stop: asked.stop.clone(),
+        halt: Arc::default(),
+        fatal: Mutex::new(None),
+        alone: Default::default(),
+        filing: Mutex::new(()),
+        sight: Mutex::default(),
+        config,
+    })
+}
+
+fn start_threads(intake: &Arc<Intake>, inbox: Inbox, slots: usize, started: &str) -> Result<Vec<JoinHandle<()>>, Failure> {
+    let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+        thread.map_err(|error| Failure::internal("a thread cannot be started", error))
+    };
+    let mut threads = Vec::new();
+    // Two more than the slots: while those are full, one image is decoded and one is committed.
+    for _ in 0..slots + 2 {
+        let intake = intake.clone();
+        threads.push(spawn("worker", Box::new(move || intake::work(&intake)))?);
+    }
+    let shared = intake.clone();
+    threads.push(spawn("scanner", Box::new(move || Scanner::new(shared, inbox).run()))?);
+    let listener = control::listen(&intake.config.state);
+    let listener = listener.map_err(|error| Failure::io("the control socket cannot be made", &intake.config.state, &error))?;
+    let (shared, started) = (intake.clone(), started.to_owned());
+    let serve = move || control::serve(&shared, &listener, || status::now(&shared, &started));
+    threads.push(spawn("control", Box::new(serve))?);
+    Ok(threads)
+}
+
+/// Feeds the watchdog, writes the status and waits for the end of all threads.
+fn supervise(intake: &Arc<Intake>, asked: &Asked, threads: &[JoinHandle<()>], started: &str) {
+    let mut watchdog = notify::Watchdog::new();
+    let (mut written, mut shown, mut second) = (None::<Instant>, String::new(), None::<Instant>);
+    let mut stopping = false;
+    while !threads.iter().all(JoinHandle::is_finished) {
+        if intake.stopping() && !std::mem::replace(&mut stopping, true) {
+            notify::stopping();
+            tracing::info!(event = "stopping", finishing = intake.desk.load().working);
+            intake.desk.close();
+        }
+        if asked.count.load(Ordering::Relaxed) > 1 {
+            let since = *second.get_or_insert_with(Instant::now);
+            intake.halt.store(true, Ordering::Relaxed);
+            intake.board.cancel_all();
+            if since.elapsed() > AT_ONCE {
+                return;
+            }
+        }
+        watchdog.look(&intake.board);
+        let load = intake.desk.load();
+        let now_shown = format!("{load:?}");
+        let age = written.map_or(Duration::MAX, |at| at.elapsed());
+        if age > STATUS_EVERY || age > STATUS_SOON && now_shown != shown {
+            show(intake, started);
+            (written, shown) = (Some(Instant::now()), now_shown);
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+fn show(intake: &Intake, started: &str) {
+    match status::now(intake, started) {
+        Ok(found) => {
+            status::write(intake, &found);
+            notify::status(&format!("{}; {} today, {}", found.headline, found.reported_today, found.device));
+        }
+        Err(error) => tracing::warn!(event = "status", %error),
+    }
+}
+
+fn finish(intake: &Intake, started: &str) -> Result<Exit, Failure> {
+    let fatal = intake.fatal.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let reason = if fatal.is_some() { "fatal" } else { "stop" };
+    intake.ledger.write("ledger.end_run", |tx| record::end_run(tx, intake.run, reason))?;
+    control::remove(&intake.config.state);
+    if let Ok(mut last) = status::now(intake, started) {
+        last.headline = "STOPPED".to_owned();
+        last.level = crate::report::status::Level::Amber;
+        status::write(intake, &last);
+    }
+    if let Err(error) = intake.ledger.checkpoint() {
+        tracing::warn!(event = "checkpoint", %error);
+    }
+    tracing::info!(event = "stopped", reason);
+    match fatal {
+        Some(failure) => Err(failure),
+        None => Ok(Exit::Done),
+    }
+}

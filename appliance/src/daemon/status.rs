@@ -1,0 +1,122 @@
+//! Making the status and writing it where people and monitoring look.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use crate::clock;
+use crate::intake::place::{self, Points};
+use crate::intake::{Intake, Sight};
+use crate::ledger::{LedgerError, read};
+use crate::progress::Activity;
+use crate::report::status::{self, Level, Status};
+
+const LATEST: u32 = 20;
+const POINTS: Points = Points { write: "status.write", rename: "status.write" };
+/// A stage that takes longer than this is shown.
+const LONG: Duration = Duration::from_secs(5);
+
+/// The status at this moment.
+///
+/// # Errors
+/// The ledger.
+pub fn now(intake: &Intake, started_at: &str) -> Result<Status, LedgerError> {
+    let load = intake.desk.load();
+    let sight = intake.sight.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let busy = intake.board.busy();
+    let ((reported_today, failed_today, _), latest, unreadable) = intake.ledger.read(|connection| {
+        Ok((read::counts(connection, &clock::today_utc())?, read::latest(connection, LATEST)?, read::unreadable(connection)?))
+    })?;
+    let mut notices = sight.notices.clone();
+    notices.extend(intake.rules.provider.note.clone());
+    notices.extend(unreadable.iter().map(|row| format!("{}: {}", row.path_text, row.message.as_deref().unwrap_or(""))));
+    if let Some(reason) = load.reason.as_ref().filter(|_| load.later > unreadable.len()) {
+        notices.push(format!("{} files are tried again later: {reason}", load.later));
+    }
+    let help = needs_help(intake, &sight, &busy);
+    let (headline, level) = headline(&load, &sight, help, !notices.is_empty());
+    Ok(Status {
+        headline,
+        level,
+        notices,
+        queued: load.ready + load.working + load.later + sight.settling,
+        working: busy.iter().filter(|activity| !activity.file.is_empty()).map(line).collect(),
+        reported_today,
+        failed_today,
+        device: device(intake),
+        free: intake.free_space().map_or(0, |(free, _)| free),
+        latest,
+        written_at: clock::utc_now(),
+        started_at: started_at.to_owned(),
+    })
+}
+
+fn device(intake: &Intake) -> String {
+    let provider = &intake.rules.provider;
+    match &provider.note {
+        Some(note) => format!("{} ({note})", provider.name),
+        None => provider.name.to_owned(),
+    }
+}
+
+fn line(activity: &Activity) -> String {
+    match activity.for_ > LONG {
+        true => format!("{} ({}, {} s)", activity.file, activity.stage, activity.for_.as_secs()),
+        false => format!("{} ({})", activity.file, activity.stage),
+    }
+}
+
+fn needs_help(intake: &Intake, sight: &Sight, busy: &[Activity]) -> Option<String> {
+    if let Some(reason) = &sight.blind {
+        return Some(reason.clone());
+    }
+    if let Some(reason) = intake.ledger.health().trouble() {
+        return Some(format!("the ledger cannot be written: {reason}"));
+    }
+    let stuck = busy.iter().find(|activity| activity.overdue().is_some())?;
+    Some(format!("{} makes no progress ({}, {} s)", stuck.file, stuck.stage, stuck.silent.as_secs()))
+}
+
+fn headline(load: &crate::intake::desk::Load, sight: &Sight, help: Option<String>, notices: bool) -> (String, Level) {
+    if let Some(help) = help {
+        return (format!("NEEDS HELP: {help}"), Level::Red);
+    }
+    if let Some(reason) = &load.pause {
+        return (format!("PAUSED: {reason}"), Level::Amber);
+    }
+    let level = if notices { Level::Amber } else { Level::Green };
+    let all = load.ready + load.working + load.later + sight.settling;
+    match all {
+        0 => ("READY".to_owned(), level),
+        _ => (format!("WORKING {} of {all}", load.working), level),
+    }
+}
+
+/// Writes `STATUS.html` and `STATUS.txt` to inbox and done, and the status for monitoring.
+pub fn write(intake: &Intake, status: &Status) {
+    for folder in [&intake.config.inbox, &intake.config.done] {
+        if !folder.is_dir() {
+            continue;
+        }
+        let page = status::page(status, folder);
+        log(folder, place::write(folder, OsStr::new("STATUS.html"), page.as_bytes(), POINTS));
+        log(folder, place::write(folder, OsStr::new("STATUS.txt"), status::text(status).as_bytes(), POINTS));
+    }
+    let file = &intake.config.status_file;
+    log(file, write_for_all(file, &format!("{:#}\n", status::json(status))));
+}
+
+/// Monitoring runs as another user, and the file holds no names: everyone may read it.
+fn write_for_all(file: &Path, text: &str) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else { return Err(io::ErrorKind::InvalidInput.into()) };
+    place::write(folder, name, text.as_bytes(), POINTS)?;
+    std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+}
+
+fn log(place: &Path, result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::debug!(event = "status", place = %place.display(), %error);
+    }
+}

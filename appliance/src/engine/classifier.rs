@@ -1,0 +1,318 @@
+//! The classifier: one thread owns the image encoder, the text encoder and the fusion, and takes all images that wait in one batch.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use mmlnb_models::bundle::{self, Bundle, CLASSIFIER};
+use mmlnb_models::config::{ClassifierConfig, ImageEncoder, ImageInput};
+use mmlnb_models::prepare::bert_tokenizer::{BertText, BertTokenizer};
+use mmlnb_models::prepare::classifier_image;
+use mmlnb_models::prepare::decode::Rgb8Image;
+use ort::session::Session;
+use ort::value::Tensor;
+
+use super::describer::milliseconds;
+use super::memory::{self, Plan};
+use super::runtime::Runtime;
+use super::{Classification, EngineError, Request, Trace};
+
+/// Most images of one batch.
+const BATCH: usize = 8;
+
+/// The classifier's front: prepares image and text on the caller's thread and hands them to the thread behind.
+pub(super) struct Classifier {
+    classes: Vec<String>,
+    input: ImageInput,
+    text: Option<(BertTokenizer, usize)>,
+    temperature: f32,
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The classifier's opinion, and how long its parts took in milliseconds.
+pub(super) struct Classified {
+    pub classification: Classification,
+    pub elapsed: Vec<(&'static str, f64)>,
+    pub trace: Option<Trace>,
+}
+
+/// One image and its text on their way through the thread.
+struct Job {
+    pixels: Vec<f32>,
+    text: Option<BertText>,
+    request: Request,
+    reply: Sender<Result<Outputs, EngineError>>,
+}
+
+/// One row of every output, by the names of the graphs.
+type Outputs = Vec<(&'static str, Vec<f32>)>;
+
+/// What the fusion may put out; the first is required.
+const FUSION: [&str; 6] = ["logits", "image_logits", "alpha_text", "fused_features", "projected_features", "logits_without_text"];
+
+/// How a classifier is laid out; known before anything is loaded.
+pub(super) struct Layout {
+    config: ClassifierConfig,
+    encoder: ImageEncoder,
+    input: ImageInput,
+    text: Option<(BertTokenizer, usize)>,
+}
+
+impl Layout {
+    /// Reads the classifier's configuration and tokenizer.
+    pub fn new(bundle: &Bundle) -> Result<Layout, EngineError> {
+        let folder = bundle.path(CLASSIFIER);
+        let config = ClassifierConfig::from_dir(&folder).map_err(refused)?;
+        let Some((encoder, input)) = config.image.clone() else {
+            return Err(refused("a classifier without an image encoder is not served"));
+        };
+        let text = match &config.text {
+            Some(text) => Some((BertTokenizer::from_dir(&folder).map_err(refused)?, text.longest_text() as usize)),
+            None => None,
+        };
+        Ok(Layout { config, encoder, input, text })
+    }
+
+    /// The memory that this classifier takes: weights, and the widest activations of a batch three times.
+    pub fn plan(&self, bundle: &Bundle, part: &bundle::Classifier) -> Plan {
+        let pixels = self.input.width * self.input.height;
+        let image = 3 * match &self.encoder {
+            ImageEncoder::Vgg16(config) => config.channels[0] * pixels,
+            ImageEncoder::Swin(config) => 8 * config.embed * pixels / (config.patch * config.patch),
+        };
+        let text = self.config.text.as_ref().map_or(0, |text| {
+            let length = text.longest_text();
+            length * (8 * text.hidden + 2 * text.inner) + text.heads * length * length
+        });
+        let graphs = part.image.iter().chain(&part.text).chain(std::iter::once(&part.prmf));
+        Plan { weights: memory::weights(bundle, graphs), cache: 0, work: 4 * BATCH as u64 * (image + text) as u64 }
+    }
+
+    /// Loads the graphs and starts the thread.
+    pub fn start(self, bundle: &Bundle, part: &bundle::Classifier, runtime: &Runtime) -> Result<Classifier, EngineError> {
+        let Layout { config, input, text, .. } = self;
+        let load = |graph: &bundle::Graph| runtime.load(&bundle.path(&graph.file));
+        let image = part.image.as_ref().ok_or_else(|| refused("its manifest names no image encoder"))?;
+        let worker = Worker {
+            runtime: runtime.clone(),
+            size: [input.height as usize, input.width as usize],
+            image: load(image)?,
+            text: part.text.as_ref().map(load).transpose()?,
+            fusion: load(&part.prmf)?,
+        };
+        let (jobs, queue) = channel();
+        let thread = std::thread::Builder::new()
+            .name("classifier".to_string())
+            .spawn(move || worker.serve(&queue))
+            .map_err(|error| EngineError::Internal(format!("cannot start the classifier's thread: {error}")))?;
+        let temperature = part.calibration.as_ref().map_or(1.0, |calibration| calibration.temperature as f32);
+        Ok(Classifier { classes: config.classes, input, text, temperature, jobs: Some(jobs), thread: Some(thread) })
+    }
+}
+
+impl Classifier {
+    /// Whether a text is needed.
+    pub fn reads_text(&self) -> bool {
+        self.text.is_some()
+    }
+
+    /// Classifies one image with its text; blocks.
+    pub fn classify(&self, image: &Rgb8Image, text: Option<&str>, request: &Request) -> Result<Classified, EngineError> {
+        let input = &self.input;
+        let started = Instant::now();
+        let pixels = classifier_image::pixel_values(image, input);
+        let text = match (&self.text, text) {
+            (None, _) => None,
+            (Some((tokenizer, longest)), Some(text)) => {
+                let read = tokenizer.encode_padded(text, *longest);
+                Some(read.map_err(|error| EngineError::Image(format!("the description cannot be read: {error}")))?)
+            }
+            (Some(_), None) => {
+                return Err(EngineError::Image("this classifier reads a description, but none was given".to_string()));
+            }
+        };
+        let prepared = milliseconds(started);
+        let started = Instant::now();
+        let outputs = self.ask(pixels.clone(), text.clone(), request)?;
+        let elapsed = vec![("prepare", prepared), ("classify", milliseconds(started))];
+        let classification = self.opinion(&outputs, text.as_ref())?;
+        let trace = request.trace.then(|| {
+            let size = [1, 3, input.height as usize, input.width as usize];
+            trace(&outputs, &classification, (&size, &pixels), text.as_ref())
+        });
+        Ok(Classified { classification, elapsed, trace })
+    }
+
+    fn ask(&self, pixels: Vec<f32>, text: Option<BertText>, request: &Request) -> Result<Outputs, EngineError> {
+        let (reply, answer) = channel();
+        let job = Job { pixels, text, request: request.clone(), reply };
+        let gone = || EngineError::Internal("the classifier's thread has ended; restart the program".to_string());
+        self.jobs.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
+        answer.recv().map_err(|_| gone())?
+    }
+
+    fn opinion(&self, outputs: &Outputs, text: Option<&BertText>) -> Result<Classification, EngineError> {
+        let find = |name: &str| outputs.iter().find(|(known, _)| *known == name).map(|(_, values)| values.clone());
+        let logits = find("logits").ok_or_else(|| refused("the fusion has no output logits"))?;
+        let image_logits = find("image_logits");
+        let numbers = logits.iter().chain(image_logits.iter().flatten()).all(|value| value.is_finite());
+        if !numbers || logits.len() != self.classes.len() {
+            return Err(EngineError::Numbers(format!(
+                "the classifier gave {logits:?} for {} classes; the weights are damaged, or the precision is too low for this model",
+                self.classes.len()
+            )));
+        }
+        Ok(Classification {
+            classes: self.classes.clone(),
+            probabilities: softmax(&logits, self.temperature),
+            image_probabilities: image_logits.as_ref().map(|logits| softmax(logits, 1.0)),
+            logits,
+            image_logits,
+            alpha_text: find("alpha_text").map(|values| values[0]),
+            logits_without_text: find("logits_without_text"),
+            description_tokens_read: text.map(|text| text.tokens_read.saturating_sub(2)),
+            description_read_until: text.map(|text| text.bytes_read),
+        })
+    }
+}
+
+impl Drop for Classifier {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has already answered its callers by hanging up.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's state.
+struct Worker {
+    runtime: Runtime,
+    /// Height and width of the images.
+    size: [usize; 2],
+    image: Session,
+    text: Option<Session>,
+    fusion: Session,
+}
+
+impl Worker {
+    /// Serves until nobody can send any more; takes what waits, and never waits for more.
+    fn serve(mut self, queue: &Receiver<Job>) {
+        while let Ok(first) = queue.recv() {
+            let mut batch = vec![first];
+            batch.extend(queue.try_iter().take(BATCH - 1));
+            let (batch, cancelled): (Vec<Job>, Vec<Job>) = batch.into_iter().partition(|job| !job.request.is_cancelled());
+            cancelled.iter().for_each(|job| reply(job, Err(EngineError::Cancelled)));
+            if batch.is_empty() {
+                continue;
+            }
+            match self.run(&batch) {
+                Ok(rows) => batch.iter().zip(rows).for_each(|(job, row)| reply(job, Ok(row))),
+                Err(error) => {
+                    let error = self.runtime.error("the classifier failed", &error);
+                    batch.iter().for_each(|job| reply(job, Err(error.clone())));
+                }
+            }
+        }
+    }
+
+    fn run(&mut self, batch: &[Job]) -> ort::Result<Vec<Outputs>> {
+        let mut rows: Vec<Outputs> = vec![Vec::new(); batch.len()];
+        let image_features = self.images(batch)?;
+        deal(&mut rows, "image_features", &image_features);
+        let text_features = self.texts(batch)?;
+        let shaped = |values: &[f32]| Tensor::from_array(([batch.len(), values.len() / batch.len()], values.to_vec()));
+        let mut inputs = ort::inputs! { "image_features" => shaped(&image_features)? };
+        if let Some(features) = &text_features {
+            deal(&mut rows, "text_features", features);
+            inputs.extend(ort::inputs! { "text_features" => shaped(features)? });
+        }
+        let outputs = self.fusion.run(inputs)?;
+        for name in FUSION {
+            if let Some(values) = outputs.get(name) {
+                deal(&mut rows, name, values.try_extract_tensor::<f32>()?.1);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// `[batch, features]`.
+    fn images(&mut self, batch: &[Job]) -> ort::Result<Vec<f32>> {
+        let [height, width] = self.size;
+        let pixels: Vec<f32> = batch.iter().flat_map(|job| job.pixels.iter().copied()).collect();
+        let pixels = Tensor::from_array(([batch.len(), 3, height, width], pixels))?;
+        let outputs = self.image.run(ort::inputs! { "pixel_values" => pixels })?;
+        Ok(outputs["image_features"].try_extract_tensor::<f32>()?.1.to_vec())
+    }
+
+    /// `[batch, hidden]`, if the classifier reads texts.
+    fn texts(&mut self, batch: &[Job]) -> ort::Result<Option<Vec<f32>>> {
+        let Some(session) = &mut self.text else { return Ok(None) };
+        let texts: Vec<&BertText> = batch.iter().filter_map(|job| job.text.as_ref()).collect();
+        let shape = [texts.len(), texts.first().map_or(0, |text| text.ids.len())];
+        let ids = texts.iter().flat_map(|text| text.ids.iter().copied()).collect::<Vec<i64>>();
+        let mask = texts.iter().flat_map(|text| text.mask.iter().copied()).collect::<Vec<i64>>();
+        let outputs = session.run(ort::inputs! {
+            "input_ids" => Tensor::from_array((shape, ids))?,
+            "attention_mask" => Tensor::from_array((shape, mask))?,
+        })?;
+        Ok(Some(outputs["text_features"].try_extract_tensor::<f32>()?.1.to_vec()))
+    }
+}
+
+/// Gives every row its part of a batch's values.
+fn deal(rows: &mut [Outputs], name: &'static str, values: &[f32]) {
+    let width = values.len() / rows.len();
+    rows.iter_mut().zip(values.chunks_exact(width)).for_each(|(row, part)| row.push((name, part.to_vec())));
+}
+
+/// Sends an outcome; a caller that no longer waits is no error.
+fn reply(job: &Job, outcome: Result<Outputs, EngineError>) {
+    (job.request.beat)();
+    let _ = job.reply.send(outcome);
+}
+
+/// exp(z / temperature), normalised.
+fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f32> = logits.iter().map(|logit| ((logit - most) / temperature).exp()).collect();
+    let sum: f32 = powers.iter().sum();
+    powers.iter().map(|power| power / sum).collect()
+}
+
+/// The tensors of `--trace`.
+fn trace(outputs: &Outputs, opinion: &Classification, pixels: (&[usize], &[f32]), text: Option<&BertText>) -> Trace {
+    let mut trace = Trace::default();
+    trace.put_f32("classifier_pixel_values", pixels.0, pixels.1);
+    if let Some(text) = text {
+        trace.put_i64("text_input_ids", &[1, text.ids.len()], &text.ids);
+        trace.put_i64("text_attention_mask", &[1, text.mask.len()], &text.mask);
+    }
+    for (name, values) in outputs.iter().filter(|(name, _)| *name != "logits_without_text") {
+        trace.put_f32(name, &[1, values.len()], values);
+    }
+    let probabilities =
+        [("probabilities", Some(&opinion.probabilities)), ("image_probabilities", opinion.image_probabilities.as_ref())];
+    for (name, values) in probabilities.into_iter().filter_map(|(name, values)| Some((name, values?))) {
+        trace.put_f32(name, &[1, values.len()], values);
+    }
+    trace
+}
+
+fn refused(error: impl std::fmt::Display) -> EngineError {
+    EngineError::Bundle(format!("the classifier of the bundle cannot be used: {error}; export the bundle again"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softmax_divides_by_the_temperature() {
+        let cold = softmax(&[2.0, 0.0], 2.0);
+        assert!((cold[0] - 1.0 / (1.0 + (-1.0f32).exp())).abs() < 1e-6);
+        assert!((cold[0] + cold[1] - 1.0).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,142 @@
+//! The language model on a cache of slots: a prompt fills one slot, a step adds one token to each of the first slots.
+
+use mmlnb_models::bundle;
+use mmlnb_models::prepare::rotary::RotaryTable;
+use ort::memory::Allocator;
+use ort::session::{IoBinding, Session};
+use ort::value::{DynTensor, Tensor};
+
+use super::cache::{self, Cache};
+
+/// The decoder's session with its cache, its angles and its bindings.
+pub(super) struct Decoder {
+    // Bindings point into the cache and the logits: they are declared, and so dropped, first.
+    prefill: Vec<Bound>,
+    steps: Vec<Bound>,
+    session: Session,
+    cache: Cache,
+    angles: Angles,
+    tokens: usize,
+}
+
+/// A binding for one number of rows, with the memory of its logits `[rows, vocabulary]`.
+struct Bound {
+    binding: IoBinding,
+    logits: Tensor<f32>,
+}
+
+/// Rotary angles of all slots: row `slot * tokens + index` belongs to the token `index` of a slot.
+struct Angles {
+    cos: Tensor<f32>,
+    sin: Tensor<f32>,
+    width: usize,
+}
+
+/// Sizes of a decoder in service.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Requests that are decoded together.
+    pub slots: usize,
+    /// Tokens of a slot, prompt and description.
+    pub tokens: usize,
+    /// Width of the logits.
+    pub vocabulary: usize,
+}
+
+impl Decoder {
+    /// Allocates cache and angles and binds them once for every slot and every number of rows.
+    pub fn new(session: Session, shape: &bundle::Decoder, room: Room, cuda: bool) -> ort::Result<Decoder> {
+        let mut cache = Cache::new(&session, shape, room.slots, room.tokens, cuda)?;
+        let angles = Angles::new(room.slots * room.tokens, shape.head_size as usize / 2)?;
+        let mut bound = |first: usize, rows: usize| -> ort::Result<Bound> {
+            let binding = session.create_binding()?;
+            let logits = Tensor::<f32>::new(&Allocator::default(), [rows as i64, room.vocabulary as i64])?;
+            // SAFETY: `Decoder` owns binding, cache and logits together, drops the bindings first and runs none after that.
+            unsafe {
+                cache.bind(&binding, first, rows)?;
+                cache::bind_output(&binding, c"logits", &logits)?;
+            }
+            Ok(Bound { binding, logits })
+        };
+        let prefill = (0..room.slots).map(|slot| bound(slot, 1)).collect::<ort::Result<_>>()?;
+        let steps = (1..=room.slots).map(|rows| bound(0, rows)).collect::<ort::Result<_>>()?;
+        Ok(Decoder { prefill, steps, session, cache, angles, tokens: room.tokens })
+    }
+
+    /// Fills `slot` with a prompt `[length, hidden]` and gives the logits after its last token. `angles`: one row for each token of the prompt
+    /// and for each that may follow.
+    pub fn prefill(&mut self, slot: usize, embeds: Vec<f32>, length: usize, angles: &RotaryTable) -> ort::Result<&[f32]> {
+        let first = slot * self.tokens;
+        self.angles.write(first, angles);
+        let hidden = embeds.len() / length;
+        let embeds = Tensor::from_array(([1, length, hidden], embeds))?;
+        let positions = (first..first + length).map(|row| row as i64).collect();
+        let bound = &mut self.prefill[slot];
+        let call = Call { positions, rows: vec![length as i64 - 1], lengths: vec![length] };
+        call.run(&mut self.session, bound, &embeds.upcast(), &self.angles)
+    }
+
+    /// Adds one token to each of the first slots, whose `lengths` count the tokens before it; `embeds` is `[slots, 1, hidden]`. Gives the logits
+    /// `[slots, vocabulary]`.
+    pub fn step(&mut self, embeds: &DynTensor, lengths: &[usize]) -> ort::Result<&[f32]> {
+        let positions = lengths.iter().enumerate().map(|(slot, length)| (slot * self.tokens + length) as i64).collect();
+        let rows = (0..lengths.len() as i64).collect();
+        let call = Call { positions, rows, lengths: lengths.iter().map(|length| length + 1).collect() };
+        call.run(&mut self.session, &mut self.steps[lengths.len() - 1], embeds, &self.angles)
+    }
+
+    /// Moves a request of `length` tokens into another slot.
+    pub fn relocate(&mut self, from: usize, to: usize, length: usize) -> ort::Result<()> {
+        self.angles.copy(from * self.tokens, to * self.tokens, self.tokens);
+        self.cache.copy(from, to, length)
+    }
+}
+
+/// The small inputs of one call.
+struct Call {
+    /// Row of the angles for each token.
+    positions: Vec<i64>,
+    /// Tokens whose logits are wanted.
+    rows: Vec<i64>,
+    /// Tokens of each slot after the call.
+    lengths: Vec<usize>,
+}
+
+impl Call {
+    fn run<'b>(self, session: &mut Session, bound: &'b mut Bound, embeds: &DynTensor, angles: &Angles) -> ort::Result<&'b [f32]> {
+        let batch = self.lengths.len();
+        let longest = self.lengths.iter().copied().max().unwrap_or(0) as i32;
+        let last = self.lengths.iter().map(|length| *length as i32 - 1).collect::<Vec<_>>();
+        let binding = &mut bound.binding;
+        binding.bind_input("inputs_embeds", embeds)?;
+        let positions = Tensor::from_array(([batch, self.positions.len() / batch], self.positions))?;
+        binding.bind_input("position_ids", &positions)?;
+        binding.bind_input("cos", &angles.cos)?;
+        binding.bind_input("sin", &angles.sin)?;
+        binding.bind_input("logits_rows", &Tensor::from_array(([self.rows.len()], self.rows))?)?;
+        binding.bind_input("seqlens_k", &Tensor::from_array(([batch], last))?)?;
+        binding.bind_input("total_sequence_length", &Tensor::from_array(((), vec![longest]))?)?;
+        session.run_binding(binding)?;
+        Ok(bound.logits.extract_tensor().1)
+    }
+}
+
+impl Angles {
+    fn new(rows: usize, width: usize) -> ort::Result<Angles> {
+        let table = || Tensor::<f32>::new(&Allocator::default(), [rows as i64, width as i64]);
+        Ok(Angles { cos: table()?, sin: table()?, width })
+    }
+
+    fn write(&mut self, row: usize, table: &RotaryTable) {
+        let start = row * self.width;
+        for (target, values) in [(&mut self.cos, &table.cos), (&mut self.sin, &table.sin)] {
+            target.extract_tensor_mut().1[start..start + values.len()].copy_from_slice(values);
+        }
+    }
+
+    fn copy(&mut self, from: usize, to: usize, rows: usize) {
+        for table in [&mut self.cos, &mut self.sin] {
+            table.extract_tensor_mut().1.copy_within(from * self.width..(from + rows) * self.width, to * self.width);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The describer: from an image to a text. Prompts are prepared on the caller's thread and answered by the thread behind, which owns the networks.
+
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use mmlnb_models::bundle::{self, Bundle};
+use mmlnb_models::prepare::sampling::Sampler;
+use mmlnb_models::prepare::settings::GenerationSettings;
+use sha2::{Digest, Sha256};
+
+use super::cache::Cache;
+use super::decoder::{Decoder, Room};
+use super::memory::{self, Plan};
+use super::prompt::Prompter;
+use super::runtime::Runtime;
+use super::slots::{Job, Worker};
+use super::vision::Embedder;
+use super::{Description, EngineError, EngineOptions, Mode, PatchImage, Request, StopReason, Trace};
+
+/// The describer's front.
+pub(super) struct Describer {
+    prompter: Prompter,
+    generation: GenerationSettings,
+    bundle_hash: String,
+    room: usize,
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the describer says, and how long its parts took in milliseconds.
+pub(super) struct Described {
+    pub description: Description,
+    pub elapsed: Vec<(&'static str, f64)>,
+    pub trace: Option<Trace>,
+}
+
+/// How a describer is laid out; known before anything is loaded.
+pub(super) struct Layout {
+    prompter: Prompter,
+    room: Room,
+}
+
+impl Layout {
+    /// Reads the describer's configuration and decides the size of the slots.
+    pub fn new(bundle: &Bundle, part: &bundle::Describer, options: &EngineOptions) -> Result<Layout, EngineError> {
+        let prompter = Prompter::new(bundle, part)?;
+        let answer = part.generation.max_new_tokens;
+        let tokens = options.max_tokens.unwrap_or_else(|| prompter.room(answer));
+        let least = answer + prompter.room(0).min(64);
+        if tokens < least {
+            return Err(EngineError::Bundle(format!(
+                "max_tokens {tokens} leaves no room for the prompt and {answer} new tokens; set it to at least {least}"
+            )));
+        }
+        let vocabulary = prompter.config.text.vocabulary as usize;
+        let room = Room { slots: options.slots.max(1), tokens, vocabulary };
+        Ok(Layout { prompter, room })
+    }
+
+    /// The memory that this describer takes.
+    pub fn plan(&self, bundle: &Bundle, part: &bundle::Describer) -> Plan {
+        let (text, vision) = (&self.prompter.config.text, &self.prompter.config.vision);
+        let Room { slots, tokens, vocabulary } = self.room;
+        let image = (tokens - part.generation.max_new_tokens) as u64;
+        let patches = image * (vision.merge * vision.merge) as u64;
+        let prefill = tokens as u64 * (8 * text.hidden + 3 * text.inner) as u64;
+        let towers = patches * (8 * vision.hidden + 3 * vision.inner) as u64 + patches * patches * (vision.heads + 1) as u64;
+        let outputs = (2 * slots * vocabulary + slots * tokens * text.head_size as usize) as u64;
+        Plan {
+            weights: memory::weights(bundle, [&part.vision, &part.embedding, &part.decoder.graph].into_iter()),
+            cache: Cache::bytes(&part.decoder, slots, tokens),
+            work: 4 * (prefill.max(towers) + outputs),
+        }
+    }
+
+    /// Loads the graphs, takes the memory and starts the thread.
+    pub fn start(self, bundle: &Bundle, part: &bundle::Describer, runtime: &Runtime) -> Result<Describer, EngineError> {
+        let Layout { prompter, room } = self;
+        let [vision, embedding, decoder] =
+            [&part.vision, &part.embedding, &part.decoder.graph].map(|graph| bundle.path(&graph.file));
+        let embedder = Embedder::new(runtime.load(&vision)?, runtime.load(&embedding)?, prompter.config.image_token);
+        let cuda = runtime.provider.name == "cuda";
+        let decoder = Decoder::new(runtime.load(&decoder)?, &part.decoder, room, cuda)
+            .map_err(|error| runtime.error("cannot allocate the describer's cache", &error))?;
+        let (jobs, queue) = channel();
+        let worker = Worker::new(runtime.clone(), embedder, decoder, room.slots);
+        let thread = std::thread::Builder::new()
+            .name("describer".to_string())
+            .spawn(move || worker.serve(&queue))
+            .map_err(|error| EngineError::Internal(format!("cannot start the describer's thread: {error}")))?;
+        Ok(Describer {
+            prompter,
+            generation: part.generation.clone(),
+            bundle_hash: bundle.sha256.clone(),
+            room: room.tokens,
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Describer {
+    /// Describes one image; blocks.
+    pub fn describe(&self, image: &PatchImage, request: &Request) -> Result<Described, EngineError> {
+        self.describe_shortly(image, request, self.generation.max_new_tokens)
+    }
+
+    /// Two tokens for `image`, so that every graph has run.
+    pub fn warm_up(&self, image: &PatchImage) -> Result<(), EngineError> {
+        self.describe_shortly(image, &Request::new(Mode::Describe), 2).map(|_| ())
+    }
+
+    fn describe_shortly(&self, image: &PatchImage, request: &Request, most: usize) -> Result<Described, EngineError> {
+        let started = Instant::now();
+        let most = most.min(self.generation.max_new_tokens);
+        let prompt = self.prompter.prepare(&image.rgb, most, self.room)?;
+        let mut elapsed = vec![("prepare", milliseconds(started))];
+        let sampler = Sampler::new(&self.generation, self.stream(image), &prompt.ids);
+        let (reply, answer) = channel();
+        let job = Job { prompt, sampler, most, request: request.clone(), reply, queued: Instant::now() };
+        let gone = || EngineError::Internal("the describer's thread has ended; restart the program".to_string());
+        self.jobs.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())?;
+        let answer = answer.recv().map_err(|_| gone())??;
+        elapsed.extend(answer.elapsed);
+        let ended = answer.stop == StopReason::EndToken;
+        let written = &answer.tokens[..answer.tokens.len() - usize::from(ended)];
+        let description = Description {
+            text: self.prompter.text(written)?,
+            tokens: written.len(),
+            mean_token_logprob: answer.logprobs / answer.tokens.len() as f64,
+            stop_reason: answer.stop,
+        };
+        Ok(Described { description, elapsed, trace: answer.trace })
+    }
+
+    /// What the random stream of an image depends on: its bytes and the bundle.
+    fn stream(&self, image: &PatchImage) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        digest.update(image.sha256);
+        digest.update(self.bundle_hash.as_bytes());
+        digest.finalize().into()
+    }
+}
+
+impl Drop for Describer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has already answered its callers by hanging up.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Milliseconds since `start`.
+pub(super) fn milliseconds(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
+}

@@ -1,0 +1,109 @@
+//! The memory that an engine will need, planned before anything is loaded.
+
+use std::path::Path;
+
+use mmlnb_models::bundle::{Bundle, Graph};
+
+use super::EngineError;
+
+/// Share of a graph's file that loading takes: the weights are repacked while the file is still mapped (measured 1.3 for f32).
+const LOADING: f64 = 1.3;
+
+/// What an engine takes, in bytes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Plan {
+    /// Weights of all graphs that are loaded.
+    pub weights: u64,
+    /// Keys and values of all slots.
+    pub cache: u64,
+    /// Activations of the largest prompt and of a batch.
+    pub work: u64,
+}
+
+impl Plan {
+    /// Everything together.
+    pub fn total(&self) -> u64 {
+        self.weights + self.cache + self.work
+    }
+
+    /// Both plans together.
+    pub fn plus(self, other: Plan) -> Plan {
+        Plan { weights: self.weights + other.weights, cache: self.cache + other.cache, work: self.work + other.work }
+    }
+
+    /// Refuses a plan larger than `available`, saying what takes the room and what to change.
+    pub fn check(&self, available: u64) -> Result<(), EngineError> {
+        if self.total() <= available {
+            return Ok(());
+        }
+        let [total, weights, cache, work, room] = [self.total(), self.weights, self.cache, self.work, available].map(mebibytes);
+        Err(EngineError::Memory(format!(
+            "this bundle needs about {total} MiB ({weights} weights, {cache} cache of the slots, {work} working memory), \
+             but {room} MiB are available; lower `slots` or `max_tokens`, export with --precision f16, or free memory"
+        )))
+    }
+}
+
+fn mebibytes(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
+/// What the weights of `graphs` take while they are loaded.
+pub(super) fn weights<'g>(bundle: &Bundle, graphs: impl Iterator<Item = &'g Graph>) -> u64 {
+    let bytes = |graph: &Graph| {
+        let data = format!("{}.data", graph.file);
+        [&graph.file, &data].iter().filter_map(|name| bundle.manifest.files.get(*name)).map(|entry| entry.size).sum::<u64>()
+    };
+    (graphs.map(bytes).sum::<u64>() as f64 * LOADING) as u64
+}
+
+/// Bytes that this process may still take: what the system has available, or its control group if that is less.
+pub(super) fn available() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let system = meminfo_available(&meminfo)?;
+    Some(control_group().map_or(system, |group| group.min(system)))
+}
+
+fn meminfo_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Least room in the control groups (version 2) from this process's own up to the root; pages of files count as room.
+fn control_group() -> Option<u64> {
+    let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?.trim_start_matches('/');
+    let root = Path::new("/sys/fs/cgroup");
+    root.join(path).ancestors().take_while(|folder| folder.starts_with(root)).filter_map(room).min()
+}
+
+fn room(folder: &Path) -> Option<u64> {
+    let number = |name: &str| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
+    let files = std::fs::read_to_string(folder.join("memory.stat"))
+        .ok()?
+        .lines()
+        .find_map(|line| line.strip_prefix("inactive_file ")?.parse::<u64>().ok())
+        .unwrap_or(0);
+    Some(number("memory.max")?.saturating_sub(number("memory.current")?.saturating_sub(files)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn available_memory_is_read_in_kibibytes() {
+        assert_eq!(meminfo_available("MemTotal:  8 kB\nMemAvailable:     3 kB\n"), Some(3072));
+        assert_eq!(meminfo_available("MemTotal:  8 kB\n"), None);
+    }
+
+    #[test]
+    fn a_plan_that_does_not_fit_says_what_takes_the_room() {
+        let plan = Plan { weights: 3 << 20, cache: 2 << 20, work: 1 << 20 };
+        assert_eq!(plan.check(6 << 20), Ok(()));
+        let error = plan.check((6 << 20) - 1).unwrap_err().to_string();
+        assert!(error.contains("about 6 MiB (3 weights, 2 cache of the slots, 1 working memory)"), "{error}");
+        assert!(error.contains("lower `slots`"), "{error}");
+    }
+}

@@ -1,0 +1,164 @@
+//! The networks of a bundle, running on ONNX Runtime: image in, description and classes out.
+//!
+//! ```text
+//! callers' threads        engine's threads
+//! decode, resize, ids ──► describer: vision ─► prompt ─► tokens, all requests in one batch ─┐
+//!        text ◄────────────────────────────────────────────────────────────────────────────┘
+//! resize, ids ──────────► classifier: image encoder, text encoder, fusion, what waits in one batch ──► opinion
+//! ```
+
+mod cache;
+mod classifier;
+mod decoder;
+mod describer;
+mod memory;
+mod prompt;
+mod provider;
+mod runtime;
+mod slots;
+mod trace;
+mod types;
+mod vision;
+
+pub use runtime::disable_telemetry;
+pub use trace::{Trace, Values};
+pub use types::{
+    Assessment, Classification, Description, EngineError, EngineOptions, Mode, PatchImage, Provider, ProviderChoice, Request,
+    StopReason,
+};
+
+use mmlnb_models::bundle::{Bundle, Precision};
+use mmlnb_models::prepare::decode::Rgb8Image;
+
+use classifier::{Classified, Classifier};
+use describer::{Described, Describer};
+use memory::Plan;
+use runtime::Runtime;
+
+/// A loaded bundle. Its worker threads own the networks; callers may come from several threads at once and are then batched together.
+pub struct Engine {
+    describer: Option<Describer>,
+    classifier: Option<Classifier>,
+    provider: Provider,
+    slots: usize,
+}
+
+impl Engine {
+    /// Plans the memory, loads the graphs that `options.load` asks for, and runs each once.
+    pub fn open(bundle: &Bundle, options: &EngineOptions) -> Result<Engine, EngineError> {
+        let describe = wanted(&bundle.manifest.describer, options.load != Mode::Classify, "describer", options.load)?;
+        let classify = wanted(&bundle.manifest.classifier, options.load != Mode::Describe, "classifier", options.load)?;
+        let describer = describe.map(|part| Ok((part, describer::Layout::new(bundle, part, options)?))).transpose()?;
+        let classifier = classify.map(|part| Ok((part, classifier::Layout::new(bundle)?))).transpose()?;
+        let half = describer.is_none() || bundle.manifest.precision == Precision::F16;
+        let runtime = Runtime::open(options, half)?;
+        let plans = describer.iter().map(|(part, layout)| layout.plan(bundle, part));
+        let plans = plans.chain(classifier.iter().map(|(part, layout)| layout.plan(bundle, part)));
+        check_memory(plans.fold(Plan::default(), Plan::plus), options, &runtime.provider)?;
+        let describer = describer.map(|(part, layout)| layout.start(bundle, part, &runtime)).transpose()?;
+        let classifier = classifier.map(|(part, layout)| layout.start(bundle, part, &runtime)).transpose()?;
+        let engine = Engine { describer, classifier, provider: runtime.provider, slots: options.slots.max(1) };
+        engine.warm_up()?;
+        Ok(engine)
+    }
+
+    /// Assesses one image; blocks until the answer is there.
+    pub fn assess(&self, image: PatchImage, request: &Request) -> Result<Assessment, EngineError> {
+        let mut assessment = Assessment { description: None, classification: None, elapsed: Vec::new(), trace: None };
+        let given = request.description.as_deref();
+        if request.mode == Mode::Describe || (request.mode == Mode::Both && given.is_none()) {
+            let described = self.describer()?.describe(&image, request)?;
+            assessment.take_description(described);
+        }
+        if request.mode != Mode::Describe {
+            let written = assessment.description.as_ref().map(|description| description.text.as_str());
+            let classified = self.classifier()?.classify(&image.rgb, given.or(written), request)?;
+            assessment.take_classification(classified);
+        }
+        Ok(assessment)
+    }
+
+    /// Where the graphs run.
+    pub fn provider(&self) -> &Provider {
+        &self.provider
+    }
+
+    /// Images that are described together.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// Whether classifying needs a description.
+    pub fn classifier_reads_text(&self) -> bool {
+        self.classifier.as_ref().is_some_and(Classifier::reads_text)
+    }
+
+    fn describer(&self) -> Result<&Describer, EngineError> {
+        self.describer.as_ref().ok_or_else(|| EngineError::Bundle("this engine has no describer loaded".to_string()))
+    }
+
+    fn classifier(&self) -> Result<&Classifier, EngineError> {
+        self.classifier.as_ref().ok_or_else(|| EngineError::Bundle("this engine has no classifier loaded".to_string()))
+    }
+
+    /// Runs every graph once on a grey image, so that the first patch does not wait for it and a bundle that cannot run is found at the start.
+    fn warm_up(&self) -> Result<(), EngineError> {
+        crate::failpoint::pass("engine.warm_up").map_err(|error| EngineError::Internal(error.to_string()))?;
+        let side = 56;
+        let rgb = Rgb8Image { width: side, height: side, pixels: vec![200; side * side * 3] };
+        let image = PatchImage { sha256: [0; 32], rgb };
+        if let Some(describer) = &self.describer {
+            describer.warm_up(&image)?;
+        }
+        if let Some(classifier) = &self.classifier {
+            classifier.classify(&image.rgb, Some("warm-up"), &Request::new(Mode::Classify))?;
+        }
+        Ok(())
+    }
+}
+
+impl Assessment {
+    fn take_description(&mut self, described: Described) {
+        self.description = Some(described.description);
+        self.elapsed.extend(described.elapsed);
+        self.trace = described.trace;
+    }
+
+    /// Adds the opinion; the times of preparation add up, the describer's tensors get a prefix.
+    fn take_classification(&mut self, classified: Classified) {
+        self.classification = Some(classified.classification);
+        for (name, time) in classified.elapsed {
+            match self.elapsed.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += time,
+                None => self.elapsed.push((name, time)),
+            }
+        }
+        if let Some(mut trace) = classified.trace {
+            trace.absorb("describe.", self.trace.take().unwrap_or_default());
+            self.trace = Some(trace);
+        }
+    }
+}
+
+/// A half of the bundle, `None` if it was not asked for; one that only [`Mode::Both`] asks for must be there too.
+fn wanted<'b, T>(part: &'b Option<T>, asked: bool, name: &str, load: Mode) -> Result<Option<&'b T>, EngineError> {
+    match part {
+        _ if !asked => Ok(None),
+        Some(part) => Ok(Some(part)),
+        None => Err(EngineError::Bundle(format!(
+            "this bundle has no {name}, which {} needs; export one with mmlnb-export bundle",
+            match load {
+                Mode::Describe => "describing",
+                Mode::Classify => "classifying",
+                Mode::Both => "describing and classifying",
+            }
+        ))),
+    }
+}
+
+/// Checks the plan against the limit of the options or, on the processor, the memory that is available.
+fn check_memory(plan: Plan, options: &EngineOptions, provider: &Provider) -> Result<(), EngineError> {
+    let available = options.memory_limit.or_else(|| if provider.name == "cpu" { memory::available() } else { None });
+    tracing::info!(weights = plan.weights, cache = plan.cache, work = plan.work, available, "memory_planned");
+    available.map_or(Ok(()), |available| plan.check(available))
+}

@@ -1,0 +1,196 @@
+//! ONNX Runtime: which library is loaded, its one environment a process, and sessions with the provider that was chosen.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::environment::{Environment, GlobalThreadPoolOptions};
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+
+use super::provider;
+use super::{EngineError, EngineOptions, Provider};
+
+/// The minor version of ONNX Runtime that this program was built and tested with.
+const PINNED_MINOR: u32 = 28;
+/// The library's file name in the set-up's folder and in a package.
+const LIBRARY: &str = "libonnxruntime.so.1.28.0";
+/// Where the set-up puts the library, below the root of the checkout.
+const SETUP_FOLDER: &str = "native/site/onnxruntime/capi";
+/// Where a package puts it, beside the folder of the executable.
+const PACKAGE_FOLDER: &str = "lib/mmlnb/onnxruntime/capi";
+/// Versions after the pinned one carry a telemetry client, which this variable keeps silent.
+const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
+
+/// ONNX Runtime with the provider on which sessions are made.
+#[derive(Clone)]
+pub(super) struct Runtime {
+    environment: Environment,
+    /// The library that was loaded.
+    library: PathBuf,
+    /// Where sessions run.
+    pub provider: Provider,
+}
+
+impl Runtime {
+    /// Loads the library (once a process) and settles the provider; `half` says whether the describer is in f16.
+    pub fn open(options: &EngineOptions, half: bool) -> Result<Runtime, EngineError> {
+        let (environment, library) = environment(options)?;
+        let mut runtime = Runtime { environment, library, provider: Provider { name: "cpu", note: None } };
+        runtime.provider = provider::choose(&runtime, options.provider, half);
+        Ok(runtime)
+    }
+
+    /// Loads a graph.
+    pub fn load(&self, file: &Path) -> Result<Session, EngineError> {
+        let session = || -> ort::Result<Session> {
+            let mut builder = self.builder(self.provider.name == "cuda")?;
+            builder.commit_from_file(file)
+        };
+        session().map_err(|error| match self.error("", &error) {
+            EngineError::Gpu(_) => EngineError::Gpu(format!("cannot load {} on the GPU: {error}", file.display())),
+            _ => EngineError::Bundle(format!(
+                "ONNX Runtime refuses {}: {error}; export the bundle again with this version of mmlnb-export",
+                file.display()
+            )),
+        })
+    }
+
+    /// A session builder on the GPU or on the processor; fails where the GPU's provider cannot be loaded.
+    pub fn builder(&self, cuda: bool) -> ort::Result<ort::session::builder::SessionBuilder> {
+        let builder = Session::builder(&self.environment)?.with_optimization_level(GraphOptimizationLevel::Level3)?;
+        if cuda { Ok(builder.with_execution_providers([provider::cuda()])?) } else { Ok(builder) }
+    }
+
+    /// The folder of the library, beside which the GPU's libraries are laid out.
+    pub fn library_folder(&self) -> &Path {
+        self.library.parent().unwrap_or(Path::new("/"))
+    }
+
+    /// ONNX Runtime's error while `doing`: on the GPU it may have been lost, on the processor it is internal.
+    pub fn error(&self, doing: &str, error: &ort::Error) -> EngineError {
+        use ort::ErrorCode::{DeviceReset, EngineError as Engine, ExecutionProviderFailure};
+        let lost = matches!(error.code(), DeviceReset | Engine | ExecutionProviderFailure) || error.message().contains("CUDA");
+        let text = format!("{doing}: {error}");
+        if self.provider.name == "cuda" && lost { EngineError::Gpu(text) } else { EngineError::Internal(text) }
+    }
+}
+
+/// The process's environment; ONNX Runtime allows one, so the first engine decides about library and threads.
+static ENVIRONMENT: Mutex<Option<(Environment, PathBuf)>> = Mutex::new(None);
+
+fn environment(options: &EngineOptions) -> Result<(Environment, PathBuf), EngineError> {
+    let mut known = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((environment, library)) = known.as_ref() {
+        return Ok((environment.clone(), library.clone()));
+    }
+    let library = find_library(options)?;
+    check_version(&library)?;
+    let threads = options.threads.unwrap_or_else(default_threads).max(1);
+    let create = || -> Result<Environment, String> {
+        let builder = ort::init_from(&library).map_err(|error| with_source(&error))?;
+        let pool =
+            || GlobalThreadPoolOptions::default().with_intra_threads(threads)?.with_inter_threads(1)?.with_spin_control(false);
+        let pool = pool().map_err(|error: ort::Error| error.to_string())?;
+        let builder = builder.with_name("mmlnb").with_telemetry(false).with_global_thread_pool(pool);
+        builder.build().map_err(|error| error.to_string())
+    };
+    let environment = create().map_err(|error| {
+        EngineError::Internal(format!("cannot start ONNX Runtime from {}: {error}; run the set-up again", library.display()))
+    })?;
+    tracing::info!(library = %library.display(), threads, "onnx_runtime_loaded");
+    *known = Some((environment.clone(), library.clone()));
+    Ok((environment, library))
+}
+
+/// All cores less one, which is left to decoding, reports and the system; at least one.
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1)).max(1)
+}
+
+/// The first library that exists. A path that somebody named must exist itself.
+fn find_library(options: &EngineOptions) -> Result<PathBuf, EngineError> {
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(path) = named("MMLNB_ORT_LIB").or_else(|| options.library.clone()) {
+        return if path.is_file() { Ok(path) } else { Err(absent(&[path])) };
+    }
+    let mut candidates = Vec::new();
+    if let Ok(executable) = std::env::current_exe().and_then(|path| path.canonicalize()) {
+        let folders: Vec<&Path> = executable.ancestors().skip(1).collect();
+        candidates.extend(folders.iter().take(1).map(|folder| folder.join(LIBRARY)));
+        candidates.extend(folders.iter().skip(1).take(1).map(|prefix| prefix.join(PACKAGE_FOLDER).join(LIBRARY)));
+        candidates.extend(named("ORT_DYLIB_PATH"));
+        candidates.extend(folders.iter().skip(1).map(|root| root.join(SETUP_FOLDER).join(LIBRARY)));
+    }
+    candidates.iter().find(|path| path.is_file()).cloned().ok_or_else(|| absent(&candidates))
+}
+
+fn absent(candidates: &[PathBuf]) -> EngineError {
+    let places: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
+    EngineError::Internal(format!(
+        "ONNX Runtime was not found; looked for {}; run `cargo xtask setup`, or name the library in MMLNB_ORT_LIB",
+        places.join(", ")
+    ))
+}
+
+/// Refuses an older library, which lacks kernels, and a newer one that could send telemetry.
+fn check_version(library: &Path) -> Result<(), EngineError> {
+    let refuse = |why: String| Err(EngineError::Internal(format!("the ONNX Runtime library {} {why}", library.display())));
+    let silenced = matches!(std::env::var(TELEMETRY_SWITCH).as_deref(), Ok("1" | "true"));
+    match ort::util::probe(library) {
+        None => refuse("cannot be loaded, or is not version 1.x; run the set-up again".to_string()),
+        Some(minor) if minor < PINNED_MINOR => {
+            refuse(format!("is version 1.{minor}, but 1.{PINNED_MINOR} is needed; run the set-up again or correct MMLNB_ORT_LIB"))
+        }
+        Some(minor) if minor > PINNED_MINOR && !silenced => refuse(format!(
+            "is version 1.{minor} and may send telemetry; set {TELEMETRY_SWITCH}=1, or use the pinned version 1.{PINNED_MINOR}"
+        )),
+        Some(minor) if minor > PINNED_MINOR => {
+            tracing::warn!(library = %library.display(), minor, pinned = PINNED_MINOR, "onnx_runtime_not_pinned");
+            Ok(())
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Switches the telemetry client of newer ONNX Runtime libraries off; to be called first thing in `main`.
+///
+/// # Panics
+/// If other threads run already: then the environment must not be changed.
+pub fn disable_telemetry() {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    assert!(threads == 1, "telemetry must be switched off before any thread is started");
+    // SAFETY: no other thread exists, so none reads the environment meanwhile.
+    unsafe { std::env::set_var(TELEMETRY_SWITCH, "1") };
+}
+
+/// An error with its causes: the loader's Display alone does not name the missing file.
+fn with_source(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_named_library_that_is_absent_is_an_error_with_its_path() {
+        let options = EngineOptions { library: Some(PathBuf::from("/absent/libonnxruntime.so")), ..EngineOptions::default() };
+        if std::env::var_os("MMLNB_ORT_LIB").is_none() {
+            let error = find_library(&options).unwrap_err().to_string();
+            assert!(error.contains("/absent/libonnxruntime.so") && error.contains("MMLNB_ORT_LIB"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_library_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = check_version(file.path()).unwrap_err().to_string();
+        assert!(error.contains("cannot be loaded"), "{error}");
+    }
+}

@@ -1,0 +1,201 @@
+//! What goes into the engine and what comes out of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use mmlnb_models::prepare::decode::Rgb8Image;
+
+use super::trace::Trace;
+
+/// How the engine is set up; the numbers decide its memory.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Where the graphs run.
+    pub provider: ProviderChoice,
+    /// CPU threads of ONNX Runtime; `None`: all cores less one, at least one. The first engine of a process decides.
+    pub threads: Option<usize>,
+    /// Images that are described together.
+    pub slots: usize,
+    /// Longest prompt and description of one image in tokens; `None`: the room that the bundle's longest prompt and description need.
+    pub max_tokens: Option<usize>,
+    /// Most memory that the engine may plan for, in bytes; `None`: what the machine has available at the start.
+    pub memory_limit: Option<u64>,
+    /// The ONNX Runtime library; `None`: `MMLNB_ORT_LIB`, then beside the executable, then `ORT_DYLIB_PATH`.
+    pub library: Option<PathBuf>,
+    /// Which halves of the bundle to load.
+    pub load: Mode,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions {
+            provider: ProviderChoice::Cpu,
+            threads: None,
+            slots: 4,
+            max_tokens: None,
+            memory_limit: None,
+            library: None,
+            load: Mode::Both,
+        }
+    }
+}
+
+/// The provider that was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProviderChoice {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU; where it cannot be used the processor takes over and [`Provider::note`] says why.
+    Cuda,
+}
+
+/// The provider that runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Provider {
+    /// `cpu` or `cuda`.
+    pub name: &'static str,
+    /// Why another provider than the one asked for runs; to be shown wherever results are.
+    pub note: Option<String>,
+}
+
+/// An image that was decoded, and the hash of the bytes that it came from.
+#[derive(Clone, Debug)]
+pub struct PatchImage {
+    /// SHA-256 of the file's bytes; it seeds the random stream of a sampled description.
+    pub sha256: [u8; 32],
+    /// The pixels.
+    pub rgb: Rgb8Image,
+}
+
+/// Which half of the bundle is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// A description only.
+    Describe,
+    /// Classes only, from the text in the request.
+    Classify,
+    /// A description, unless the request has one, and then classes.
+    Both,
+}
+
+/// What to do with one image.
+#[derive(Clone)]
+pub struct Request {
+    /// A text to classify with, instead of the describer's.
+    pub description: Option<String>,
+    /// What is wanted.
+    pub mode: Mode,
+    /// Set to give the image up; the describer looks at it before each token.
+    pub cancel: Arc<AtomicBool>,
+    /// Called at each piece of real progress (a token, a prompt, a classification), from the engine's threads.
+    pub beat: Arc<dyn Fn() + Send + Sync>,
+    /// Keep the tensors on the way, see [`Trace`].
+    pub trace: bool,
+}
+
+impl Request {
+    /// A request that nobody cancels or watches, without a trace.
+    pub fn new(mode: Mode) -> Request {
+        Request { description: None, mode, cancel: Arc::new(AtomicBool::new(false)), beat: Arc::new(|| ()), trace: false }
+    }
+
+    /// Whether the caller gave the image up.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+}
+
+/// What the engine says about one image.
+#[derive(Clone, Debug)]
+pub struct Assessment {
+    /// The describer's text; `None` when it was not asked.
+    pub description: Option<Description>,
+    /// The classifier's opinion; `None` when it was not asked.
+    pub classification: Option<Classification>,
+    /// Milliseconds of each part: `prepare`, `vision`, `prefill`, `decode`, `classify`, the waiting for neighbours included.
+    pub elapsed: Vec<(&'static str, f64)>,
+    /// The tensors on the way, if the request asked for them.
+    pub trace: Option<Trace>,
+}
+
+/// A generated description.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Description {
+    /// The text without special tokens.
+    pub text: String,
+    /// Tokens written, the end token not counted.
+    pub tokens: usize,
+    /// Mean natural logarithm of the raw probability of the tokens written, the end token included.
+    pub mean_token_logprob: f64,
+    /// Why it ends.
+    pub stop_reason: StopReason,
+}
+
+/// Why a description ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StopReason {
+    /// The model ended it.
+    EndToken,
+    /// The longest length was reached.
+    MaxTokens,
+}
+
+impl StopReason {
+    /// The name in reports and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            StopReason::EndToken => "end_token",
+            StopReason::MaxTokens => "max_tokens",
+        }
+    }
+}
+
+/// The classifier's opinion; all lists are in the order of `classes`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Classification {
+    /// Names of the classes, from the bundle.
+    pub classes: Vec<String>,
+    /// Of image and text fused.
+    pub logits: Vec<f32>,
+    /// softmax(logits / temperature of the bundle's calibration, 1 without one).
+    pub probabilities: Vec<f32>,
+    /// Of the image alone; `None` without an image head.
+    pub image_logits: Option<Vec<f32>>,
+    /// softmax(image_logits).
+    pub image_probabilities: Option<Vec<f32>>,
+    /// The weight that the text got, 0 to 1; `None` in a classifier without text.
+    pub alpha_text: Option<f32>,
+    /// The fused logits, had the text no weight (alpha = 0).
+    pub logits_without_text: Option<Vec<f32>>,
+    /// Tokens of the text that the classifier read, its two special tokens not counted.
+    pub description_tokens_read: Option<usize>,
+    /// Bytes of the text that the classifier read.
+    pub description_read_until: Option<usize>,
+}
+
+/// Why an image has no assessment, or an engine could not be opened.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The image (or the text given with it) cannot be assessed; others can.
+    #[error("{0}")]
+    Image(String),
+    /// The networks gave numbers that are none.
+    #[error("{0}")]
+    Numbers(String),
+    /// The caller gave the image up.
+    #[error("the image was given up before it was finished")]
+    Cancelled,
+    /// The plan does not fit into the memory.
+    #[error("{0}")]
+    Memory(String),
+    /// The GPU failed.
+    #[error("{0}")]
+    Gpu(String),
+    /// The bundle is not one that this engine can run.
+    #[error("{0}")]
+    Bundle(String),
+    /// Anything else, ONNX Runtime's own errors among it.
+    #[error("{0}")]
+    Internal(String),
+}

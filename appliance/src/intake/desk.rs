@@ -1,0 +1,298 @@
+//! What is to be done, what is being done and what has to wait: the queue between the scanner and the workers. Memory only: the ledger and
+//! the next scan restore it after any end.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::settle::Stamp;
+use super::trouble;
+use crate::clock;
+use crate::ledger::{FileRow, NewFile, Rejection};
+
+/// One state of one file in the inbox.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    /// Path below the inbox.
+    pub path: PathBuf,
+    /// Its state on disk.
+    pub stamp: Stamp,
+}
+
+impl From<&NewFile> for Key {
+    fn from(file: &NewFile) -> Self {
+        Key { path: file.path.clone(), stamp: file.stamp }
+    }
+}
+
+impl From<&FileRow> for Key {
+    fn from(row: &FileRow) -> Self {
+        Key { path: row.path.clone(), stamp: row.stamp }
+    }
+}
+
+/// Work on one file.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// Settled: read it, have it assessed.
+    Judge(NewFile),
+    /// It gets no report.
+    Reject(NewFile, Rejection),
+    /// A whole slide: it stays and gets a note.
+    Refuse(NewFile, Rejection),
+    /// Judged: render and move.
+    PutAway(Box<FileRow>),
+}
+
+impl Task {
+    fn key(&self) -> Key {
+        match self {
+            Task::Judge(file) | Task::Reject(file, _) | Task::Refuse(file, _) => Key::from(file),
+            Task::PutAway(row) => Key::from(row.as_ref()),
+        }
+    }
+}
+
+enum Held {
+    Queued,
+    Working,
+    /// Ends together with this job.
+    Attached(i64, NewFile),
+    /// Stays in the inbox for good.
+    Resting,
+    Later(Duration, Task, String),
+}
+
+#[derive(Default)]
+struct Inner {
+    ready: VecDeque<Task>,
+    held: HashMap<Key, Held>,
+    tries: HashMap<Key, u32>,
+    pause: Option<String>,
+    closed: bool,
+}
+
+/// The queue.
+#[derive(Default)]
+pub struct Desk {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+/// How much there is to do.
+#[derive(Clone, Debug, Default)]
+pub struct Load {
+    /// Ready to be taken.
+    pub ready: usize,
+    /// In work, the attached ones included.
+    pub working: usize,
+    /// Waiting to be tried again, with the reason of one of them.
+    pub later: usize,
+    /// Why one of them waits.
+    pub reason: Option<String>,
+    /// Why nothing is taken.
+    pub pause: Option<String>,
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a task on the desk unless that state of the file is there already.
+    pub fn offer(&self, task: Task) -> bool {
+        let mut inner = self.lock();
+        let key = task.key();
+        if inner.held.contains_key(&key) {
+            return false;
+        }
+        inner.held.insert(key, Held::Queued);
+        inner.ready.push_back(task);
+        drop(inner);
+        self.changed.notify_one();
+        true
+    }
+
+    /// Whether that state of the file is dealt with already.
+    pub fn holds(&self, key: &Key) -> bool {
+        self.lock().held.contains_key(key)
+    }
+
+    /// The next task; waits for one. None once the desk is closed.
+    pub fn take(&self) -> Option<Task> {
+        let mut inner = self.lock();
+        loop {
+            if inner.closed {
+                return None;
+            }
+            if let Some(task) = inner.ready.pop_front() {
+                inner.held.insert(task.key(), Held::Working);
+                return Some(task);
+            }
+            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// No further task is given out.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// The file left the inbox, or its state changed: the next scan judges what is there then.
+    pub fn forget(&self, key: &Key) {
+        let mut inner = self.lock();
+        inner.held.remove(key);
+        inner.tries.remove(key);
+    }
+
+    /// The file stays in the inbox and is not to be looked at again.
+    pub fn rest(&self, key: Key) {
+        self.lock().held.insert(key, Held::Resting);
+    }
+
+    /// The file ends together with a job that another worker has.
+    pub fn attach(&self, file: NewFile, job: i64) {
+        self.lock().held.insert(Key::from(&file), Held::Attached(job, file));
+    }
+
+    /// A job ended without an outcome: the files that waited for it are judged anew.
+    pub fn detach(&self, job: i64) {
+        let mut inner = self.lock();
+        let attached = inner.held.values().filter_map(|held| match held {
+            Held::Attached(of, file) if *of == job => Some(file.clone()),
+            _ => None,
+        });
+        let due = clock::boot() + trouble::backoff(1, 0.5);
+        for file in attached.collect::<Vec<_>>() {
+            inner.held.insert(Key::from(&file), Held::Later(due, Task::Judge(file), "its twin was given back".into()));
+        }
+    }
+
+    /// Tries a task again after a wait that grows with each try; the wait.
+    pub fn later(&self, task: Task, reason: &str) -> Duration {
+        let mut inner = self.lock();
+        let key = task.key();
+        let tries = inner.tries.entry(key.clone()).and_modify(|tries| *tries += 1).or_insert(1);
+        let noise = f64::from(std::process::id().wrapping_mul(*tries).wrapping_add(key.stamp.ino as u32) % 101) / 100.0;
+        let wait = trouble::backoff(*tries, noise);
+        inner.held.insert(key, Held::Later(clock::boot() + wait, task, reason.to_owned()));
+        wait
+    }
+
+    /// Makes tasks ready whose wait is over; when the next one is due.
+    pub fn wake(&self, now: Duration) -> Option<Duration> {
+        let mut inner = self.lock();
+        let due: Vec<Key> = inner
+            .held
+            .iter()
+            .filter(|(_, held)| matches!(held, Held::Later(at, ..) if *at <= now))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in due {
+            if let Some(Held::Later(_, task, _)) = inner.held.insert(key, Held::Queued) {
+                inner.ready.push_back(task);
+                self.changed.notify_one();
+            }
+        }
+        let waiting = inner.held.values().filter_map(|held| match held {
+            Held::Later(at, ..) => Some(*at),
+            _ => None,
+        });
+        waiting.min()
+    }
+
+    /// Forgets resting files that are not in the inbox any more.
+    pub fn retain_resting(&self, present: &HashSet<Key>) {
+        self.lock().held.retain(|key, held| !matches!(held, Held::Resting) || present.contains(key));
+    }
+
+    /// Says why nothing is taken, or that it is taken again.
+    pub fn pause(&self, reason: Option<String>) {
+        self.lock().pause = reason;
+    }
+
+    /// How much there is to do.
+    pub fn load(&self) -> Load {
+        let inner = self.lock();
+        let mut load = Load { ready: inner.ready.len(), pause: inner.pause.clone(), ..Load::default() };
+        for held in inner.held.values() {
+            match held {
+                Held::Working | Held::Attached(..) => load.working += 1,
+                Held::Later(_, _, reason) => {
+                    load.later += 1;
+                    load.reason = Some(reason.clone());
+                }
+                Held::Queued | Held::Resting => {}
+            }
+        }
+        load
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str) -> NewFile {
+        NewFile { path: path.into(), stamp: Stamp { dev: 1, ino: 1, size: 1, mtime_ns: 1 }, owner: 0 }
+    }
+
+    #[test]
+    fn a_state_is_on_the_desk_once() {
+        let desk = Desk::default();
+        assert!(desk.offer(Task::Judge(file("a"))));
+        assert!(!desk.offer(Task::Judge(file("a"))));
+        let mut changed = file("a");
+        changed.stamp.size = 2;
+        assert!(desk.offer(Task::Judge(changed)));
+        assert!(matches!(desk.take(), Some(Task::Judge(found)) if found.stamp.size == 1));
+        assert!(!desk.offer(Task::Judge(file("a"))));
+        desk.forget(&Key::from(&file("a")));
+        assert!(desk.offer(Task::Judge(file("a"))));
+    }
+
+    #[test]
+    fn waiting_tasks_come_back_when_due_with_growing_waits() {
+        let desk = Desk::default();
+        desk.offer(Task::Judge(file("a")));
+        let task = desk.take().unwrap();
+        let first = desk.later(task.clone(), "disk");
+        assert!(desk.wake(clock::boot()).is_some());
+        assert_eq!(desk.load().ready, 0);
+        assert_eq!(desk.wake(clock::boot() + Duration::from_secs(2)), None);
+        assert_eq!(desk.load().ready, 1);
+        assert!(desk.later(task, "disk") > first);
+    }
+
+    #[test]
+    fn twins_are_judged_anew_when_their_job_is_given_back() {
+        let desk = Desk::default();
+        desk.attach(file("b"), 7);
+        assert_eq!(desk.load().working, 1);
+        desk.detach(8);
+        assert_eq!(desk.load().later, 0);
+        desk.detach(7);
+        assert_eq!(desk.load().later, 1);
+    }
+
+    #[test]
+    fn a_closed_desk_gives_nothing() {
+        let desk = Desk::default();
+        desk.offer(Task::Judge(file("a")));
+        desk.close();
+        assert!(desk.take().is_none());
+    }
+
+    #[test]
+    fn resting_files_are_forgotten_when_they_leave() {
+        let desk = Desk::default();
+        let key = Key::from(&file("slide.svs"));
+        desk.rest(key.clone());
+        desk.retain_resting(&HashSet::from([key.clone()]));
+        assert!(desk.holds(&key));
+        desk.retain_resting(&HashSet::new());
+        assert!(!desk.holds(&key));
+    }
+}

@@ -1,0 +1,123 @@
+//! From a file in the inbox to a report beside it: pure decisions in the small modules, I/O around them.
+
+pub mod appearance;
+mod beneath;
+pub mod decode;
+pub mod desk;
+pub mod filing;
+mod inbox;
+pub mod names;
+pub mod patch;
+pub mod place;
+mod recovery;
+pub mod scan;
+mod scanner;
+pub mod settle;
+pub mod trouble;
+mod watch;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crate::config::Config;
+use crate::engine::{Assessment, EngineError, Mode, PatchImage, Request};
+use crate::error::Failure;
+use crate::ledger::Ledger;
+use crate::progress::Board;
+use crate::verdict;
+pub use inbox::{Inbox, lock, write_marker};
+pub use recovery::recover;
+pub use scanner::{Scanner, Sight};
+pub use worker::work;
+
+/// What assesses an image: the engine, or in tests something with known answers.
+pub type Assess = Arc<dyn Fn(PatchImage, &Request) -> Result<Assessment, EngineError> + Send + Sync>;
+
+/// Everything that the intake's threads share.
+pub struct Intake {
+    /// The configuration.
+    pub config: Config,
+    /// The ledger.
+    pub ledger: Ledger,
+    /// The queue.
+    pub desk: desk::Desk,
+    /// What every thread is doing.
+    pub board: Board,
+    /// What assesses images.
+    pub assess: Assess,
+    /// What the bundle can do.
+    pub mode: Mode,
+    /// Decoders.
+    pub decoder: decode::Decoder,
+    /// What decides a verdict.
+    pub rules: verdict::Rules,
+    /// The run's row.
+    pub run: i64,
+    /// The bundle's row.
+    pub bundle: i64,
+    /// Finish what is begun, begin nothing.
+    pub stop: Arc<AtomicBool>,
+    /// Give up what is begun.
+    pub halt: Arc<AtomicBool>,
+    /// Why the daemon has to end by itself.
+    pub fatal: Mutex<Option<Failure>>,
+    /// Writers wait until they are alone: for images that may have ended the program before.
+    pub alone: RwLock<()>,
+    /// One file is put away at a time.
+    pub filing: Mutex<()>,
+    /// Scanner's view, for the status.
+    pub sight: Mutex<Sight>,
+}
+
+impl Intake {
+    /// Whether the program is ending.
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Ends the daemon with this failure after what is begun is finished.
+    pub fn end_with(&self, failure: Failure) {
+        tracing::error!(event = "fatal", %failure);
+        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+        self.stop.store(true, Ordering::Relaxed);
+        self.desk.close();
+    }
+
+    /// The folder for files with this state of their row.
+    fn folder(&self, with_report: bool) -> &Path {
+        if with_report { &self.config.done } else { &self.config.failed }
+    }
+
+    /// Sleeps in small pieces, showing life; true when the program is ending.
+    fn nap(&self, time: std::time::Duration) -> bool {
+        let end = std::time::Instant::now() + time;
+        while std::time::Instant::now() < end && !self.stopping() {
+            crate::progress::beat();
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        self.stopping()
+    }
+
+    /// Free bytes on the tightest of the file systems that are written to, and where that is.
+    pub fn free_space(&self) -> Option<(u64, PathBuf)> {
+        let folders = [&self.config.state, &self.config.done, &self.config.inbox];
+        let free = folders.into_iter().filter_map(|folder| {
+            let found = rustix::fs::statvfs(folder).ok()?;
+            Some((found.f_bavail.saturating_mul(found.f_frsize), folder.clone()))
+        });
+        free.min_by_key(|(free, _)| *free)
+    }
+}
+
+/// Ends the whole program when its thread panics: half a daemon is worse than a restart.
+pub struct EndTogether;
+
+impl Drop for EndTogether {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Names without I/O: what is ignored, which case a path belongs to, how a path is written as text, and how a taken or
+//! overlong name changes. Paths are bytes; text is only for people.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path};
+
+/// The longest name that still leaves room for `.` + name + `.report.html` + `.part` within 255 bytes.
+pub const LONGEST: usize = 255 - ".".len() - ".report.html".len() - ".part".len();
+
+/// The marker that proves that the inbox is mounted; it holds an identifier that the ledger knows.
+pub const MARKER: &str = ".appliance-inbox";
+
+const IGNORED_PREFIXES: [&str; 2] = [".", "~$"];
+const IGNORED_SUFFIXES: [&str; 16] = [
+    ".part",
+    ".partial",
+    ".filepart",
+    ".crdownload",
+    ".download",
+    ".tmp",
+    ".temp",
+    ".swp",
+    ".lock",
+    ".lck",
+    ".!ut",
+    ".report.html",
+    ".report.json",
+    ".note.html",
+    ".note.json",
+    ".review.csv",
+];
+const IGNORED_NAMES: [&str; 4] = ["thumbs.db", "desktop.ini", "status.html", "status.txt"];
+const IGNORED_FOLDERS: [&str; 7] =
+    ["@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", ".snapshot", ".stversions"];
+
+/// Whether a file of this name is none of ours to judge: hidden, half transferred, or written by us or the operating system.
+pub fn ignored_file(name: &OsStr) -> bool {
+    let name = name.as_bytes().to_ascii_lowercase();
+    IGNORED_PREFIXES.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+        || IGNORED_SUFFIXES.iter().any(|suffix| name.ends_with(suffix.as_bytes()))
+        || IGNORED_NAMES.iter().any(|whole| name == whole.as_bytes())
+}
+
+/// Whether a folder of this name is not descended: hidden, a share's own, or a slide format that is a folder.
+pub fn ignored_folder(name: &OsStr) -> bool {
+    let name = name.as_bytes().to_ascii_lowercase();
+    name.starts_with(b".") || name.ends_with(b".zarr") || IGNORED_FOLDERS.iter().any(|whole| name == whole.as_bytes())
+}
+
+/// Whether a folder holds the tiles of a whole slide that lies beside it (`slide.mrxs` + `slide/`, `slide.vsi` + `_slide_/`).
+pub fn companion_folder<'a>(name: &OsStr, mut siblings: impl Iterator<Item = &'a OsStr>) -> bool {
+    let folder = name.as_bytes().to_ascii_lowercase();
+    siblings.any(|file| {
+        let file = file.as_bytes().to_ascii_lowercase();
+        if let Some(stem) = file.strip_suffix(b".mrxs").or(file.strip_suffix(b".vms")) {
+            return folder == stem;
+        }
+        file.strip_suffix(b".vsi").is_some_and(|stem| folder == [b"_", stem, b"_"].concat())
+    })
+}
+
+/// The case of a path below the inbox: its first folder, or "" for a file at the top.
+pub fn case_of(relative: &Path) -> String {
+    let mut parts = relative.components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(first)), Some(_)) => text(first.as_bytes()),
+        _ => String::new(),
+    }
+}
+
+/// A path as text: UTF-8 as it is, control characters and bytes that are no UTF-8 as `%XX`.
+pub fn text(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() {
+                let mut utf8 = [0; 4];
+                c.encode_utf8(&mut utf8).bytes().for_each(|byte| out.push_str(&format!("%{byte:02X}")));
+            } else {
+                out.push(c);
+            }
+        }
+        chunk.invalid().iter().for_each(|byte| out.push_str(&format!("%{byte:02X}")));
+    }
+    out
+}
+
+/// The name under which a file is tried first in `done` or `failed`: its own, or cut and marked when it is overlong.
+pub fn target(name: &OsStr, mark: &str) -> OsString {
+    if name.as_bytes().len() <= LONGEST {
+        return name.to_owned();
+    }
+    marked(name, mark)
+}
+
+/// `STEM~MARK.EXT`, the stem cut at a character border so that the name never exceeds [`LONGEST`] bytes.
+pub fn marked(name: &OsStr, mark: &str) -> OsString {
+    let bytes = name.as_bytes();
+    let dot = bytes.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0 && bytes.len() - dot <= 16);
+    let (stem, extension) = bytes.split_at(dot.unwrap_or(bytes.len()));
+    let room = LONGEST - extension.len() - mark.len() - "~".len();
+    let stem = cut(stem, room);
+    OsString::from_vec([stem, b"~", mark.as_bytes(), extension].concat())
+}
+
+fn cut(stem: &[u8], room: usize) -> &[u8] {
+    if stem.len() <= room {
+        return stem;
+    }
+    let inside = |byte: u8| byte & 0b1100_0000 == 0b1000_0000;
+    let mut end = room;
+    while end > 0 && room - end < 3 && inside(stem[end]) {
+        end -= 1;
+    }
+    &stem[..end]
+}
+
+/// `NAME` + a suffix of ours, such as `.report.html`.
+pub fn beside(name: &OsStr, suffix: &str) -> OsString {
+    let mut out = name.to_owned();
+    out.push(suffix);
+    out
+}
+
+/// The hidden name under which a file of ours is written before it is renamed into place.
+pub fn part(name: &OsStr) -> OsString {
+    let mut out = OsString::from(".");
+    out.push(name);
+    out.push(".part");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ignores_what_others_write_and_what_we_write() {
+        for name in [
+            ".x.png",
+            "~$x.tif",
+            "._x.png",
+            "x.png.part",
+            "x.PNG.FilePart",
+            "Thumbs.db",
+            "STATUS.html",
+            "status.TXT",
+            "x.png.report.html",
+            "x.png.report.json",
+            "x.png.note.html",
+            "x.png.note.json",
+            "a.review.csv",
+            ".appliance-inbox",
+            "x.crdownload",
+            "x.!ut",
+        ] {
+            assert!(ignored_file(OsStr::new(name)), "{name}");
+        }
+        for name in ["x.png", "part", "report.html.png", "notes.tif", "STATUS.png", "x.part.png", "tmp"] {
+            assert!(!ignored_file(OsStr::new(name)), "{name}");
+        }
+        assert!(ignored_folder(OsStr::new("@eaDir")));
+        assert!(ignored_folder(OsStr::new("System Volume Information")));
+        assert!(!ignored_folder(OsStr::new("S26-01234")));
+    }
+
+    #[test]
+    fn companions_of_slides_are_recognised() {
+        let siblings = [OsStr::new("Slide.mrxs"), OsStr::new("other.vsi")];
+        assert!(companion_folder(OsStr::new("slide"), siblings.into_iter()));
+        assert!(companion_folder(OsStr::new("_other_"), siblings.into_iter()));
+        assert!(!companion_folder(OsStr::new("case"), siblings.into_iter()));
+    }
+
+    #[test]
+    fn the_first_folder_is_the_case() {
+        assert_eq!(case_of(Path::new("x.png")), "");
+        assert_eq!(case_of(Path::new("S1/x.png")), "S1");
+        assert_eq!(case_of(Path::new("S1/left/x.png")), "S1");
+    }
+
+    #[test]
+    fn text_escapes_controls_and_foreign_bytes() {
+        assert_eq!(text("ü x".as_bytes()), "ü x");
+        assert_eq!(text(b"a\nb\xFFc"), "a%0Ab%FFc");
+    }
+
+    #[test]
+    fn a_taken_name_gets_the_hash_before_its_extension() {
+        assert_eq!(marked(OsStr::new("x.png"), "0011aabb"), OsStr::new("x~0011aabb.png"));
+        assert_eq!(marked(OsStr::new("noext"), "0011aabb"), OsStr::new("noext~0011aabb"));
+        assert_eq!(target(OsStr::new("x.png"), "0011aabb"), OsStr::new("x.png"));
+    }
+
+    #[test]
+    fn umlauts_are_not_cut_in_half() {
+        let long = format!("{}.png", "ü".repeat(120));
+        let name = target(OsStr::new(&long), "0011aabb");
+        assert!(name.to_str().is_some());
+        assert!(name.as_bytes().len() <= LONGEST);
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_exceeds_its_room(name in proptest::collection::vec(1u8..=255, 1..=255)) {
+            let name = OsString::from_vec(name);
+            let target = target(&name, "0011aabb");
+            prop_assert!(target.as_bytes().len() <= LONGEST);
+            prop_assert!(part(&beside(&target, ".report.html")).as_bytes().len() <= 255);
+            prop_assert!(!target.is_empty());
+        }
+
+        #[test]
+        fn text_never_holds_controls(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            prop_assert!(!text(&bytes).chars().any(char::is_control));
+        }
+    }
+}

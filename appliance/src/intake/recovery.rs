@@ -1,0 +1,49 @@
+//! What a start does with everything that the last end left half done. Each state on disk and in the ledger has one way on.
+
+use std::path::Path;
+
+use super::desk::{Key, Task};
+use super::filing::source_of;
+use super::place::{self, Moved};
+use super::{Intake, beneath};
+use crate::error::Failure;
+use crate::failpoint;
+use crate::ledger::{FileRow, read, record};
+
+/// Finishes retries, gives claims of ended runs back, and puts on the desk what was judged but not put away. `died`: the last run ended
+/// by a fault of its own.
+///
+/// # Errors
+/// The ledger, or the inbox cannot be opened.
+pub fn recover(intake: &Intake, died: bool) -> Result<(), Failure> {
+    let inbox = &intake.config.inbox;
+    failpoint::pass("recovery.before").map_err(|error| Failure::io("recovery", inbox, &error))?;
+    for row in intake.ledger.read(read::half_retried)? {
+        intake.bring_back(&row)?;
+    }
+    let (run, limit) = (intake.run, intake.config.max_attempts);
+    for job in intake.ledger.write("ledger.begin_run", |tx| record::recover(tx, run, died, limit))? {
+        tracing::warn!(event = "recovered", job = job.job, rejected = job.rejected, died);
+    }
+    let root = beneath::open_root(inbox).map_err(|error| Failure::io("the inbox cannot be opened", inbox, &error))?;
+    for row in intake.ledger.read(read::unfinished)? {
+        let state =
+            place::state(&source_of(&root, &row)).map_err(|error| Failure::io("recovery", &inbox.join(&row.path), &error))?;
+        resume(intake, row, state)?;
+    }
+    failpoint::pass("recovery.after").map_err(|error| Failure::io("recovery", Path::new(inbox), &error))
+}
+
+fn resume(intake: &Intake, row: FileRow, state: Moved) -> Result<(), Failure> {
+    match (row.state.as_str(), state) {
+        ("reported" | "rejected", _) => drop(intake.desk.offer(Task::PutAway(Box::new(row)))),
+        ("refused", Moved::Yes) => intake.desk.rest(Key::from(&row)),
+        ("waiting", Moved::Gone) => intake.ledger.write("ledger.left", |tx| record::left(tx, row.id, "vanished"))?,
+        ("waiting", Moved::Changed | Moved::Taken) => {
+            intake.ledger.write("ledger.left", |tx| record::left(tx, row.id, "replaced"))?;
+        }
+        // A waiting file that lies there unchanged is found by the scan and finds its row again.
+        _ => {}
+    }
+    Ok(())
+}

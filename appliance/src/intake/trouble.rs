@@ -1,0 +1,83 @@
+//! Which errors pass by themselves, and how long to wait for it. Pure.
+
+use std::io;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+/// Whether waiting may cure an I/O error: it then uses no attempt of the file.
+pub fn is_transient(error: &io::Error) -> bool {
+    let Some(code) = error.raw_os_error() else {
+        return matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock);
+    };
+    matches!(
+        Errno::from_raw_os_error(code),
+        Errno::IO
+            | Errno::STALE
+            | Errno::BUSY
+            | Errno::TXTBSY
+            | Errno::AGAIN
+            | Errno::INTR
+            | Errno::NETDOWN
+            | Errno::NETUNREACH
+            | Errno::HOSTDOWN
+            | Errno::TIMEDOUT
+            | Errno::ACCESS
+            | Errno::PERM
+            | Errno::MFILE
+            | Errno::NFILE
+            | Errno::NOMEM
+            | Errno::NOSPC
+            | Errno::DQUOT
+            | Errno::ROFS
+            | Errno::NOLCK
+    )
+}
+
+/// The wait before try number `tries` (1 is the first repetition): 1 s, doubled up to 5 min, ±20 % by `noise` in 0..=1.
+pub fn backoff(tries: u32, noise: f64) -> Duration {
+    let doubled = 1u64 << tries.saturating_sub(1).min(20);
+    let seconds = doubled.min(300) as f64;
+    Duration::from_secs_f64(seconds * (0.8 + 0.4 * noise.clamp(0.0, 1.0)))
+}
+
+/// Free bytes that are needed before a file of this size is taken.
+pub fn needed_space(min_free: u64, file_size: u64) -> u64 {
+    min_free.max(file_size.saturating_mul(4))
+}
+
+/// Free bytes at which a pause ends: a quarter more, so that it does not flap.
+pub fn resume_space(needed: u64) -> u64 {
+    needed.saturating_add(needed / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_five_minutes() {
+        let waits: Vec<u64> = (1..=12).map(|tries| backoff(tries, 0.5).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+        assert_eq!(backoff(1, 0.0), Duration::from_millis(800));
+        assert_eq!(backoff(1, 1.0), Duration::from_millis(1200));
+        assert_eq!(backoff(u32::MAX, 0.5).as_secs(), 300);
+    }
+
+    #[test]
+    fn causes_that_are_not_the_files_own_are_transient() {
+        for errno in [Errno::IO, Errno::NOSPC, Errno::ACCESS, Errno::ROFS, Errno::STALE, Errno::MFILE] {
+            assert!(is_transient(&errno.into()), "{errno:?}");
+        }
+        for errno in [Errno::NOENT, Errno::EXIST, Errno::INVAL, Errno::NAMETOOLONG] {
+            assert!(!is_transient(&errno.into()), "{errno:?}");
+        }
+    }
+
+    #[test]
+    fn space_has_a_floor_and_a_margin() {
+        assert_eq!(needed_space(100, 10), 100);
+        assert_eq!(needed_space(100, 50), 200);
+        assert_eq!(resume_space(200), 250);
+    }
+}

@@ -1,0 +1,161 @@
+//! Opening the ledger's file: whose it is, which version, whether it is whole, and how SQLite is to treat it.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::LedgerError;
+
+/// "MMNB": the application id in the file's header.
+pub const APPLICATION_ID: i32 = 0x4D4D_4E42;
+/// The schema that this program writes.
+pub const VERSION: i32 = 1;
+const SCHEMA: &str = include_str!("schema.sql");
+/// SQLite before this has a bug that can damage a write-ahead log on reset (3.7.0 to 3.51.2).
+const OLDEST_SQLITE: i32 = 3_051_003;
+
+/// Opens for writing, creating the ledger when the file is absent.
+///
+/// # Errors
+/// Foreign file, newer version, damage, network file system, or I/O.
+pub fn writer(path: &Path) -> Result<Connection, LedgerError> {
+    if rusqlite::version_number() < OLDEST_SQLITE {
+        return Err(LedgerError::OldSqlite(rusqlite::version().to_owned()));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    identify(&connection, path, true)?;
+    configure(&connection)?;
+    migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
+/// Opens for reading only; the daemon may write meanwhile.
+///
+/// # Errors
+/// Absent, foreign, newer or damaged file.
+pub fn reader(path: &Path) -> Result<Connection, LedgerError> {
+    if !path.is_file() {
+        return Err(LedgerError::Absent(path.to_owned()));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    identify(&connection, path, false)?;
+    connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA query_only=ON; PRAGMA mmap_size=0;")?;
+    Ok(connection)
+}
+
+/// Refuses a file of another program and a ledger of a later version before anything is written.
+fn identify(connection: &Connection, path: &Path, may_be_new: bool) -> Result<(), LedgerError> {
+    let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if application == 0 && version == 0 && tables == 0 && may_be_new {
+        return Ok(());
+    }
+    if application != APPLICATION_ID {
+        return Err(LedgerError::Foreign(path.to_owned()));
+    }
+    if version > VERSION {
+        return Err(LedgerError::Newer { path: path.to_owned(), found: version, known: VERSION });
+    }
+    Ok(())
+}
+
+fn configure(connection: &Connection) -> Result<(), LedgerError> {
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    connection.execute_batch(
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF;
+         PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0; PRAGMA wal_autocheckpoint=1000;
+         PRAGMA recursive_triggers=ON; PRAGMA journal_size_limit=67108864;",
+    )?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    keep_wal(connection)
+}
+
+/// Keeps the write-ahead log's files after a clean end, so that readers of another user can always open the ledger.
+fn keep_wal(connection: &Connection) -> Result<(), LedgerError> {
+    let mut on: std::ffi::c_int = 1;
+    // SAFETY: the handle is open as long as `connection` is borrowed; the opcode reads and writes one int through the pointer.
+    let code = unsafe {
+        rusqlite::ffi::sqlite3_file_control(
+            connection.handle(),
+            c"main".as_ptr(),
+            rusqlite::ffi::SQLITE_FCNTL_PERSIST_WAL,
+            (&raw mut on).cast(),
+        )
+    };
+    match code {
+        rusqlite::ffi::SQLITE_OK => Ok(()),
+        code => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None).into()),
+    }
+}
+
+/// Brings the schema to [`VERSION`] in one transaction; there is one version so far, so an empty file gets all of it.
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
+    let version: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    match version {
+        VERSION => Ok(()),
+        0 => {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.execute_batch(SCHEMA)?;
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+            Ok(transaction.commit()?)
+        }
+        other => Err(LedgerError::Newer { path: path.to_owned(), found: other, known: VERSION }),
+    }
+}
+
+/// SQLite's own check; `thorough` compares indexes with tables too.
+///
+/// # Errors
+/// [`LedgerError::Damaged`] with the first findings.
+pub fn check(connection: &Connection, path: &Path, thorough: bool) -> Result<(), LedgerError> {
+    let pragma = if thorough { "PRAGMA integrity_check(20)" } else { "PRAGMA quick_check(20)" };
+    let mut statement = connection.prepare(pragma)?;
+    let lines: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    if lines == ["ok"] { Ok(()) } else { Err(LedgerError::Damaged { path: path.to_owned(), found: lines.join("; ") }) }
+}
+
+/// References that lead nowhere, as sentences.
+///
+/// # Errors
+/// I/O or damage.
+pub fn dangling(connection: &Connection) -> Result<Vec<String>, LedgerError> {
+    let mut statement = connection.prepare("PRAGMA foreign_key_check")?;
+    let rows = statement.query_map([], |row| {
+        let (table, row_id, parent): (String, Option<i64>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(format!("table {table}, row {}: refers to a row of {parent} that is not there", row_id.unwrap_or(-1)))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// File systems whose locks and shared memory SQLite cannot rely on, and whose events do not arrive.
+pub fn network_file_system(folder: &Path) -> std::io::Result<Option<&'static str>> {
+    let kind = rustix::fs::statfs(folder)?.f_type as u64 & 0xFFFF_FFFF;
+    Ok(match kind {
+        0x6969 => Some("NFS"),
+        0x517B => Some("SMB"),
+        0xFF53_4D42 => Some("CIFS"),
+        0xFE53_4D42 => Some("SMB2"),
+        0x6573_5546 => Some("FUSE"),
+        0x0102_1997 => Some("9p"),
+        0x00C3_6400 => Some("Ceph"),
+        0x786F_4256 => Some("VirtualBox shared folder"),
+        _ => None,
+    })
+}
+
+/// Refuses a ledger on a network file system.
+///
+/// # Errors
+/// [`LedgerError::Network`].
+pub fn require_local(folder: &Path) -> Result<(), LedgerError> {
+    match network_file_system(folder).map_err(LedgerError::Io)? {
+        Some(kind) => Err(LedgerError::Network { folder: PathBuf::from(folder), kind }),
+        None => Ok(()),
+    }
+}

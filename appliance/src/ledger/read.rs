@@ -1,0 +1,320 @@
+//! The reading queries; they work on the writer's connection and on read-only ones.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+use serde_json::{Map, Value};
+
+use super::{Classified, Described, FileRow, Image, LedgerError, NewReport, ReportRow};
+use crate::intake::settle::Stamp;
+
+type Result<T> = std::result::Result<T, LedgerError>;
+
+/// Columns and tables of a [`FileRow`], to be followed by `WHERE`.
+pub const FILE_COLUMNS: &str =
+    "f.id, f.path, f.path_text, f.case_id, f.dev, f.ino, f.size, f.mtime_ns, f.owner_uid, f.sha256, f.job_id,
+  f.state, f.code, f.message, f.seen_at, f.filed_path, f.filed_at, (SELECT id FROM report WHERE job_id = f.job_id) FROM file f";
+
+/// Reads a row of [`FILE_COLUMNS`].
+pub fn file_row(row: &Row<'_>) -> rusqlite::Result<FileRow> {
+    let path = |bytes: Vec<u8>| PathBuf::from(OsString::from_vec(bytes));
+    Ok(FileRow {
+        id: row.get(0)?,
+        path: path(row.get(1)?),
+        path_text: row.get(2)?,
+        case_id: row.get(3)?,
+        stamp: Stamp {
+            dev: row.get::<_, i64>(4)? as u64,
+            ino: row.get::<_, i64>(5)? as u64,
+            size: row.get::<_, i64>(6)? as u64,
+            mtime_ns: row.get(7)?,
+        },
+        owner: row.get(8)?,
+        sha256: row.get(9)?,
+        job: row.get(10)?,
+        state: row.get(11)?,
+        code: row.get(12)?,
+        message: row.get(13)?,
+        seen_at: row.get(14)?,
+        filed_path: row.get::<_, Option<Vec<u8>>>(15)?.map(path),
+        filed_at: row.get(16)?,
+        report: row.get(17)?,
+    })
+}
+
+fn files(connection: &Connection, rest: &str, parameters: &[&dyn ToSql]) -> Result<Vec<FileRow>> {
+    let mut statement = connection.prepare(&format!("SELECT {FILE_COLUMNS} {rest}"))?;
+    Ok(statement.query_map(parameters, file_row)?.collect::<rusqlite::Result<_>>()?)
+}
+
+/// One file by its id.
+pub fn file(connection: &Connection, id: i64) -> Result<Option<FileRow>> {
+    Ok(files(connection, "WHERE f.id = ?1", &[&id])?.pop())
+}
+
+/// Files that were judged but still lie in the inbox.
+pub fn unfinished(connection: &Connection) -> Result<Vec<FileRow>> {
+    files(connection, "WHERE f.filed_at IS NULL ORDER BY f.id", &[])
+}
+
+/// Files whose return to the inbox was interrupted.
+pub fn half_retried(connection: &Connection) -> Result<Vec<FileRow>> {
+    files(connection, "WHERE f.state = 'retrying' ORDER BY f.id", &[])
+}
+
+/// The newest files, newest first.
+pub fn latest(connection: &Connection, count: u32) -> Result<Vec<FileRow>> {
+    files(connection, "ORDER BY f.id DESC LIMIT ?1", &[&count])
+}
+
+/// Files of a job that lie at their last place.
+pub fn filed_of(connection: &Connection, job: i64) -> Result<Vec<FileRow>> {
+    files(connection, "WHERE f.job_id = ?1 AND f.state = 'filed' ORDER BY f.id", &[&job])
+}
+
+/// Files that a person may mean by `name`: a path below the inbox, a path on disk, a bare file name, or a hash (8 hex digits or more).
+pub fn files_named(connection: &Connection, name: &str) -> Result<Vec<FileRow>> {
+    let absolute = std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
+    let filed: &[u8] = absolute.as_os_str().as_bytes();
+    let exact = files(connection, "WHERE f.path_text = ?1 OR f.filed_path = ?2 ORDER BY f.id DESC", &[&name, &filed])?;
+    if !exact.is_empty() {
+        return Ok(exact);
+    }
+    if name.len() >= 8 && name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return files(connection, "WHERE lower(hex(f.sha256)) GLOB lower(?1) || '*' ORDER BY f.id DESC", &[&name]);
+    }
+    let tail = Path::new(name).file_name().map(|name| crate::intake::names::text(name.as_bytes())).unwrap_or_default();
+    files(connection, "WHERE f.path_text = ?1 OR f.path_text GLOB '*/' || ?2 ORDER BY f.id DESC", &[&tail, &glob(&tail)])
+}
+
+/// Text as a GLOB pattern that matches just itself.
+fn glob(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '*' | '?' | '[' => out.extend(['[', c, ']']),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// The file whose image lies at this path now.
+pub fn filed_at(connection: &Connection, path: &Path) -> Result<Option<FileRow>> {
+    let bytes: &[u8] = path.as_os_str().as_bytes();
+    Ok(files(connection, "WHERE f.filed_path = ?1 AND f.state IN ('filed', 'failed') ORDER BY f.id DESC LIMIT 1", &[&bytes])?
+        .pop())
+}
+
+/// Files that ended without a report and still lie in `failed` (or, refused, in the inbox).
+pub fn failed(connection: &Connection, code: Option<&str>) -> Result<Vec<FileRow>> {
+    files(connection, "WHERE f.state IN ('failed', 'refused') AND (?1 IS NULL OR f.code = ?1) ORDER BY f.id", &[&code])
+}
+
+/// Every file that was put away, with its hash if it was read.
+pub fn put_away(connection: &Connection) -> Result<Vec<FileRow>> {
+    files(connection, "WHERE f.state IN ('filed', 'failed') AND f.sha256 IS NOT NULL ORDER BY f.id", &[])
+}
+
+/// Whether the program died while it worked on these bytes.
+pub fn is_suspect(connection: &Connection, sha256: &[u8; 32]) -> Result<bool> {
+    Ok(connection.query_row(
+        "SELECT EXISTS(SELECT 1 FROM job WHERE sha256 = ?1 AND crashes > 0 AND state NOT IN ('committed', 'rejected'))",
+        [sha256.as_slice()],
+        |row| row.get(0),
+    )?)
+}
+
+/// Whether a job is claimed now.
+pub fn in_flight(connection: &Connection, job: i64) -> Result<bool> {
+    Ok(connection.query_row("SELECT state = 'claimed' FROM job WHERE id = ?1", [job], |row| row.get(0))?)
+}
+
+/// The marker that the ledger knows for an inbox.
+pub fn marker(connection: &Connection, root: &Path) -> Result<Option<String>> {
+    let root: &[u8] = root.as_os_str().as_bytes();
+    Ok(connection.query_row("SELECT marker FROM folder WHERE root = ?1", [root], |row| row.get(0)).optional()?)
+}
+
+/// Counts since a time: (filed with a report, failed, waiting or unfinished now).
+pub fn counts(connection: &Connection, since: &str) -> Result<(i64, i64, i64)> {
+    Ok(connection.query_row(
+        "SELECT (SELECT count(*) FROM file WHERE state = 'filed' AND filed_at >= ?1),
+                (SELECT count(*) FROM file WHERE state IN ('failed', 'refused') AND coalesce(filed_at, seen_at) >= ?1),
+                (SELECT count(*) FROM file WHERE filed_at IS NULL AND state IN ('waiting', 'reported', 'rejected'))",
+        [since],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?)
+}
+
+/// Files that wait because nobody may read them.
+pub fn unreadable(connection: &Connection) -> Result<Vec<FileRow>> {
+    files(connection, "WHERE f.filed_at IS NULL AND f.state = 'waiting' AND f.job_id IS NULL ORDER BY f.id LIMIT 20", &[])
+}
+
+/// Classes with their values as a JSON object in the bundle's order.
+pub fn named(classes: &[String], values: &[f64]) -> Value {
+    Value::Object(classes.iter().cloned().zip(values.iter().map(|value| serde_json::json!(value))).collect())
+}
+
+/// Reports of other contents with the same pixels under the same bundle as `job`.
+pub fn same_pixels(connection: &Connection, job: i64) -> Result<Vec<i64>> {
+    let mut statement = connection.prepare(
+        "SELECT r.id FROM job mine JOIN content c ON c.sha256 = mine.sha256 JOIN content o ON o.pixels_sha256 = c.pixels_sha256 AND o.sha256 <> c.sha256
+           JOIN job j ON j.sha256 = o.sha256 AND j.bundle_id = mine.bundle_id JOIN report r ON r.job_id = j.id
+         WHERE mine.id = ?1 AND c.pixels_sha256 IS NOT NULL ORDER BY r.id",
+    )?;
+    Ok(statement.query_map([job], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
+}
+
+/// How many reports of other pixels under the same bundle have this description already (at most 3 are counted).
+pub fn repeats(connection: &Connection, job: i64, description_key: i64) -> Result<i64> {
+    Ok(connection.query_row(
+        "SELECT count(*) FROM (SELECT 1 FROM report r JOIN job j ON j.id = r.job_id JOIN content c ON c.sha256 = j.sha256,
+           job mine JOIN content m ON m.sha256 = mine.sha256
+         WHERE mine.id = ?1 AND r.description_key = ?2 AND j.bundle_id = mine.bundle_id AND c.pixels_sha256 <> m.pixels_sha256 LIMIT 3)",
+        params![job, description_key],
+        |row| row.get(0),
+    )?)
+}
+
+/// What `reports` filters by; every given one must hold.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Reported at or after this UTC time.
+    pub since: Option<String>,
+    /// Reported before this UTC time.
+    pub until: Option<String>,
+    /// Some file of these bytes was dropped in this case.
+    pub case: Option<String>,
+    /// The class, or, when there is none, the leading class.
+    pub class: Option<String>,
+    /// The verdict.
+    pub verdict: Option<String>,
+    /// Part of the path below the inbox.
+    pub file: Option<String>,
+    /// At most this many, the newest.
+    pub limit: Option<u32>,
+}
+
+const REPORT_COLUMNS: &str = "r.id, j.id, j.sha256, c.size, c.format, c.width, c.height, c.pixels_sha256, c.microns_per_pixel, c.thumbnail,
+  v.source, v.case_id, v.received_at, j.claimed_at, r.created_at, b.sha256, r.version,
+  r.verdict, r.verdict_reasons, r.class, r.leading_class, r.confidence, r.probabilities, r.image_only, r.alpha_text, r.logits, r.image_logits,
+  r.logits_without_text, r.flags, r.description, r.description_tokens, r.description_tokens_read, r.description_read_until,
+  r.mean_token_logprob, r.stop_reason, r.provider, r.provider_note, r.elapsed
+  FROM report r JOIN reports v ON v.id = r.id JOIN job j ON j.id = r.job_id JOIN content c ON c.sha256 = j.sha256
+  JOIN bundle b ON b.id = j.bundle_id";
+
+/// One report with everything that its page shows.
+pub fn report(connection: &Connection, id: i64) -> Result<Option<ReportRow>> {
+    let sql = format!("SELECT {REPORT_COLUMNS} WHERE r.id = ?1");
+    let found = connection.query_row(&sql, [id], report_row).optional()?;
+    found.map(|(job, row)| complete(connection, job, row)).transpose()
+}
+
+/// Reports that pass the filter, oldest first.
+pub fn reports(connection: &Connection, filter: &Filter) -> Result<Vec<ReportRow>> {
+    let sql = format!(
+        "SELECT {REPORT_COLUMNS} WHERE (?1 IS NULL OR r.created_at >= ?1) AND (?2 IS NULL OR r.created_at < ?2)
+           AND (?3 IS NULL OR EXISTS(SELECT 1 FROM file f WHERE f.job_id = j.id AND f.case_id = ?3))
+           AND (?4 IS NULL OR coalesce(r.class, r.leading_class) = ?4) AND (?5 IS NULL OR r.verdict = ?5)
+           AND (?6 IS NULL OR EXISTS(SELECT 1 FROM file f WHERE f.job_id = j.id AND instr(f.path_text, ?6) > 0))
+         ORDER BY r.id DESC LIMIT ?7"
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let limit = filter.limit.map_or(-1, i64::from);
+    let parameters = params![filter.since, filter.until, filter.case, filter.class, filter.verdict, filter.file, limit];
+    let mut rows: Vec<(i64, ReportRow)> = statement.query_map(parameters, report_row)?.collect::<rusqlite::Result<_>>()?;
+    rows.reverse();
+    rows.into_iter().map(|(job, row)| complete(connection, job, row)).collect()
+}
+
+fn complete(connection: &Connection, job: i64, mut row: ReportRow) -> Result<ReportRow> {
+    let mut statement = connection.prepare_cached("SELECT DISTINCT case_id FROM file WHERE sha256 = ?1 ORDER BY case_id")?;
+    row.cases = statement.query_map([row.sha256.as_slice()], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    row.same_pixels = same_pixels(connection, job)?;
+    Ok(row)
+}
+
+fn report_row(row: &Row<'_>) -> rusqlite::Result<(i64, ReportRow)> {
+    let probabilities: Map<String, Value> = json(row, 22)?;
+    let classes: Vec<String> = probabilities.keys().cloned().collect();
+    let in_order = |values: Map<String, Value>| -> Vec<f64> { values.values().filter_map(Value::as_f64).collect() };
+    let image = match row.get::<_, Option<String>>(4)? {
+        Some(format) => Some(Image {
+            format,
+            width: row.get(5)?,
+            height: row.get(6)?,
+            pixels_sha256: row.get(7)?,
+            microns_per_pixel: row.get(8)?,
+            thumbnail: row.get(9)?,
+        }),
+        None => None,
+    };
+    let described = match row.get::<_, Option<String>>(29)? {
+        Some(text) => Some(Described {
+            text,
+            tokens: row.get(30)?,
+            tokens_read: row.get(31)?,
+            read_until: row.get(32)?,
+            mean_token_logprob: row.get(33)?,
+            stop_reason: row.get(34)?,
+        }),
+        None => None,
+    };
+    let elapsed: Map<String, Value> = json(row, 37)?;
+    let report = NewReport {
+        verdict: row.get(17)?,
+        verdict_reasons: json(row, 18)?,
+        class: row.get(19)?,
+        leading_class: row.get(20)?,
+        confidence: row.get(21)?,
+        classified: Classified {
+            probabilities: in_order(probabilities),
+            image_only: optional_json(row, 23)?.map(in_order),
+            alpha_text: row.get(24)?,
+            logits: json(row, 25)?,
+            image_logits: optional_json(row, 26)?,
+            logits_without_text: optional_json(row, 27)?,
+            classes,
+        },
+        described,
+        flags: json(row, 28)?,
+        provider: row.get(35)?,
+        provider_note: row.get(36)?,
+        elapsed_ms: elapsed.into_iter().map(|(stage, ms)| (stage, ms.as_f64().unwrap_or(0.0))).collect(),
+    };
+    let found = ReportRow {
+        id: row.get(0)?,
+        report,
+        sha256: row.get(2)?,
+        size: row.get(3)?,
+        image,
+        source: row.get::<_, Option<String>>(10)?.unwrap_or_default(),
+        case_id: row.get::<_, Option<String>>(11)?.unwrap_or_default(),
+        received_at: row.get::<_, Option<String>>(12)?.unwrap_or_default(),
+        started_at: row.get(13)?,
+        reported_at: row.get(14)?,
+        bundle_sha256: row.get(15)?,
+        version: row.get(16)?,
+        cases: Vec::new(),
+        same_pixels: Vec::new(),
+    };
+    Ok((row.get(1)?, found))
+}
+
+fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    serde_json::from_str(&text).map_err(|error| conversion(column, error))
+}
+
+fn optional_json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| serde_json::from_str(&text).map_err(|error| conversion(column, error))).transpose()
+}
+
+fn conversion(column: usize, error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+}

@@ -1,0 +1,15 @@
+//! The appliance: a drop folder in, reports in SQLite and beside the images out.
+
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod config;
+pub mod daemon;
+pub mod engine;
+pub mod error;
+pub mod failpoint;
+pub mod intake;
+pub mod ledger;
+pub mod progress;
+pub mod report;
+pub mod verdict;

@@ -1,0 +1,5 @@
+//! `mmlnb-appliance`.
+
+fn main() -> std::process::ExitCode {
+    mmlnb_appliance::cli::main()
+}

@@ -1,0 +1,191 @@
+//! From an assessment to what a report says: class, confidence, verdict and flags. Pure.
+
+use mmlnb_models::bundle::Calibration;
+
+use crate::engine::{Assessment, Classification, Description, Provider, StopReason};
+use crate::intake::appearance::Appearance;
+use crate::ledger::{Classified, Described, NewReport};
+
+/// Slower than this the report is flagged `slow`, in milliseconds.
+const SLOW: f64 = 120_000.0;
+
+/// The index of the largest value, the first of equal ones; none without values or with one that is no number.
+pub fn leading(values: &[f64]) -> Option<usize> {
+    if values.iter().any(|value| value.is_nan()) {
+        return None;
+    }
+    (0..values.len()).reduce(|best, at| if values[at] > values[best] { at } else { best })
+}
+
+/// What decides a verdict besides the assessment.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The bundle's calibration; none: nothing is assessed.
+    pub calibration: Option<Calibration>,
+    /// A top probability below this is flagged.
+    pub indeterminate_below: f64,
+    /// The device.
+    pub provider: Provider,
+}
+
+/// The report of an assessment, or nothing when the classifier gave no numbers.
+pub fn report(assessment: &Assessment, appearance: &Appearance, more_ms: &[(&str, f64)], rules: &Rules) -> Option<NewReport> {
+    let classified = classified(assessment.classification.as_ref()?);
+    let described = assessment.description.as_ref().map(|text| described(text, assessment.classification.as_ref()));
+    let top = leading(&classified.probabilities)?;
+    let leading_class = classified.classes[top].clone();
+    let confidence = classified.probabilities[top].clamp(0.0, 1.0);
+    let (verdict, verdict_reasons) = verdict(confidence, rules.calibration.as_ref());
+    let elapsed_ms = elapsed(more_ms, assessment);
+    let flags = flags(&classified, described.as_ref(), confidence, appearance, &elapsed_ms, rules);
+    Some(NewReport {
+        class: (verdict != "abstain").then(|| leading_class.clone()),
+        verdict: verdict.to_owned(),
+        verdict_reasons,
+        leading_class,
+        confidence,
+        classified,
+        described,
+        flags,
+        provider: rules.provider.name.to_owned(),
+        provider_note: rules.provider.note.clone(),
+        elapsed_ms,
+    })
+}
+
+/// Stages and their milliseconds, to a tenth.
+pub fn elapsed(more_ms: &[(&str, f64)], assessment: &Assessment) -> Vec<(String, f64)> {
+    let all = more_ms.iter().copied().chain(assessment.elapsed.iter().copied());
+    all.map(|(stage, ms)| (stage.to_owned(), (ms * 10.0).round() / 10.0)).collect()
+}
+
+fn verdict(confidence: f64, calibration: Option<&Calibration>) -> (&'static str, Vec<String>) {
+    match calibration {
+        None => ("not_assessed", vec!["not_calibrated".into()]),
+        Some(Calibration { threshold: None, .. }) => ("abstain", vec!["no_threshold".into()]),
+        Some(Calibration { threshold: Some(threshold), .. }) if confidence < *threshold => {
+            ("abstain", vec!["below_threshold".into()])
+        }
+        Some(_) => ("accepted", Vec::new()),
+    }
+}
+
+fn classified(from: &Classification) -> Classified {
+    let wide = |values: &Vec<f32>| values.iter().map(|value| f64::from(*value)).collect();
+    Classified {
+        classes: from.classes.clone(),
+        probabilities: wide(&from.probabilities),
+        logits: wide(&from.logits),
+        image_only: from.image_probabilities.as_ref().map(wide),
+        image_logits: from.image_logits.as_ref().map(wide),
+        logits_without_text: from.logits_without_text.as_ref().map(wide),
+        alpha_text: from.alpha_text.map(|alpha| f64::from(alpha).clamp(0.0, 1.0)),
+    }
+}
+
+/// The describer's part of a report.
+pub fn described(text: &Description, classification: Option<&Classification>) -> Described {
+    Described {
+        text: text.text.clone(),
+        tokens: text.tokens as i64,
+        tokens_read: classification.and_then(|found| found.description_tokens_read).map(|tokens| tokens as i64),
+        read_until: classification.and_then(|found| found.description_read_until).map(|bytes| bytes as i64),
+        mean_token_logprob: text.mean_token_logprob,
+        stop_reason: text.stop_reason.name().to_owned(),
+    }
+}
+
+fn flags(
+    classified: &Classified,
+    described: Option<&Described>,
+    confidence: f64,
+    appearance: &Appearance,
+    elapsed_ms: &[(String, f64)],
+    rules: &Rules,
+) -> Vec<String> {
+    let image_top = classified.image_only.as_deref().and_then(leading);
+    let cut = described.is_some_and(|text| text.stop_reason == StopReason::MaxTokens.name());
+    let unread = described.is_some_and(|text| text.read_until.is_some_and(|end| (end as usize) < text.text.trim_end().len()));
+    let total: f64 = elapsed_ms.iter().filter(|(stage, _)| stage != "queue").map(|(_, ms)| ms).sum();
+    let found = [
+        (image_top.is_some() && image_top != leading(&classified.probabilities), "disagree"),
+        (confidence < rules.indeterminate_below, "low_probability"),
+        (cut, "description_cut"),
+        (unread, "description_partly_read"),
+        (rules.provider.note.is_some(), "fallback_cpu"),
+        (total > SLOW, "slow"),
+    ];
+    let found = found.iter().filter(|(holds, _)| *holds).map(|(_, flag)| *flag);
+    found.chain(appearance.flags()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assessment(probabilities: [f32; 3], image: Option<[f32; 3]>) -> Assessment {
+        Assessment {
+            description: Some(Description {
+                text: "Small round cells.".into(),
+                tokens: 5,
+                mean_token_logprob: -0.5,
+                stop_reason: StopReason::MaxTokens,
+            }),
+            classification: Some(Classification {
+                classes: ["UD", "PD", "D"].map(String::from).to_vec(),
+                logits: probabilities.map(f32::ln).to_vec(),
+                probabilities: probabilities.to_vec(),
+                image_logits: None,
+                image_probabilities: image.map(|image| image.to_vec()),
+                alpha_text: Some(0.4),
+                logits_without_text: None,
+                description_tokens_read: Some(3),
+                description_read_until: Some(11),
+            }),
+            elapsed: vec![("decode", 10.0)],
+            trace: None,
+        }
+    }
+
+    fn rules(calibration: Option<Calibration>) -> Rules {
+        Rules { calibration, indeterminate_below: 0.5, provider: Provider { name: "cpu", note: None } }
+    }
+
+    const PLAIN: Appearance = Appearance { background: 0.1, sharpness: 100.0, elongation: 1.0, trailing_bytes: false };
+
+    #[test]
+    fn without_calibration_nothing_is_assessed_but_the_class_stands() {
+        let report = report(&assessment([0.1, 0.7, 0.2], None), &PLAIN, &[], &rules(None)).unwrap();
+        assert_eq!((report.verdict.as_str(), report.class.as_deref()), ("not_assessed", Some("PD")));
+        assert!((report.confidence - 0.7).abs() < 1e-6);
+        assert_eq!(report.flags, ["description_cut", "description_partly_read"]);
+    }
+
+    #[test]
+    fn calibration_accepts_or_abstains() {
+        let at = |threshold| Some(Calibration { temperature: 1.0, threshold });
+        let verdict = |threshold| report(&assessment([0.1, 0.7, 0.2], None), &PLAIN, &[], &rules(at(threshold))).unwrap();
+        assert_eq!(verdict(Some(0.6)).verdict, "accepted");
+        let abstained = verdict(Some(0.8));
+        assert_eq!((abstained.verdict.as_str(), abstained.class), ("abstain", None));
+        assert_eq!(abstained.leading_class, "PD");
+        assert_eq!(verdict(None).verdict_reasons, ["no_threshold"]);
+    }
+
+    #[test]
+    fn disagreement_low_probability_and_fallback_are_flagged() {
+        let mut rules = rules(None);
+        rules.provider.note = Some("no GPU".into());
+        let report = report(&assessment([0.3, 0.4, 0.3], Some([0.1, 0.2, 0.7])), &PLAIN, &[], &rules).unwrap();
+        for flag in ["disagree", "low_probability", "fallback_cpu"] {
+            assert!(report.flags.iter().any(|found| found == flag), "{flag}");
+        }
+    }
+
+    #[test]
+    fn no_numbers_no_report() {
+        assert!(report(&assessment([f32::NAN, 0.4, 0.3], None), &PLAIN, &[], &rules(None)).is_none());
+        assert_eq!(leading(&[1.0, 3.0, 3.0]), Some(1));
+        assert_eq!(leading(&[]), None);
+    }
+}

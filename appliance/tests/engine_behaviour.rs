@@ -1,0 +1,151 @@
+//! What the engine does when things go wrong, are given up, or are drawn at random. The bundle is that of the reference checkpoint.
+
+mod engine_support;
+#[path = "../../models/tests/golden_files/mod.rs"]
+mod golden_files;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use engine_support::{Exported, describe, describer, engine, export, floats, integers, patch, together, traced};
+use golden_files::family;
+use mmlnb_appliance::engine::{Assessment, EngineError, Mode, PatchImage, ProviderChoice, Request};
+use mmlnb_models::bundle::Precision;
+use mmlnb_models::prepare::decode::Rgb8Image;
+
+/// The describer of the reference data; `None`, and said, where it is absent.
+fn exported() -> Option<Exported> {
+    family("qwen2_5_vl").map(|checkpoint| export(Some(&checkpoint), None, Precision::F32))
+}
+
+/// A picture whose pixels depend on `seed`.
+fn noise(width: usize, height: usize, seed: u32) -> Rgb8Image {
+    let value = |index: u32| (index.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(40_503)) >> 24) as u8;
+    Rgb8Image { width, height, pixels: (0..(width * height * 3) as u32).map(value).collect() }
+}
+
+fn tokens(assessment: &Assessment) -> Vec<i64> {
+    integers(assessment.trace.as_ref().unwrap(), "token_ids").1
+}
+
+#[test]
+fn a_request_that_is_given_up_leaves_and_the_others_stay_right() {
+    let Some(exported) = exported() else { return };
+    let bundle = exported.with(|generation| {
+        generation.max_new_tokens = 40;
+        generation.end_tokens = vec![-1];
+    });
+    let engine = describer(&bundle, 3);
+    let images: Vec<PatchImage> = (0..3).map(|seed| patch(&noise(112, 84, seed), seed as u8)).collect();
+    let alone: Vec<Vec<i64>> = images.iter().map(|image| tokens(&describe(&engine, image.clone()))).collect();
+    let cancel = Arc::new(AtomicBool::new(false));
+    let beats = Arc::new(AtomicUsize::new(0));
+    let beat = {
+        let (cancel, beats) = (cancel.clone(), beats.clone());
+        // Given up at the tenth sign of progress, in the midst of the description.
+        Arc::new(move || cancel.store(beats.fetch_add(1, Ordering::SeqCst) + 1 >= 10, Ordering::SeqCst))
+    };
+    let given_up = Request { cancel: cancel.clone(), beat, ..Request::new(Mode::Describe) };
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| engine.assess(images[0].clone(), &given_up));
+        let others = together(&engine, &images[1..], |_| traced(Mode::Describe));
+        assert_eq!(first.join().unwrap().unwrap_err(), EngineError::Cancelled);
+        assert_eq!(others.iter().map(tokens).collect::<Vec<_>>(), alone[1..]);
+    });
+    assert_eq!(beats.load(Ordering::SeqCst), 10, "no token is written after that");
+    assert_eq!(tokens(&describe(&engine, images[0].clone())), alone[0], "the slot is clean afterwards");
+}
+
+#[test]
+fn every_token_is_a_sign_of_progress() {
+    let Some(exported) = exported() else { return };
+    let bundle = exported.with(|generation| {
+        generation.max_new_tokens = 9;
+        generation.end_tokens = vec![-1];
+    });
+    let beats = Arc::new(AtomicUsize::new(0));
+    let counted = beats.clone();
+    let beat = Arc::new(move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+    });
+    let request = Request { beat, ..Request::new(Mode::Describe) };
+    describer(&bundle, 1).assess(patch(&noise(84, 84, 1), 1), &request).unwrap();
+    assert_eq!(beats.load(Ordering::SeqCst), 1 + 9, "one for the image, one a token");
+}
+
+#[test]
+fn numbers_that_are_none_are_an_error_with_the_network_that_gave_them() {
+    let Some(exported) = exported() else { return };
+    exported.spoil("describer/decoder");
+    let error = engine(&exported.bundle, |options| options.load = Mode::Describe).err().expect("warm-up finds it");
+    assert!(
+        matches!(&error, EngineError::Numbers(text) if text.contains("the language model") && text.contains("after the prompt")),
+        "{error}"
+    );
+    exported.spoil("describer/vision");
+    let error = engine(&exported.bundle, |options| options.load = Mode::Describe).err().expect("warm-up finds it");
+    assert!(matches!(&error, EngineError::Numbers(text) if text.contains("the vision tower")), "{error}");
+}
+
+#[test]
+fn an_image_without_room_is_refused_and_others_are_not() {
+    let Some(exported) = exported() else { return };
+    let bundle = exported.with(|generation| generation.max_new_tokens = 4);
+    let engine = engine(&bundle, |options| {
+        options.load = Mode::Describe;
+        options.max_tokens = Some(140);
+    })
+    .unwrap();
+    let error = engine.assess(patch(&noise(504, 504, 1), 1), &Request::new(Mode::Describe)).unwrap_err();
+    assert!(matches!(&error, EngineError::Image(text) if text.contains("504 x 504") && text.contains("room for 140")), "{error}");
+    engine.assess(patch(&noise(112, 112, 1), 1), &Request::new(Mode::Describe)).unwrap();
+    let elongated = engine.assess(patch(&noise(2010, 10, 1), 1), &Request::new(Mode::Describe)).unwrap_err();
+    assert!(matches!(&elongated, EngineError::Image(text) if text.contains("200 times")), "{elongated}");
+}
+
+#[test]
+fn a_plan_larger_than_the_memory_is_refused_before_anything_is_loaded() {
+    let Some(exported) = exported() else { return };
+    let error = engine(&exported.bundle, |options| {
+        options.load = Mode::Describe;
+        options.memory_limit = Some(1 << 20);
+    });
+    let error = error.err().expect("one MiB is too little");
+    assert!(matches!(&error, EngineError::Memory(text) if text.contains("1 MiB are available")), "{error}");
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_said_and_the_processor_works() {
+    let Some(exported) = exported() else { return };
+    let engine = engine(&exported.bundle, |options| {
+        options.load = Mode::Describe;
+        options.provider = ProviderChoice::Cuda;
+    })
+    .unwrap();
+    // This bundle is in f32, which the GPU's attention does not run; so this holds on every machine.
+    assert_eq!(engine.provider().name, "cpu");
+    let note = engine.provider().note.as_deref().unwrap();
+    assert!(note.contains("GPU was asked for") && note.contains("--precision f16"), "{note}");
+}
+
+#[test]
+fn random_descriptions_depend_on_the_image_and_the_bundle_alone() {
+    let Some(exported) = exported() else { return };
+    let bundle = exported.with(|generation| {
+        generation.do_sample = true;
+        generation.temperature = 2.0;
+        generation.max_new_tokens = 16;
+        generation.end_tokens = vec![-1];
+    });
+    let picture = noise(112, 112, 3);
+    let images: Vec<PatchImage> = (0..6).map(|number| patch(&picture, number)).collect();
+    let engine = describer(&bundle, 4);
+    let alone: Vec<Vec<i64>> = images.iter().map(|image| tokens(&describe(&engine, image.clone()))).collect();
+    let company = together(&engine, &images, |_| traced(Mode::Describe));
+    assert_eq!(company.iter().map(tokens).collect::<Vec<_>>(), alone);
+    assert_ne!(alone[0], alone[1], "another file, another stream");
+    let mut other = bundle.clone();
+    other.sha256 = "another bundle".to_string();
+    assert_ne!(tokens(&describe(&describer(&other, 1), images[0].clone())), alone[0], "another bundle, another stream");
+    assert_eq!(floats(company[0].trace.as_ref().unwrap(), "logits").0[0], 16);
+}
