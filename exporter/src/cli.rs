@@ -6,7 +6,7 @@ use mmlnb_exporter::{
     ExportError, Network, Recipe, Report, Source, Step, export_bundle, export_lowered, inspect, lower, weight_bytes,
 };
 use mmlnb_models::bundle::Precision;
-use std::{cell::RefCell, path::PathBuf};
+use std::{cell::RefCell, io::Write, path::PathBuf};
 
 /// Turns checkpoints into ONNX graphs and bundles.
 #[derive(Parser)]
@@ -98,11 +98,10 @@ fn image_size(text: &str) -> Result<[i64; 2], String> {
 /// Does what was asked for.
 pub fn run(cli: Cli) -> Result<(), ExportError> {
     match cli.command {
-        Command::Graph(args) => graph(&args)?,
-        Command::Bundle(args) => bundle(args)?,
+        Command::Graph(args) => graph(&args),
+        Command::Bundle(args) => bundle(args),
         Command::Inspect { path, json } => show(&inspect(&path)?, json),
     }
-    Ok(())
 }
 
 fn graph(args: &GraphArgs) -> Result<(), ExportError> {
@@ -119,8 +118,7 @@ fn graph(args: &GraphArgs) -> Result<(), ExportError> {
     let info =
         export_lowered(&lowered, &source.weights()?, precision, &args.output, &metadata, &|bytes| progress.advance(bytes))?;
     drop(progress);
-    println!("{}: {} parameters, {}", info.file.display(), info.parameters, megabytes(weight_bytes(&lowered)));
-    Ok(())
+    say(&format!("{}: {} parameters, {}\n", info.file.display(), info.parameters, megabytes(weight_bytes(&lowered))))
 }
 
 fn bundle(args: BundleArgs) -> Result<(), ExportError> {
@@ -132,13 +130,22 @@ fn bundle(args: BundleArgs) -> Result<(), ExportError> {
         Step::Wrote(bytes) => current.borrow().iter().for_each(|progress| progress.advance(bytes)),
         Step::End => drop(current.replace(None)),
     })?;
-    println!("{}: bundle_sha256 {sha256}", recipe.output.display());
-    Ok(())
+    say(&format!("{}: bundle_sha256 {sha256}\n", recipe.output.display()))
 }
 
-fn show(report: &Report, json: bool) {
+fn show(report: &Report, json: bool) -> Result<(), ExportError> {
     match json {
-        true => report.json_lines().iter().for_each(|line| println!("{line}")),
-        false => print!("{report}"),
+        true => say(&report.json_lines().iter().map(|line| format!("{line}\n")).collect::<String>()),
+        false => say(&report.to_string()),
+    }
+}
+
+/// Writes to stdout; a reader that has seen enough (`| head`) is no error.
+fn say(text: &str) -> Result<(), ExportError> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(ExportError::Io { action: "write", path: "stdout".into(), source: error })
+        }
+        _ => Ok(()),
     }
 }

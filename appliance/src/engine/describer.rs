@@ -65,7 +65,7 @@ impl Layout {
         let image = (tokens - part.generation.max_new_tokens) as u64;
         let patches = image * (vision.merge * vision.merge) as u64;
         let prefill = tokens as u64 * (8 * text.hidden + 3 * text.inner) as u64;
-        let towers = patches * (8 * vision.hidden + 3 * vision.inner) as u64 + patches * patches * (vision.heads + 1) as u64;
+        let towers = patches * (12 * vision.hidden + 3 * vision.inner) as u64;
         let outputs = (2 * slots * vocabulary + slots * tokens * text.head_size as usize) as u64;
         Plan {
             weights: memory::weights(bundle, [&part.vision, &part.embedding, &part.decoder.graph].into_iter()),

@@ -167,22 +167,18 @@ impl Intake {
 
     /// Writes page and JSON, or note and JSON, beside `name`.
     fn render(&self, row: &FileRow, folder: &Path, name: &OsStr) -> Result<(), FilingError> {
-        let (html, data) = match self.report_of(row)? {
+        let (kind, page, data, points) = match self.report_of(row)? {
             Some(report) => {
                 let at =
                     page::Placement { source: &row.path_text, case_id: &row.case_id, file: row.id, received_at: &row.seen_at };
-                let html = page::page(&report, &at);
-                place::write(folder, &names::beside(name, ".report.html"), html.as_bytes(), HTML)?;
-                (".report.json", report_json(&report, row))
+                (".report", page::page(&report, &at), report_json(&report, row), HTML)
             }
-            None => {
-                place::write(folder, &names::beside(name, ".note.html"), note::page(row).as_bytes(), NOTE)?;
-                (".note.json", note::json(row))
-            }
+            None => (".note", note::page(row), note::json(row), NOTE),
         };
         let text = format!("{data:#}\n");
-        place::write(folder, &names::beside(name, html), text.as_bytes(), JSON)?;
-        Ok(())
+        let (html, json) = (names::beside(name, &format!("{kind}.html")), names::beside(name, &format!("{kind}.json")));
+        let write_json = || place::write(folder, &json, text.as_bytes(), JSON);
+        Ok(place::both(|| place::write(folder, &html, page.as_bytes(), points), write_json)?)
     }
 
     fn report_of(&self, row: &FileRow) -> Result<Option<ReportRow>, FilingError> {

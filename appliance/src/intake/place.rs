@@ -198,9 +198,24 @@ pub fn relocate(source: &Source<'_>, folder: &Path, name: &OsStr) -> io::Result<
         return Ok(Moved::Changed);
     }
     failpoint::pass("move.after_rename")?;
-    sync_folder(folder)?;
-    rustix::fs::fsync(&parent)?;
+    both(|| sync_folder(folder), || Ok(rustix::fs::fsync(&parent)?))?;
     Ok(Moved::Yes)
+}
+
+/// Does two things that wait for the disk at the same time: the file system then makes both durable in one go.
+///
+/// # Errors
+/// The first one's error, else the second one's.
+pub fn both(first: impl FnOnce() -> io::Result<()>, second: impl Fn() -> io::Result<()> + Sync) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let beside = std::thread::Builder::new().spawn_scoped(scope, &second);
+        let first = first();
+        let second = match beside {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => second(),
+        };
+        first.and(second)
+    })
 }
 
 /// `RENAME_NOREPLACE`; file systems without it get a hard link and an unlink, which replace nothing either.

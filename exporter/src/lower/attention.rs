@@ -4,9 +4,6 @@ use super::Lowering;
 use crate::nodes::{Attribute, Elem};
 use mmlnb_models::graph::{Dim, Node, Value};
 
-/// Added to a pair that does not see each other; far below any score, and finite, so that nothing becomes NaN.
-const UNSEEN: f32 = -1e9;
-
 impl Lowering<'_> {
     /// `head / 4` angles of the row, then as many of the column.
     pub(super) fn axial_angles(&mut self, node: &Node, head: i64, theta: f64) {
@@ -68,21 +65,29 @@ impl Lowering<'_> {
     /// `softmax(q k^T / sqrt(head)) v` with a mask of keys if there is one. In f32: the CPU has no f16 kernel.
     pub(super) fn full_attention(&mut self, node: &Node, heads: i64) {
         let mask = node.inputs.get(3).map(|mask| self.want(*mask, Elem::I32)).unwrap_or_default();
-        self.multi_head(node, heads, &mask, "");
+        self.multi_head(node, heads, &mask);
     }
 
+    /// Each segment as a row of a batch, padded to the longest: linear in the positions, where a mask of pairs would be quadratic.
     pub(super) fn segment_attention(&mut self, node: &Node, heads: i64) {
-        let bias = self.segment_bias(node.inputs[0], node.inputs[3]);
-        self.multi_head(node, heads, "", &bias);
+        let [place, back, lengths] = self.segment_places(node.inputs[0], node.inputs[3]);
+        let [q, k, v] = [0, 1, 2].map(|i| {
+            let x = self.f32(node, i);
+            self.emit.op("Gather", &[&x, &place])
+        });
+        let attributes = vec![("num_heads", Attribute::Int(heads))];
+        let seen = self.emit.op_with("MultiHeadAttention", &[&q, &k, &v, "", &lengths], attributes);
+        let seen = self.reshape(&seen, &[-1, Self::known(self.dims(node.inputs[0]).last().expect("a row has a width"))]);
+        self.last(node, "Gather", &[&seen, &back], vec![], Elem::F32);
     }
 
-    fn multi_head(&mut self, node: &Node, heads: i64, mask: &str, bias: &str) {
+    fn multi_head(&mut self, node: &Node, heads: i64, mask: &str) {
         let rank = self.dims(node.inputs[0]).len();
         let [q, k, v] = [0, 1, 2].map(|i| {
             let x = self.f32(node, i);
             self.batched(x, rank).0
         });
-        let mut inputs = vec![q.as_str(), &k, &v, "", mask, bias];
+        let mut inputs = vec![q.as_str(), &k, &v, "", mask];
         while inputs.last() == Some(&"") {
             inputs.pop();
         }
@@ -95,30 +100,49 @@ impl Lowering<'_> {
         }
     }
 
-    /// `[1, 1, positions, positions]`: 0 within a segment, far below any score between two; one for all layers.
-    fn segment_bias(&mut self, q: Value, bounds: Value) -> String {
+    /// For all layers with these bounds: the position in each place of `[segments, longest]`, the place of each position, and the segments' lengths.
+    fn segment_places(&mut self, q: Value, bounds: Value) -> [String; 3] {
         let bounds = self.want(bounds, Elem::I64);
         let what = format!("segments of {bounds}");
         if let Some(made) = self.shared.get(&what) {
-            return made[0].clone();
+            return std::array::from_fn(|i| made[i].clone());
         }
+        let axis = self.emit.ints(&[0]);
+        let [first, second, before_last, end] = [0, 1, -1, i64::MAX].map(|i| self.emit.ints(&[i]));
+        let starts = self.emit.op("Slice", &[&bounds, &first, &before_last, &axis]);
+        let ends = self.emit.op("Slice", &[&bounds, &second, &end, &axis]);
+        let lengths = self.emit.op("Sub", &[&ends, &starts]);
+        let longest = self.emit.op_with("ReduceMax", &[&lengths], vec![("keepdims", Attribute::Int(0))]);
+
         let q = self.want(q, Elem::F32);
         let rows = self.size(&q, 0);
+        let one = self.emit.int(1);
+        let last = self.emit.op("Sub", &[&rows, &one]);
+        let (column, start) = (self.range(&longest), self.unsqueeze(&starts, 1));
+        let place = self.emit.op("Add", &[&start, &column]);
+        // Padding repeats the last position; its keys lie beyond the segment's length and its results are not taken back.
+        let place = self.emit.op("Min", &[&place, &last]);
+
         let positions = self.range(&rows);
-        let positions = self.unsqueeze(&positions, 1);
-        let bounds = self.unsqueeze(&bounds, 0);
-        let begun = self.emit.op("GreaterOrEqual", &[&positions, &bounds]);
+        let segment = self.segment_of(&positions, &bounds);
+        let begun = self.emit.op("Gather", &[&starts, &segment]);
+        let (row, within) = (self.emit.op("Mul", &[&segment, &longest]), self.emit.op("Sub", &[&positions, &begun]));
+        let back = self.emit.op("Add", &[&row, &within]);
+        let lengths = self.emit.op_with("Cast", &[&lengths], vec![("to", Attribute::Int(Elem::I32.code().into()))]);
+        let made = [place, back, lengths];
+        self.shared.insert(what, made.to_vec());
+        made
+    }
+
+    /// The number of the segment in which each position lies.
+    fn segment_of(&mut self, positions: &str, bounds: &str) -> String {
+        let (position, bound) = (self.unsqueeze(positions, 1), self.unsqueeze(bounds, 0));
+        let begun = self.emit.op("GreaterOrEqual", &[&position, &bound]);
         let begun = self.emit.op_with("Cast", &[&begun], vec![("to", Attribute::Int(Elem::I64.code().into()))]);
         let axis = self.emit.ints(&[1]);
-        let segment = self.emit.op_with("ReduceSum", &[&begun, &axis], vec![("keepdims", Attribute::Int(0))]);
-        let (row, column) = (self.unsqueeze(&segment, 1), self.unsqueeze(&segment, 0));
-        let same = self.emit.op("Equal", &[&row, &column]);
-        let (zero, unseen) = (self.emit.float(0.0), self.emit.float(UNSEEN));
-        let bias = self.emit.op("Where", &[&same, &zero, &unseen]);
-        let axes = self.emit.ints(&[0, 1]);
-        let bias = self.emit.op("Unsqueeze", &[&bias, &axes]);
-        self.shared.insert(what, vec![bias.clone()]);
-        bias
+        let count = self.emit.op_with("ReduceSum", &[&begun, &axis], vec![("keepdims", Attribute::Int(0))]);
+        let one = self.emit.int(1);
+        self.emit.op("Sub", &[&count, &one])
     }
 
     pub(super) fn causal_attention(&mut self, node: &Node, heads: i64, kv_heads: i64) {
