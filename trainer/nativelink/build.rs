@@ -6,11 +6,7 @@ fn main() {
     println!("cargo::rerun-if-env-changed=LIBTORCH");
     let torch = PathBuf::from(env::var_os("LIBTORCH").expect("LIBTORCH is set in .cargo/config.toml"));
     let lib = torch.join("lib");
-    assert!(
-        lib.join("libtorch_cpu.so").exists(),
-        "libtorch is not in {}: run `cargo xtask setup` first",
-        lib.display()
-    );
+    assert!(lib.join("libtorch_cpu.so").exists(), "libtorch is not in {}: run `cargo xtask setup` first", lib.display());
     // Cargo hands a search path to the loader of `run` and `test` only if it lies under the target directory.
     let link = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("torchlib");
     let _ = std::fs::remove_file(&link);

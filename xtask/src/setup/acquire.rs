@@ -59,7 +59,7 @@ fn fetch(wheel: &Wheel, settings: &Settings, incoming: &Path, cached: &Path) -> 
     match index::download(wheel, settings, &part).and_then(|()| keep(wheel, &part, cached)) {
         Ok(()) => return Ok(()),
         Err(problem) if settings.indexes.is_empty() => {
-            problems.push(format!("pip's settings forbid any index (no-index) {problem:#}"))
+            problems.push(format!("no index is configured beside pip (set PIP_INDEX_URL, or index-url in pip's configuration), or no-index forbids it: {problem:#}"))
         }
         Err(problem) => problems.push(format!("HTTPS: {problem:#}")),
     }

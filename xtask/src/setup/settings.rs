@@ -5,12 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const DEFAULT_INDEX: &str = "https://pypi.org/simple";
-
 /// Where wheels may be looked for and how to reach those places.
 #[derive(Debug, PartialEq)]
 pub struct Settings {
-    /// Indexes in the order in which they are asked; empty when the user said `no-index`.
+    /// Indexes in the order in which they are asked; empty when none is configured or the user said `no-index`.
     pub indexes: Vec<String>,
     /// Local folders with wheels.
     pub folders: Vec<PathBuf>,
@@ -49,11 +47,10 @@ impl Settings {
         let first = variable("PIP_INDEX_URL")
             .or_else(|| variable("UV_DEFAULT_INDEX"))
             .or_else(|| variable("UV_INDEX_URL"))
-            .or_else(|| setting("index-url"))
-            .unwrap_or_else(|| DEFAULT_INDEX.to_owned());
+            .or_else(|| setting("index-url"));
         let no_index =
             setting("no-index").is_some_and(|value| ["1", "true", "yes", "on"].contains(&value.to_lowercase().as_str()));
-        let indexes = if no_index { Vec::new() } else { [vec![first], words(setting("extra-index-url"))].concat() };
+        let indexes = if no_index { Vec::new() } else { first.into_iter().chain(words(setting("extra-index-url"))).collect() };
         let folders = words(setting("find-links"))
             .iter()
             .map(|place| place.strip_prefix("file://").unwrap_or(place))
@@ -129,9 +126,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_configured_means_the_public_index() {
+    fn nothing_configured_means_that_no_index_is_guessed() {
         let settings = settings(&[], &[]);
-        assert_eq!(settings.indexes, [DEFAULT_INDEX]);
+        assert!(settings.indexes.is_empty());
         assert_eq!((settings.timeout, settings.retries), (30, 5));
     }
 
