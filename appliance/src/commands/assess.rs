@@ -207,7 +207,8 @@ fn answer(
     let mut json = json::report(&subject, &report);
     if let Some(text) = job.description {
         json["description"] = text.into();
-        json["description_tokens_read"] = assessment.classification.as_ref().and_then(|found| found.description_tokens_read).into();
+        json["description_tokens_read"] =
+            assessment.classification.as_ref().and_then(|found| found.description_tokens_read).into();
     }
     Ok(Answer { json, text: report_text(&file, &report) })
 }

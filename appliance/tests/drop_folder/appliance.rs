@@ -15,14 +15,6 @@ pub struct Appliance {
     environment: BTreeMap<String, String>,
 }
 
-/// The program with the double, which cargo builds beside the tests.
-fn double() -> PathBuf {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    path.pop();
-    path.join("examples/daemon_with_double")
-}
-
 fn write_bundle(dir: &Path) {
     std::fs::create_dir_all(dir.join("classifier")).unwrap();
     std::fs::write(dir.join("classifier/prmf.onnx"), b"a test double needs no graph").unwrap();
@@ -83,14 +75,14 @@ impl Appliance {
     /// Starts the daemon without waiting for anything.
     pub fn spawn(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log")).unwrap();
-        let child = Command::new(double())
-            .arg(self.config())
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "double::daemon_process", "--nocapture"])
+            .env(crate::double::CONFIGURATION, self.config())
             .envs(&self.environment)
-            .env("RUST_LOG", "debug")
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .expect("cargo builds the example daemon_with_double");
+            .unwrap();
         self.child = Some(child);
     }
 

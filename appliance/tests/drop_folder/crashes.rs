@@ -33,8 +33,8 @@ fn an_image_that_is_often_killed_from_outside_is_not_blamed() {
     appliance.set("DOUBLE_DELAY_MS", "3000");
     appliance.drop_png("slow.png", 1);
     for _ in 0..5 {
-        appliance.start();
         let before = appliance.assessed().len();
+        appliance.start();
         appliance.until("it is in work", |appliance| appliance.assessed().len() > before);
         appliance.kill();
     }

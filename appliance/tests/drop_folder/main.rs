@@ -3,5 +3,6 @@
 mod appliance;
 mod commands;
 mod crashes;
+mod double;
 mod everyday;
 mod wrong_inputs;

@@ -1,50 +1,44 @@
-//! The daemon with a test double in the engine's place, for the tests of everything around the engine. It is not part of the product: the
-//! double knows no model, answers by the image's hash, and misbehaves for images of certain widths.
+//! The daemon with a test double in the engine's place: it knows no model, answers by the image's hash, and misbehaves for images of certain
+//! widths. The test program starts itself once more to be this daemon, so that it can be killed.
 
 use std::io::Write;
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mmlnb_appliance::daemon::{self, Assessor};
 use mmlnb_appliance::engine::{Assessment, Classification, Description, EngineError, PatchImage, Provider, Request, StopReason};
 
+/// Names the configuration; set only for the copy of the test program that is the daemon.
+pub const CONFIGURATION: &str = "DOUBLE_CONFIGURATION";
+
 /// Widths at which the double misbehaves.
 const ABORTS: usize = 66;
 const HANGS: usize = 77;
 const HAS_NO_NUMBERS: usize = 88;
 
-fn main() -> ExitCode {
-    let argument = std::env::args().nth(1).unwrap_or_default();
-    if argument == "decode-child" {
-        return mmlnb_appliance::cli::main();
-    }
-    if std::env::var_os("RUST_LOG").is_some() {
-        tracing_subscriber::fmt()
-            .with_writer(std::io::stderr)
-            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-            .init();
-    }
-    let delay = Duration::from_millis(std::env::var("DOUBLE_DELAY_MS").ok().and_then(|text| text.parse().ok()).unwrap_or(5));
-    let result = daemon::run_with(Path::new(&argument), |_, _| {
-        std::thread::sleep(Duration::from_millis(
-            std::env::var("DOUBLE_LOAD_MS").ok().and_then(|text| text.parse().ok()).unwrap_or(0),
-        ));
+/// Not a check of its own: the entrance for the copy that is the daemon.
+#[test]
+fn daemon_process() {
+    let Some(file) = std::env::var_os(CONFIGURATION) else { return };
+    let milliseconds =
+        |name: &str| Duration::from_millis(std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(5));
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let (delay, loading) = (milliseconds("DOUBLE_DELAY_MS"), milliseconds("DOUBLE_LOAD_MS"));
+    let result = daemon::run_with(Path::new(&file), |_, _| {
+        std::thread::sleep(loading);
         Ok(Assessor {
             assess: Arc::new(move |image, request| assess(&image, request, delay)),
-            decoder: "/proc/self/exe".into(),
+            decoder: env!("CARGO_BIN_EXE_mmlnb-appliance").into(),
             provider: Provider { name: "cpu", note: None },
             slots: 4,
         })
     });
-    match result {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            eprintln!("{failure}");
-            failure.exit.into()
-        }
-    }
+    let exit = result.unwrap_or_else(|failure| {
+        eprintln!("{failure}");
+        failure.exit
+    });
+    std::process::exit(i32::from(exit as u8));
 }
 
 fn assess(image: &PatchImage, request: &Request, delay: Duration) -> Result<Assessment, EngineError> {

@@ -1,0 +1,208 @@
+//! The third column of ARCHITECTURE.md's table, and other rules about the sources that no compiler checks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use mmlnb_tests::{run, skipped};
+use serde_json::Value;
+
+/// Lines of a function beyond which it has to be named in [`LONG`].
+const LONGEST: usize = 90;
+/// Functions that are longer, each with the reason.
+const LONG: [(&str, &str); 1] = [("infer", "one arm an operator, no catch-all: the rules of all shapes in one place")];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the room lies in the checkout").to_owned()
+}
+
+/// What a room must not know, by the words of ARCHITECTURE.md, as crates.
+fn crates(word: &str) -> &'static [&'static str] {
+    match word {
+        "libtorch" => &["tch", "torch-sys"],
+        "ONNX Runtime" => &["ort", "ort-sys"],
+        "protobuf" => &["prost", "protobuf"],
+        "SQLite" => &["rusqlite", "libsqlite3-sys"],
+        "how graphs are made" => &["mmlnb-exporter", "mmlnb-trainer"],
+        "internals" => &["mmlnb-models", "mmlnb-exporter", "mmlnb-trainer", "mmlnb-appliance"],
+        _ => panic!("ARCHITECTURE.md names `{word}`, but no test knows how to check it"),
+    }
+}
+
+/// Room to what it must not know, from the table.
+fn table() -> BTreeMap<String, Vec<String>> {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is there");
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect::<Vec<_>>());
+    let words = |cell: &str| cell.split(", ").filter(|word| !word.is_empty()).map(str::to_owned).collect();
+    cells.map(|cells| (cells[1].clone(), words(&cells[3]))).collect()
+}
+
+fn metadata() -> Value {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["metadata", "--format-version", "1", "--locked", "--offline"]).current_dir(root());
+    serde_json::from_str(&run(&mut cargo).expect(0).out).expect("cargo writes JSON")
+}
+
+/// Everything that a crate is built from, directly or through others, without what only its tests use.
+fn built_from(metadata: &Value, name: &str) -> BTreeSet<String> {
+    let nodes = metadata["resolve"]["nodes"].as_array().expect("the graph has nodes");
+    let by_id: BTreeMap<&str, &Value> = nodes.iter().filter_map(|node| Some((node["id"].as_str()?, node))).collect();
+    let names: BTreeMap<&str, &str> = metadata["packages"]
+        .as_array()
+        .expect("there are packages")
+        .iter()
+        .filter_map(|package| Some((package["id"].as_str()?, package["name"].as_str()?)))
+        .collect();
+    let start = names.iter().find(|(_, found)| **found == name).unwrap_or_else(|| panic!("no crate {name}")).0;
+    let (mut seen, mut waiting) = (BTreeSet::new(), vec![*start]);
+    while let Some(id) = waiting.pop() {
+        for dependency in by_id[id]["deps"].as_array().into_iter().flatten() {
+            let built = dependency["dep_kinds"].as_array().into_iter().flatten().any(|kind| kind["kind"] != "dev");
+            let package = dependency["pkg"].as_str().expect("a dependency has an id");
+            if built && seen.insert(package) {
+                waiting.push(package);
+            }
+        }
+    }
+    seen.into_iter().map(|id| names[id].to_owned()).collect()
+}
+
+#[test]
+fn no_room_knows_what_it_must_not_know() {
+    let metadata = metadata();
+    let table = table();
+    for room in ["models", "exporter", "trainer", "appliance", "tests"] {
+        let forbidden = table.get(room).unwrap_or_else(|| panic!("ARCHITECTURE.md has no row for {room}"));
+        assert!(!forbidden.is_empty(), "{room}");
+        let known = built_from(&metadata, &format!("mmlnb-{room}"));
+        for word in forbidden {
+            // The end-to-end tests read the ledger's views as any other program does.
+            for name in crates(word) {
+                assert!(!known.contains(*name), "{room} is built from {name}, but must not know {word}");
+            }
+        }
+    }
+    for room in ["models", "exporter", "trainer"] {
+        assert!(!built_from(&metadata, &format!("mmlnb-{room}")).contains("mmlnb-appliance"), "nobody uses the appliance");
+    }
+}
+
+#[test]
+fn the_appliance_does_not_know_how_graphs_are_made() {
+    for file in sources().into_iter().filter(|file| file.starts_with(root().join("appliance/src"))) {
+        let text = fs::read_to_string(&file).expect("a source can be read");
+        for module in ["mmlnb_models::graph", "mmlnb_models::networks"] {
+            assert!(!text.contains(module), "{} uses {module}", file.display());
+        }
+    }
+}
+
+#[test]
+fn only_the_exporters_lowering_names_operator_sets_of_onnx() {
+    let domain = ["com", "microsoft"].join(".");
+    for file in sources().into_iter().filter(|file| !file.starts_with(root().join("exporter"))) {
+        let text = fs::read_to_string(&file).expect("a source can be read");
+        assert!(!text.contains(&domain), "{} names {domain}", file.display());
+    }
+}
+
+/// Files that belong to the project: tracked, or new and not ignored.
+fn project_files() -> Vec<PathBuf> {
+    let mut git = Command::new("git");
+    git.args(["ls-files", "--cached", "--others", "--exclude-standard"]).current_dir(root());
+    let ran = run(&mut git);
+    if ran.code != 0 {
+        skipped("the check of tracked files", "this is no git checkout");
+        return Vec::new();
+    }
+    ran.out.lines().map(|name| root().join(name)).filter(|file| file.is_file()).collect()
+}
+
+fn sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for room in ["models", "exporter", "trainer", "appliance", "tests", "xtask"] {
+        collect_rust(&root().join(room), &mut found);
+    }
+    assert!(found.len() > 50, "{} sources", found.len());
+    found
+}
+
+fn collect_rust(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())).flatten() {
+        let path = entry.path();
+        if path.is_dir() && entry.file_name() != "golden" {
+            collect_rust(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn no_file_names_a_folder_of_one_machine() {
+    // In pieces, so that this file does not find itself.
+    let folders = [["/ho", "me/"], ["/ro", "ot/"], ["/Us", "ers/"], ["/wo", "rk/"], ["/mn", "t/"]].map(|halves| halves.concat());
+    let mut found = Vec::new();
+    for file in project_files() {
+        let Ok(text) = fs::read_to_string(&file) else { continue };
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| line.len() < 2000) {
+            let names = |folder: &String| line.match_indices(folder.as_str()).any(|(at, _)| starts_a_path(line, at));
+            if folders.iter().any(names) {
+                found.push(format!("{}:{}: {line}", file.display(), number + 1));
+            }
+        }
+    }
+    assert!(found.is_empty(), "absolute paths of somebody's machine:\n{}", found.join("\n"));
+}
+
+/// Whether the slash at `at` begins a path, not continues one such as `a/home/b` or an address.
+fn starts_a_path(line: &str, at: usize) -> bool {
+    let before = line[..at].chars().next_back();
+    before.is_none_or(|before| !before.is_alphanumeric() && !"./_-~}>".contains(before))
+}
+
+#[test]
+fn no_function_is_longer_than_can_be_read_at_once() {
+    let mut found = Vec::new();
+    for file in sources() {
+        let text = fs::read_to_string(&file).expect("a source can be read");
+        let short = |name: &str| !LONG.iter().any(|(long, _)| *long == name);
+        let long = functions(&text).into_iter().filter(|(name, lines)| *lines > LONGEST && short(name));
+        found.extend(long.map(|(name, lines)| format!("{}: {name}, {lines} lines", file.display())));
+    }
+    assert!(
+        found.is_empty(),
+        "functions above {LONGEST} lines; shorten them or name them in LONG with the reason:\n{}",
+        found.join("\n")
+    );
+}
+
+/// Names and lengths of the functions of a source as rustfmt lays it out: a body ends at a brace below its `fn`.
+fn functions(text: &str) -> Vec<(String, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let Some(name) = function_name(line) else { continue };
+        let end = format!("{}}}", &line[..line.len() - line.trim_start().len()]);
+        let body = lines[start..].iter().position(|line| *line == end);
+        found.extend(body.map(|length| (name.to_owned(), length + 1)));
+    }
+    found
+}
+
+fn function_name(line: &str) -> Option<&str> {
+    let (before, after) = line.split_once("fn ")?;
+    let modifiers = ["pub", "pub(crate)", "pub(super)", "const", "unsafe", "async", "extern", "\"C\""];
+    let opens = line.ends_with('{') || line.ends_with('(');
+    let plain = before.split_whitespace().all(|word| modifiers.contains(&word));
+    (plain && opens).then(|| after.split(['(', '<']).next().unwrap_or(after))
+}
+
+#[test]
+fn the_measure_of_functions_finds_one_of_known_length() {
+    let text =
+        "impl X {\n    pub fn long(\n        a: u8,\n    ) {\n        body();\n    }\n\n    fn short() {}\n}\nfn end() {\n}\n";
+    assert_eq!(functions(text), [("long".to_owned(), 5), ("end".to_owned(), 2)]);
+}
