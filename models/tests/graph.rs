@@ -145,7 +145,9 @@ fn intermediates_are_exposed_by_name() {
 fn a_tied_head_is_one_parameter() {
     let keys = |g: &Graph| g.parameters().iter().map(|p| p.key.clone()).collect::<Vec<_>>();
     assert!(keys(&networks::decoder(&text(), true)).contains(&"model.embed_tokens.weight".to_string()));
-    assert!(!keys(&networks::decoder(&TextConfig { tied: false, ..text() }, true)).contains(&"model.embed_tokens.weight".to_string()));
+    assert!(
+        !keys(&networks::decoder(&TextConfig { tied: false, ..text() }, true)).contains(&"model.embed_tokens.weight".to_string())
+    );
 }
 
 #[test]

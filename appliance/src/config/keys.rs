@@ -48,6 +48,12 @@ pub const KEYS: &[Key] = &[
     key("threads", Kind::Whole(0, 1024), Some("0"), "Threads for computing; 0 is all cores less one."),
     key("slots", Kind::Whole(1, 64), Some("4"), "Images that are described together."),
     key(
+        "max_tokens",
+        Kind::Whole(0, 131_072),
+        Some("0"),
+        "Room of a slot in tokens, prompt with image and description; 0 fits the bundle and images up to 1.6 million pixels.",
+    ),
+    key(
         "watch",
         Kind::Word(&["auto", "inotify", "poll"]),
         Some("\"auto\""),

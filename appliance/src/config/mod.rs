@@ -57,6 +57,8 @@ pub struct Config {
     pub threads: usize,
     /// Images described together.
     pub slots: usize,
+    /// Tokens for which a slot has room; 0: as the bundle needs.
+    pub max_tokens: usize,
     /// How new files are noticed.
     pub watch: Watch,
     /// Unchanged for this long before a file is taken.
@@ -330,6 +332,7 @@ fn assemble(file: &Path, base: &Path, settings: &BTreeMap<&'static str, Placed>)
         provider: text("provider"),
         threads: whole("threads") as usize,
         slots: whole("slots") as usize,
+        max_tokens: whole("max_tokens") as usize,
         watch: match text("watch").as_str() {
             "inotify" => Watch::Inotify,
             "poll" => Watch::Poll,

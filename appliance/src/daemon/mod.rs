@@ -16,7 +16,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::commands::bundle;
 use crate::config::{Config, Need};
-use crate::engine::{Engine, EngineError, Mode, Provider};
+use crate::engine::{Engine, EngineError, EngineOptions, Mode, Provider};
 use crate::error::{Exit, Failure};
 use crate::intake::{self, Assess, Inbox, Intake, Scanner};
 use crate::ledger::{Ledger, RunStart, open, record};
@@ -58,7 +58,9 @@ pub fn run(file: &Path) -> Result<Exit, Failure> {
 }
 
 fn load_engine(config: &Config, bundle: &Bundle) -> Result<Assessor, Failure> {
-    let options = bundle::options(&config.provider, config.threads, config.slots, Mode::Both, bundle);
+    let max_tokens = (config.max_tokens > 0).then_some(config.max_tokens);
+    let options =
+        EngineOptions { max_tokens, ..bundle::options(&config.provider, config.threads, config.slots, Mode::Both, bundle) };
     let engine = Engine::open(bundle, &options).map_err(|error| bundle::failure(&error, &config.bundle))?;
     let (provider, slots) = (engine.provider().clone(), engine.slots());
     if let Some(note) = &provider.note {
