@@ -36,8 +36,10 @@ pub struct Decoder {
 /// A decoded image.
 #[derive(Debug)]
 pub struct Decoded {
-    /// What goes into the ledger.
-    pub image: Image,
+    /// PNG, JPEG, TIFF or BMP.
+    pub format: String,
+    /// Micrometres a pixel, if the file states them.
+    pub microns_per_pixel: Option<f64>,
     /// The pixels.
     pub rgb: Rgb8Image,
     /// What the pixels look like, for flags.
@@ -55,7 +57,7 @@ pub enum DecodeFailure {
 
 #[derive(Serialize, Deserialize)]
 enum Answer {
-    Image { format: String, width: u32, height: u32, microns_per_pixel: Option<f64>, thumbnail: usize, appearance: Appearance },
+    Image { format: String, width: u32, height: u32, microns_per_pixel: Option<f64>, appearance: Appearance },
     Rejected { code: String, message: String },
 }
 
@@ -125,17 +127,32 @@ fn understand(output: &[u8]) -> Option<Result<Decoded, DecodeFailure>> {
     let (answer, rest) = rest.split_at_checked(length)?;
     match serde_json::from_slice(answer).ok()? {
         Answer::Rejected { code, message } => Some(Err(DecodeFailure::Rejected(Rejection { code, message }))),
-        Answer::Image { format, width, height, microns_per_pixel, thumbnail, appearance } => {
-            let (thumbnail, pixels) = rest.split_at_checked(thumbnail)?;
-            if pixels.len() as u64 != u64::from(width) * u64::from(height) * 3 {
+        Answer::Image { format, width, height, microns_per_pixel, appearance } => {
+            if rest.len() as u64 != u64::from(width) * u64::from(height) * 3 {
                 return None;
             }
-            let rgb = Rgb8Image { width: width as usize, height: height as usize, pixels: pixels.to_vec() };
-            let pixels_sha256 = pixels_sha256(&rgb);
-            let thumbnail = thumbnail.to_vec();
-            let image = Image { format, width, height, pixels_sha256, microns_per_pixel, thumbnail };
-            Some(Ok(Decoded { image, rgb, appearance }))
+            let rgb = Rgb8Image { width: width as usize, height: height as usize, pixels: rest.to_vec() };
+            Some(Ok(Decoded { format, microns_per_pixel, rgb, appearance }))
         }
+    }
+}
+
+impl Decoded {
+    /// What goes into the ledger, made while the pixels are being assessed: encoding the thumbnail takes as long as decoding the file.
+    ///
+    /// # Errors
+    /// The thumbnail could not be encoded.
+    pub fn image(&self) -> io::Result<Image> {
+        let (width, height) = (self.rgb.width as u32, self.rgb.height as u32);
+        let (pixels_sha256, thumbnail) = (pixels_sha256(&self.rgb), thumbnail(&self.rgb)?);
+        Ok(Image {
+            format: self.format.clone(),
+            width,
+            height,
+            pixels_sha256,
+            microns_per_pixel: self.microns_per_pixel,
+            thumbnail,
+        })
     }
 }
 
@@ -162,14 +179,14 @@ pub fn child(max_side: u32, min_side: u32, seconds: u64) -> io::Result<()> {
     failpoint::pass("decode.child")?;
     let mut bytes = Vec::new();
     io::stdin().lock().read_to_end(&mut bytes)?;
-    let (answer, thumbnail, pixels) = match decode_here(&bytes, &limits((max_side, min_side))) {
+    let (answer, pixels) = match decode_here(&bytes, &limits((max_side, min_side))) {
         Ok(found) => found,
-        Err(rejection) => (Answer::Rejected { code: rejection.code, message: rejection.message }, Vec::new(), Vec::new()),
+        Err(rejection) => (Answer::Rejected { code: rejection.code, message: rejection.message }, Vec::new()),
     };
     let answer = serde_json::to_vec(&answer)?;
     let mut out = io::stdout().lock();
     out.write_all(&(answer.len() as u32).to_le_bytes())?;
-    for part in [&answer, &thumbnail, &pixels] {
+    for part in [&answer, &pixels] {
         out.write_all(part)?;
     }
     out.flush()
@@ -186,25 +203,23 @@ fn confine(seconds: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn decode_here(bytes: &[u8], limits: &Limits) -> Result<(Answer, Vec<u8>, Vec<u8>), Rejection> {
+fn decode_here(bytes: &[u8], limits: &Limits) -> Result<(Answer, Vec<u8>), Rejection> {
     let reject = |error: decode::DecodeError| Rejection { code: error.code().into(), message: error.to_string() };
     let header = mmlnb_models::prepare::header::inspect_bytes(bytes, limits).map_err(reject)?;
     let rgb = decode::decode(bytes, limits).map_err(reject)?;
-    let thumbnail = thumbnail(&rgb)?;
     let trailing = matches!(probe(&mut io::Cursor::new(bytes)), Ok(Completeness::Complete { trailing_bytes: true }));
     let answer = Answer::Image {
         format: header.format.name().to_owned(),
         width: rgb.width as u32,
         height: rgb.height as u32,
         microns_per_pixel: appearance::microns_per_pixel(bytes),
-        thumbnail: thumbnail.len(),
         appearance: Appearance::of(&rgb, trailing),
     };
-    Ok((answer, thumbnail, rgb.pixels))
+    Ok((answer, rgb.pixels))
 }
 
-fn thumbnail(rgb: &Rgb8Image) -> Result<Vec<u8>, Rejection> {
-    let failed = || Rejection { code: "decode_failed".into(), message: "No thumbnail could be made of this image".into() };
+fn thumbnail(rgb: &Rgb8Image) -> io::Result<Vec<u8>> {
+    let failed = || io::Error::other("no thumbnail could be made of this image");
     let (width, height) = (rgb.width as u32, rgb.height as u32);
     let mut image = image::RgbImage::from_raw(width, height, rgb.pixels.clone()).ok_or_else(failed)?;
     if width.max(height) > THUMBNAIL {
@@ -227,12 +242,15 @@ mod tests {
         let mut png = Vec::new();
         let image = image::RgbImage::from_fn(64, 48, |x, y| image::Rgb([x as u8, y as u8, 7]));
         image.write_to(&mut io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
-        let (answer, thumbnail, pixels) = decode_here(&png, &limits((8192, 32))).unwrap();
+        let (answer, pixels) = decode_here(&png, &limits((8192, 32))).unwrap();
         let answer = serde_json::to_vec(&answer).unwrap();
         let mut wire = (answer.len() as u32).to_le_bytes().to_vec();
-        wire.extend([answer, thumbnail, pixels].concat());
+        wire.extend([answer, pixels].concat());
         let decoded = understand(&wire).unwrap().unwrap();
-        assert_eq!((decoded.image.width, decoded.image.height), (64, 48));
+        let row = decoded.image().unwrap();
+        assert_eq!((row.width, row.height, row.format.as_str()), (64, 48, "PNG"));
+        let thumbnail = image::load_from_memory(&row.thumbnail).unwrap();
+        assert_eq!((thumbnail.width(), thumbnail.height()), (64, 48));
         assert_eq!(decoded.rgb.pixels, image.into_raw());
         assert!(understand(&wire[..wire.len() - 1]).is_none());
         assert!(understand(&[]).is_none());

@@ -22,7 +22,7 @@ use crate::ledger::{NewFile, Rejection};
 use crate::progress;
 
 /// Least and most time between the looks of a burst.
-const SOONEST: Duration = Duration::from_millis(20);
+const SOONEST: Duration = Duration::from_millis(5);
 const LATEST: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_secs(5);
@@ -103,6 +103,8 @@ impl Scanner {
     fn pass(&mut self) -> Duration {
         let now = crate::clock::boot();
         let due = self.intake.desk.wake(now).map(|due| due.saturating_sub(now));
+        // Before the scan: a file that is renamed in after it must keep its hint for the next look.
+        let hints = self.watch.take_hints();
         let found = match self.inbox.mounted() {
             true => scan(&self.intake.config.inbox),
             false => Err(std::io::Error::new(std::io::ErrorKind::NotFound, "its marker is missing: the share is not mounted")),
@@ -119,7 +121,7 @@ impl Scanner {
             Ok(root) => root,
             Err(error) => return self.blind(&error.to_string()),
         };
-        let next = self.judge(&scan, &root, now);
+        let next = self.judge(&scan, &root, hints, now);
         self.report(&scan);
         let longest = if self.watch.polling().is_some() { POLL } else { QUIET };
         let waits = [next, due, gap.then_some(Duration::ZERO), Some(longest)];
@@ -145,8 +147,7 @@ impl Scanner {
     }
 
     /// Looks at every file that nobody has yet; when the next one may be due.
-    fn judge(&mut self, scan: &Scan, root: &OwnedFd, now: Duration) -> Option<Duration> {
-        let mut hints = self.watch.take_hints();
+    fn judge(&mut self, scan: &Scan, root: &OwnedFd, mut hints: HashMap<PathBuf, Hint>, now: Duration) -> Option<Duration> {
         let present: HashSet<Key> = scan.files.iter().map(|found| Key::from(&found.file)).collect();
         self.intake.desk.retain_resting(&present);
         let mut before = std::mem::take(&mut self.watched);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use super::decode::{DecodeFailure, Decoded};
+use super::decode::DecodeFailure;
 use super::desk::{Key, Task};
 use super::patch::{self, Patch, ReadError};
 use super::{Intake, beneath, names, trouble};
@@ -176,7 +176,7 @@ impl Intake {
         failpoint::pass("claim.after")?;
         progress::enter("decode", name, self.config.decode + Duration::from_secs(10));
         let begun = Instant::now();
-        let Decoded { image, rgb, appearance } = match self.decoder.decode(&patch.bytes) {
+        let decoded = match self.decoder.decode(&patch.bytes) {
             Ok(decoded) => decoded,
             Err(DecodeFailure::Rejected(why)) => return Ok(Outcome::Reject(why)),
             Err(DecodeFailure::Later(reason)) => return Ok(Outcome::GiveBack(reason)),
@@ -186,12 +186,17 @@ impl Intake {
         progress::enter("assess", name, self.config.assess);
         failpoint::pass("assess.before")?;
         let request = Request { cancel: progress::cancel_flag(), beat: progress::beater(), ..Request::new(self.mode) };
-        let result = (self.assess)(PatchImage { sha256: patch.sha256, rgb }, &request);
+        let pixels = PatchImage { sha256: patch.sha256, rgb: decoded.rgb.clone() };
+        let (result, image) = std::thread::scope(|scope| {
+            let image = scope.spawn(|| decoded.image());
+            ((self.assess)(pixels, &request), image.join())
+        });
+        let image = image.map_err(|_| std::io::Error::other("the thumbnail's encoder failed"))??;
         failpoint::pass("assess.after")?;
         Ok(match result {
             Ok(assessment) => {
                 let times = [("read", read_ms), ("decode_image", decode_ms)];
-                match verdict::report(&assessment, &appearance, &times, &self.rules) {
+                match verdict::report(&assessment, &decoded.appearance, &times, &self.rules) {
                     Some(report) => Outcome::Report(Box::new(image), Box::new(report)),
                     None => Outcome::Reject(rejection("no_numbers", "The classifier's probabilities are no numbers")),
                 }
