@@ -181,7 +181,6 @@ pub const OPERATORS: &[(&str, &str, i64)] = &[
     ("SkipLayerNormalization", MICROSOFT, 1),
     ("SkipSimplifiedLayerNormalization", MICROSOFT, 1),
     ("Slice", "", 13),
-    ("Softmax", "", 13),
     ("Split", "", 18),
     ("Squeeze", "", 21),
     ("Sub", "", 14),

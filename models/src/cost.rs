@@ -131,13 +131,11 @@ fn work(graph: &Graph, node: &Node, inputs: &[&Type], found: &[Type]) -> f64 {
         Op::AddLayerNorm { .. } => 9.0 * out,
         Op::AddRmsNorm { .. } => 5.0 * out,
         Op::Mean { .. } => elements(inputs[0]),
-        Op::MaxPool2d | Op::SwiGlu | Op::Blend | Op::Rotary { .. } | Op::Softmax | Op::Gelu | Op::Tanh | Op::Sigmoid => 4.0 * out,
+        Op::MaxPool2d | Op::SwiGlu | Op::Blend | Op::Rotary { .. } | Op::Gelu | Op::Tanh | Op::Sigmoid => 4.0 * out,
         Op::AxialAngles { .. } => 2.0 * out,
         Op::Relu | Op::Add | Op::AddPositions { .. } | Op::AddRow { .. } => out,
         Op::Input(_) | Op::Embedding { .. } | Op::Dropout { .. } | Op::Concat { .. } | Op::Split { .. } | Op::FirstToken => 0.0,
-        Op::TakeRows | Op::ReplaceRows | Op::PermuteGroups { .. } | Op::Unpermute | Op::MergeRows { .. } | Op::ChannelsLast => {
-            0.0
-        }
+        Op::TakeRows | Op::PermuteGroups { .. } | Op::Unpermute | Op::MergeRows { .. } | Op::ChannelsLast => 0.0,
         Op::Windows { .. } | Op::Unwindow { .. } | Op::MergePatches => 0.0,
     }
 }
@@ -208,8 +206,8 @@ fn shared(op: &Op, slot: u8) -> Option<usize> {
         | Op::Linear { .. }
         | Op::Conv2d { .. } => None,
         Op::MaxPool2d | Op::Mean { .. } | Op::LayerNorm { .. } | Op::RmsNorm { .. } => None,
-        Op::AddLayerNorm { .. } | Op::AddRmsNorm { .. } | Op::Relu | Op::Gelu | Op::Tanh | Op::Sigmoid | Op::Softmax => None,
-        Op::SwiGlu | Op::Add | Op::Blend | Op::Concat { .. } | Op::TakeRows | Op::ReplaceRows | Op::PermuteGroups { .. } => None,
+        Op::AddLayerNorm { .. } | Op::AddRmsNorm { .. } | Op::Relu | Op::Gelu | Op::Tanh | Op::Sigmoid => None,
+        Op::SwiGlu | Op::Add | Op::Blend | Op::Concat { .. } | Op::TakeRows | Op::PermuteGroups { .. } => None,
         Op::Unpermute | Op::AxialAngles { .. } | Op::Rotary { .. } | Op::WindowAttention { .. } => None,
         Op::Windows { .. } | Op::Unwindow { .. } | Op::MergePatches => None,
     }
@@ -230,10 +228,8 @@ fn scratch(op: &Op, found: &[Type], float: i64) -> i64 {
         | Op::Linear { .. }
         | Op::Conv2d { .. } => 0,
         Op::MaxPool2d | Op::Mean { .. } | Op::LayerNorm { .. } | Op::RmsNorm { .. } => 0,
-        Op::AddLayerNorm { .. } | Op::AddRmsNorm { .. } | Op::Relu | Op::Gelu | Op::Tanh | Op::Sigmoid | Op::Softmax => 0,
-        Op::Add | Op::Dropout { .. } | Op::Concat { .. } | Op::Split { .. } | Op::FirstToken | Op::TakeRows | Op::ReplaceRows => {
-            0
-        }
+        Op::AddLayerNorm { .. } | Op::AddRmsNorm { .. } | Op::Relu | Op::Gelu | Op::Tanh | Op::Sigmoid => 0,
+        Op::Add | Op::Dropout { .. } | Op::Concat { .. } | Op::Split { .. } | Op::FirstToken | Op::TakeRows => 0,
         Op::PermuteGroups { .. } | Op::Unpermute | Op::MergeRows { .. } | Op::AxialAngles { .. } | Op::Attention { .. } => 0,
         Op::ChannelsLast | Op::Windows { .. } | Op::Unwindow { .. } | Op::MergePatches => 0,
     }

@@ -71,6 +71,7 @@ struct Inner {
     tries: HashMap<Key, u32>,
     pause: Option<String>,
     closed: bool,
+    left: u64,
 }
 
 /// The queue.
@@ -93,6 +94,8 @@ pub struct Load {
     pub reason: Option<String>,
     /// Why nothing is taken.
     pub pause: Option<String>,
+    /// Files that have left the desk since the start, so that a burst between two looks shows too.
+    pub left: u64,
 }
 
 impl Desk {
@@ -145,6 +148,7 @@ impl Desk {
         let mut inner = self.lock();
         inner.held.remove(key);
         inner.tries.remove(key);
+        inner.left += 1;
     }
 
     /// The file stays in the inbox and is not to be looked at again.
@@ -216,7 +220,7 @@ impl Desk {
     /// How much there is to do.
     pub fn load(&self) -> Load {
         let inner = self.lock();
-        let mut load = Load { ready: inner.ready.len(), pause: inner.pause.clone(), ..Load::default() };
+        let mut load = Load { ready: inner.ready.len(), pause: inner.pause.clone(), left: inner.left, ..Load::default() };
         for held in inner.held.values() {
             match held {
                 Held::Working | Held::Attached(..) => load.working += 1,

@@ -26,16 +26,6 @@ impl Lowering<'_> {
         self.last(node, "Gather", &[&flat, &rows], vec![], Elem::F32);
     }
 
-    pub(super) fn replace_rows(&mut self, node: &Node) {
-        let width = self.width(node.inputs[0]);
-        let (x, rows, new) = (self.f32(node, 0), self.want(node.inputs[1], Elem::I64), self.f32(node, 2));
-        let shape = self.emit.op("Shape", &[&x]);
-        let flat = self.reshape(&x, &[-1, width]);
-        let rows = self.unsqueeze(&rows, 1);
-        let replaced = self.emit.op("ScatterND", &[&flat, &rows, &new]);
-        self.last(node, "Reshape", &[&replaced, &shape], vec![], Elem::F32);
-    }
-
     pub(super) fn permute_groups(&mut self, node: &Node, group: i64) {
         let width = self.width(node.inputs[0]);
         let Tensor { name, elem } = self.tensors[&node.inputs[0]].clone();

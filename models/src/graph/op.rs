@@ -86,8 +86,6 @@ pub enum Op {
     Gelu,
     Tanh,
     Sigmoid,
-    /// Over the last axis.
-    Softmax,
     /// Inputs gate, up: `silu(gate) * up`.
     SwiGlu,
     /// Two tensors of the same type.
@@ -108,8 +106,6 @@ pub enum Op {
     FirstToken,
     /// Inputs x `[batch, tokens, width]` and `rows` Int `[rows]`, which count through batch and tokens: `[rows, width]`.
     TakeRows,
-    /// Inputs x `[batch, tokens, width]`, `rows` Int `[rows]` (as in `TakeRows`) and `[rows, width]`: x with these rows replaced.
-    ReplaceRows,
     /// Inputs x `[positions, width]` and `order` Int `[positions / group]`: groups of rows in that order.
     PermuteGroups {
         group: i64,
@@ -173,7 +169,7 @@ pub fn infer(op: &Op, inputs: &[&Type]) -> Result<Vec<Type>, String> {
             Ok(vec![Type::float(ids.dims.iter().cloned().chain([Dim::from(*width)]))])
         }
         AddPositions { .. } => rank(x()?, 3).map(|t| vec![t.clone()]),
-        AddRow { .. } | Relu | Gelu | Tanh | Sigmoid | Softmax | Dropout { .. } | LayerNorm { .. } | RmsNorm { .. } => {
+        AddRow { .. } | Relu | Gelu | Tanh | Sigmoid | Dropout { .. } | LayerNorm { .. } | RmsNorm { .. } => {
             Ok(vec![kind(x()?, Kind::Float)?.clone()])
         }
         AddLayerNorm { .. } | AddRmsNorm { .. } => same(inputs).map(|t| vec![t.clone(), t]),
@@ -223,13 +219,6 @@ pub fn infer(op: &Op, inputs: &[&Type]) -> Result<Vec<Type>, String> {
             let [x, rows] = inputs else { return Err("x and rows are needed".into()) };
             rank(x, 3)?;
             Ok(vec![Type::float([kind(rank(rows, 1)?, Kind::Int)?.dims[0].clone(), x.dims[2].clone()])])
-        }
-        ReplaceRows => {
-            let [x, rows, new] = inputs else { return Err("x, rows and their new values are needed".into()) };
-            rank(x, 3)?;
-            (new.dims.as_slice() == [rows.dims[0].clone(), x.dims[2].clone()])
-                .then(|| vec![(*x).clone()])
-                .ok_or_else(|| format!("{new} does not replace rows {rows} of {x}"))
         }
         PermuteGroups { group } => {
             let [x, order] = inputs else { return Err("x and order are needed".into()) };

@@ -8,11 +8,6 @@ pub(super) fn take(x: &Tensor, rows: &Tensor) -> Result<Tensor, TchError> {
     x.f_reshape([-1, last(x)])?.f_index_select(0, rows)
 }
 
-/// `x` with these rows, counted through batch and tokens, replaced.
-pub(super) fn replace(x: &Tensor, rows: &Tensor, new: &Tensor) -> Result<Tensor, TchError> {
-    x.f_reshape([-1, last(x)])?.f_index_copy(0, rows, &new.f_to_kind(x.kind())?)?.f_reshape(x.size())
-}
-
 pub(super) fn permute_groups(x: &Tensor, order: &Tensor, group: i64) -> Result<Tensor, TchError> {
     x.f_reshape([-1, group * last(x)])?.f_index_select(0, order)?.f_reshape(x.size())
 }
