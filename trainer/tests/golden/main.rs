@@ -1,6 +1,6 @@
 //! The tch reading against reference data, driven by the data's own case files.
 
-#[path = "../shared/mod.rs"]
+#[path = "../common/mod.rs"]
 mod shared;
 
 mod curriculum;

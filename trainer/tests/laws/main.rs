@@ -1,6 +1,6 @@
 //! Laws of the readings, on networks of random sizes with random weights. Every failure names its seed.
 
-#[path = "../shared/mod.rs"]
+#[path = "../common/mod.rs"]
 mod shared;
 
 mod adapters;
