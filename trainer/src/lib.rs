@@ -1,7 +1,11 @@
-//! The trainer: networks of [`mmlnb_models`] read with libtorch.
+//! The trainer: networks of [`mmlnb_models`] read with libtorch, and both stages of MMLNB trained with them.
 //!
 //! [`start`] comes first in every program: it loads the CUDA part if there is one and refuses a libtorch of another version. [`torch`] turns a
 //! graph and its weights into a plan that runs forward and, for training, backward.
 
+pub mod commands;
+pub mod data;
+pub mod error;
+pub mod optimiser;
 pub mod start;
 pub mod torch;
