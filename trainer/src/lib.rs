@@ -7,5 +7,6 @@ pub mod commands;
 pub mod data;
 pub mod error;
 pub mod optimiser;
+pub mod run;
 pub mod start;
 pub mod torch;

@@ -1,0 +1,3 @@
+//! A training run's folder and what is logged into it.
+
+pub mod tensorboard;
