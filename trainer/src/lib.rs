@@ -5,6 +5,7 @@
 
 pub mod commands;
 pub mod data;
+pub mod diagnostics;
 pub mod error;
 pub mod optimiser;
 pub mod run;
