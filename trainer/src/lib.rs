@@ -7,6 +7,7 @@ pub mod commands;
 pub mod data;
 pub mod diagnostics;
 pub mod error;
+pub mod generate;
 pub mod optimiser;
 pub mod run;
 pub mod start;

@@ -54,14 +54,15 @@ pub(super) struct Leaves {
 }
 
 impl Leaves {
-    /// The leaves of a graph, and for every node its weights in the order of `Op::weights`.
+    /// The leaves of a graph, and for every node its weights in the order of `Op::weights`. What `others` hold is taken from them.
     pub fn load(
         graph: &Graph,
         weights: &Weights<'_>,
         options: &PlanOptions,
+        others: &[&Leaves],
     ) -> Result<(Leaves, Vec<Vec<Parameter>>), TorchError> {
         let mut leaves = Leaves::default();
-        let mut loader = Loader { leaves: &mut leaves, weights, options };
+        let mut loader = Loader { leaves: &mut leaves, weights, options, others };
         let mut parameters = Vec::with_capacity(graph.nodes.len());
         for node in &graph.nodes {
             let own: Result<Vec<Parameter>, TorchError> = node.op.weights().iter().map(|w| loader.parameter(w)).collect();
@@ -121,6 +122,7 @@ struct Loader<'l, 'w, 'c> {
     leaves: &'l mut Leaves,
     weights: &'w Weights<'c>,
     options: &'w PlanOptions,
+    others: &'w [&'w Leaves],
 }
 
 impl Loader<'_, '_, '_> {
@@ -211,10 +213,14 @@ impl Loader<'_, '_, '_> {
         if let Some(number) = self.leaves.known.get(weight) {
             return Ok(*number);
         }
-        let tensor = make(self.options.kind)
-            .and_then(|t| t.f_to_device(self.options.device))
-            .and_then(|t| t.f_set_requires_grad(trained))
-            .map_err(|error| TorchError::Loading { weight: weight.to_string(), problem: first_line(&error) })?;
+        let held = self.others.iter().find_map(|leaves| leaves.known.get(weight).map(|number| leaves.leaf(*number)));
+        let tensor = match held {
+            Some(held) => held.shallow_clone(),
+            None => make(self.options.kind)
+                .and_then(|t| t.f_to_device(self.options.device))
+                .and_then(|t| t.f_set_requires_grad(trained))
+                .map_err(|error| TorchError::Loading { weight: weight.to_string(), problem: first_line(&error) })?,
+        };
         let number = self.leaves.all.len();
         self.leaves.all.push(Leaf { name: weight.name(), tensor });
         self.leaves.known.insert(weight.clone(), number);

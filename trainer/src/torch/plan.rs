@@ -73,7 +73,17 @@ impl Plan {
     /// # Errors
     /// Weights that are absent or cannot be loaded.
     pub fn new(graph: &Graph, weights: &Weights<'_>, options: &PlanOptions) -> Result<Plan, TorchError> {
-        let (leaves, parameters) = Leaves::load(graph, weights, options)?;
+        Plan::sharing(graph, weights, options, &[])
+    }
+
+    /// As [`Plan::new`], but a weight that one of `others` holds already is the same tensor here, whatever training has made of it: two readings
+    /// of one network take the memory of one. `others` must have been made with the same device, kind and adapters.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn sharing(graph: &Graph, weights: &Weights<'_>, options: &PlanOptions, others: &[&Plan]) -> Result<Plan, TorchError> {
+        let others: Vec<&Leaves> = others.iter().map(|plan| &plan.leaves).collect();
+        let (leaves, parameters) = Leaves::load(graph, weights, options, &others)?;
         let slots = Slots::new(graph);
         let whole = Run::new(graph, &slots, 0..graph.nodes.len());
         let partition = Partition::new(graph, &slots);

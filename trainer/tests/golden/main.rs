@@ -5,6 +5,7 @@ mod shared;
 
 mod curriculum;
 mod files;
+mod generate;
 mod images;
 mod lora;
 mod prmf;
