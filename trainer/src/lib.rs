@@ -5,6 +5,7 @@
 
 pub mod commands;
 pub mod data;
+pub mod describe;
 pub mod diagnostics;
 pub mod error;
 pub mod generate;

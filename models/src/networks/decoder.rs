@@ -23,6 +23,31 @@ pub fn embedding(config: &TextConfig) -> Graph {
 /// Outputs: `logits` `[rows, vocabulary]` and, with `cached`, `present.N.key`, `present.N.value`.
 pub fn decoder(config: &TextConfig, cached: bool) -> Graph {
     let b = Builder::new();
+    let logits = logits(&b, config, states(&b, config, cached));
+    b.output("logits", logits);
+    b.finish()
+}
+
+/// [`decoder`] without a cache and without its head: the same inputs -> `states` `[rows, hidden]`, the residual stream of the rows. [`head`] makes
+/// logits of it, in as many calls as memory asks for.
+pub fn decoder_states(config: &TextConfig) -> Graph {
+    let b = Builder::new();
+    let states = states(&b, config, false);
+    b.output("states", states);
+    b.finish()
+}
+
+/// `states` `[rows, hidden]` -> `logits` `[rows, vocabulary]`: the last norm and the output head.
+pub fn head(config: &TextConfig) -> Graph {
+    let b = Builder::new();
+    let states = b.input("states", Kind::Float, [Dim::named("rows"), Dim::from(config.hidden)]);
+    let logits = logits(&b, config, states);
+    b.output("logits", logits);
+    b.finish()
+}
+
+/// All layers, and of the last one's result the rows that are asked for.
+fn states<'g>(b: &'g Builder, config: &TextConfig, cached: bool) -> X<'g> {
     let tokens = || [Dim::named("batch"), Dim::named("tokens")];
     let mut x = b.input("inputs_embeds", Kind::Float, tokens().into_iter().chain([Dim::from(config.hidden)]));
     let positions = b.input("position_ids", Kind::Int, tokens());
@@ -41,22 +66,23 @@ pub fn decoder(config: &TextConfig, cached: bool) -> Graph {
                 total,
             ]
         });
-        let (y, present) = b.block(format!("model.layers.{n}"), || layer(&b, config, x, rope, cache));
+        let (y, present) = b.block(format!("model.layers.{n}"), || layer(b, config, x, rope, cache));
         x = y;
         if let Some([key, value]) = present {
             b.output(&format!("present.{n}.key"), key);
             b.output(&format!("present.{n}.value"), value);
         }
     }
-    let last = x.take_rows(rows);
-    let h = b.scope("model", || last.rms_norm("norm", config.eps));
-    let logits = if config.tied {
+    x.take_rows(rows)
+}
+
+fn logits<'g>(b: &'g Builder, config: &TextConfig, states: X<'g>) -> X<'g> {
+    let h = b.scope("model", || states.rms_norm("norm", config.eps));
+    if config.tied {
         h.linear_by("model.embed_tokens.weight", config.vocabulary)
     } else {
         h.linear("lm_head", config.vocabulary, false)
-    };
-    b.output("logits", logits);
-    b.finish()
+    }
 }
 
 #[derive(Clone, Copy)]

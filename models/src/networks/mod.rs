@@ -10,7 +10,7 @@ mod vgg16;
 mod vision;
 
 pub use bert::bert;
-pub use decoder::{decoder, embedding};
+pub use decoder::{decoder, decoder_states, embedding, head};
 pub use prmf::{image_classifier, prmf};
 pub use swin::swin;
 pub use vgg16::vgg16;

@@ -47,10 +47,12 @@ pub(super) struct Magnitude {
 }
 
 /// All tensors of a plan.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Leaves {
     pub all: Vec<Leaf>,
     known: HashMap<Weight, usize>,
+    /// What weights are computed in; those that are trained are kept in f32.
+    kind: Kind,
 }
 
 impl Leaves {
@@ -61,7 +63,7 @@ impl Leaves {
         options: &PlanOptions,
         others: &[&Leaves],
     ) -> Result<(Leaves, Vec<Vec<Parameter>>), TorchError> {
-        let mut leaves = Leaves::default();
+        let mut leaves = Leaves { all: Vec::new(), known: HashMap::new(), kind: options.kind };
         let mut loader = Loader { leaves: &mut leaves, weights, options, others };
         let mut parameters = Vec::with_capacity(graph.nodes.len());
         for node in &graph.nodes {
@@ -79,8 +81,8 @@ impl Leaves {
     /// A weight as one tensor, whatever it is made of.
     pub fn whole(&self, parameter: &Parameter) -> Result<Tensor, TchError> {
         match parameter {
-            Parameter::Leaf(leaf) => Ok(self.leaf(*leaf).shallow_clone()),
-            Parameter::Matrix(leaf) => self.leaf(*leaf).f_flatten(1, -1),
+            Parameter::Leaf(leaf) => self.leaf(*leaf).f_to_kind(self.kind),
+            Parameter::Matrix(leaf) => self.leaf(*leaf).f_to_kind(self.kind)?.f_flatten(1, -1),
             Parameter::Adapted { base, branch } => {
                 let base = self.whole(base)?;
                 let product = self.leaf(branch.b).f_matmul(self.leaf(branch.a))?.f_mul_scalar(branch.scale)?;
@@ -214,9 +216,10 @@ impl Loader<'_, '_, '_> {
             return Ok(*number);
         }
         let held = self.others.iter().find_map(|leaves| leaves.known.get(weight).map(|number| leaves.leaf(*number)));
+        let kind = if trained { Kind::Float } else { self.options.kind };
         let tensor = match held {
             Some(held) => held.shallow_clone(),
-            None => make(self.options.kind)
+            None => make(kind)
                 .and_then(|t| t.f_to_device(self.options.device))
                 .and_then(|t| t.f_set_requires_grad(trained))
                 .map_err(|error| TorchError::Loading { weight: weight.to_string(), problem: first_line(&error) })?,

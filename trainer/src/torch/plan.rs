@@ -36,7 +36,7 @@ pub enum Adapters {
 pub struct PlanOptions {
     /// Where it computes.
     pub device: Device,
-    /// The type of weights (adapters excepted, they are f32) and of what passes between operators.
+    /// The type in which it computes. Weights are kept in it too, except those that are trained, which are f32.
     pub kind: Kind,
     /// Which leaves get gradients at the start; later [`Plan::leaves`] decide by their own `set_requires_grad`.
     pub trainable: Trainable,

@@ -8,6 +8,7 @@ mod files;
 mod generate;
 mod images;
 mod lora;
+mod lora_training;
 mod prmf;
 mod qwen;
 mod texts;
