@@ -1,6 +1,8 @@
 //! From an assessment to what a report says: class, confidence, verdict and flags. Pure.
 
 use mmlnb_models::bundle::Calibration;
+pub use mmlnb_models::verdict::leading;
+use mmlnb_models::verdict::{self, Decision, Evidence, Text};
 
 use crate::engine::{Assessment, Classification, Description, Provider, StopReason};
 use crate::intake::appearance::Appearance;
@@ -8,14 +10,6 @@ use crate::ledger::{Classified, Described, NewReport};
 
 /// Slower than this the report is flagged `slow`, in milliseconds.
 const SLOW: f64 = 120_000.0;
-
-/// The index of the largest value, the first of equal ones; none without values or with one that is no number.
-pub fn leading(values: &[f64]) -> Option<usize> {
-    if values.iter().any(|value| value.is_nan()) {
-        return None;
-    }
-    (0..values.len()).reduce(|best, at| if values[at] > values[best] { at } else { best })
-}
 
 /// What decides a verdict besides the assessment.
 #[derive(Clone, Debug)]
@@ -35,13 +29,26 @@ pub fn report(assessment: &Assessment, appearance: &Appearance, more_ms: &[(&str
     let top = leading(&classified.probabilities)?;
     let leading_class = classified.classes[top].clone();
     let confidence = classified.probabilities[top].clamp(0.0, 1.0);
-    let (verdict, verdict_reasons) = verdict(confidence, rules.calibration.as_ref());
+    let image_leading = classified.image_only.as_deref().and_then(leading);
+    let evidence = Evidence {
+        probabilities: &classified.probabilities,
+        image_leading,
+        novelty: None,
+        tissue_share: Some(appearance.tissue),
+        image_size: Some(appearance.size),
+        microns_per_pixel: appearance.microns_per_pixel,
+        text: assessment
+            .description
+            .as_ref()
+            .map(|text| Text { words: &text.text, finished: text.stop_reason == StopReason::EndToken }),
+    };
+    let (decision, reasons) = verdict::verdict(&evidence, rules.calibration.as_ref());
     let elapsed_ms = elapsed(more_ms, assessment);
     let flags = flags(&classified, described.as_ref(), confidence, appearance, &elapsed_ms, rules);
     Some(NewReport {
-        class: (verdict != "abstain").then(|| leading_class.clone()),
-        verdict: verdict.to_owned(),
-        verdict_reasons,
+        class: (decision != Decision::Abstain).then(|| leading_class.clone()),
+        verdict: decision.name().to_owned(),
+        verdict_reasons: reasons.iter().map(|reason| reason.code().to_owned()).collect(),
         leading_class,
         confidence,
         classified,
@@ -57,17 +64,6 @@ pub fn report(assessment: &Assessment, appearance: &Appearance, more_ms: &[(&str
 pub fn elapsed(more_ms: &[(&str, f64)], assessment: &Assessment) -> Vec<(String, f64)> {
     let all = more_ms.iter().copied().chain(assessment.elapsed.iter().copied());
     all.map(|(stage, ms)| (stage.to_owned(), (ms * 10.0).round() / 10.0)).collect()
-}
-
-fn verdict(confidence: f64, calibration: Option<&Calibration>) -> (&'static str, Vec<String>) {
-    match calibration {
-        None => ("not_assessed", vec!["not_calibrated".into()]),
-        Some(Calibration { threshold: None, .. }) => ("abstain", vec!["no_threshold".into()]),
-        Some(Calibration { threshold: Some(threshold), .. }) if confidence < *threshold => {
-            ("abstain", vec!["below_threshold".into()])
-        }
-        Some(_) => ("accepted", Vec::new()),
-    }
 }
 
 fn classified(from: &Classification) -> Classified {
@@ -151,7 +147,14 @@ mod tests {
         Rules { calibration, indeterminate_below: 0.5, provider: Provider { name: "cpu", note: None } }
     }
 
-    const PLAIN: Appearance = Appearance { background: 0.1, sharpness: 100.0, elongation: 1.0, trailing_bytes: false };
+    const PLAIN: Appearance = Appearance {
+        size: [224, 224],
+        microns_per_pixel: None,
+        background: 0.1,
+        tissue: 0.9,
+        sharpness: 100.0,
+        trailing_bytes: false,
+    };
 
     #[test]
     fn without_calibration_nothing_is_assessed_but_the_class_stands() {
@@ -163,13 +166,24 @@ mod tests {
 
     #[test]
     fn calibration_accepts_or_abstains() {
-        let at = |threshold| Some(Calibration { temperature: 1.0, threshold });
-        let verdict = |threshold| report(&assessment([0.1, 0.7, 0.2], None), &PLAIN, &[], &rules(at(threshold))).unwrap();
+        let at = |threshold| Some(Calibration { threshold, ..Calibration::default() });
+        let mut ended = assessment([0.1, 0.7, 0.2], None);
+        ended.description.iter_mut().for_each(|text| text.stop_reason = StopReason::EndToken);
+        let verdict = |threshold| report(&ended, &PLAIN, &[], &rules(at(threshold))).unwrap();
         assert_eq!(verdict(Some(0.6)).verdict, "accepted");
         let abstained = verdict(Some(0.8));
         assert_eq!((abstained.verdict.as_str(), abstained.class), ("abstain", None));
         assert_eq!(abstained.leading_class, "PD");
+        assert_eq!(abstained.verdict_reasons, ["low_confidence"]);
         assert_eq!(verdict(None).verdict_reasons, ["no_threshold"]);
+    }
+
+    #[test]
+    fn what_the_image_and_the_text_are_like_counts() {
+        let rules = rules(Some(Calibration { threshold: Some(0.6), ..Calibration::default() }));
+        let blank = Appearance { tissue: 0.0, ..PLAIN };
+        let report = report(&assessment([0.1, 0.7, 0.2], Some([0.8, 0.1, 0.1])), &blank, &[], &rules).unwrap();
+        assert_eq!(report.verdict_reasons, ["image_disagrees", "no_tissue", "description_unfinished"]);
     }
 
     #[test]
@@ -185,7 +199,5 @@ mod tests {
     #[test]
     fn no_numbers_no_report() {
         assert!(report(&assessment([f32::NAN, 0.4, 0.3], None), &PLAIN, &[], &rules(None)).is_none());
-        assert_eq!(leading(&[1.0, 3.0, 3.0]), Some(1));
-        assert_eq!(leading(&[]), None);
     }
 }

@@ -184,9 +184,12 @@ fn calibration(dir: &Path) -> Result<Option<Calibration>, ExportError> {
     let file = dir.join("config.json");
     match json::read(&file)?.get("calibration") {
         None | Some(serde_json::Value::Null) => Ok(None),
-        Some(value) => serde_json::from_value(value.clone())
-            .map(Some)
-            .map_err(|error| ExportError::Checkpoint { path: file, problem: format!("key `calibration`: {error}") }),
+        Some(value) => {
+            let wrong =
+                |problem| ExportError::Checkpoint { path: file.clone(), problem: format!("key `calibration`: {problem}") };
+            let found: Calibration = serde_json::from_value(value.clone()).map_err(|error| wrong(error.to_string()))?;
+            found.problem().map_or(Ok(Some(found)), |problem| Err(wrong(problem)))
+        }
     }
 }
 

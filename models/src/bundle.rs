@@ -4,8 +4,16 @@
 //! manifest.json  MODEL_CARD.md
 //! describer/   vision.onnx embedding.onnx decoder.onnx, each with .data; tokenizer.json; config.json,
 //!              generation_config.json and preprocessor_config.json (or processor_config.json) of the checkpoint
-//! classifier/  image.onnx bert.onnx prmf.onnx, each with .data; tokenizer.json (or vocab.txt); config.json
+//! classifier/  image.onnx bert.onnx prmf.onnx, each with .data; tokenizer.json (or vocab.txt); config.json;
+//!              novelty.safetensors, features of training images
+//! known_answers/  images
 //! ```
+
+mod calibration;
+mod known_answers;
+
+pub use calibration::{Calibration, Guarantee, NoveltyLimit, Ranges};
+pub use known_answers::{ANSWERS, KNOWN_ANSWERS, KnownAnswer, KnownProbabilities, KnownTokens};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +35,8 @@ pub const FORMAT: u32 = 1;
 pub const MANIFEST: &str = "manifest.json";
 /// The describer's folder in the bundle, itself readable as a checkpoint's folder without weights.
 pub const DESCRIBER: &str = "describer";
+/// Features of training images, for the novelty of an image: beside a classifier's config.json, in its folder and in a bundle.
+pub const NOVELTY: &str = "novelty.safetensors";
 /// The classifier's folder in the bundle, itself readable as a classifier's folder without weights.
 pub const CLASSIFIER: &str = "classifier";
 
@@ -112,16 +122,6 @@ pub struct Classifier {
     pub calibration: Option<Calibration>,
 }
 
-/// Probabilities are softmax(logits / temperature); a report is accepted at or above the threshold.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub struct Calibration {
-    /// Divides the logits.
-    pub temperature: f64,
-    /// Least top probability of an accepted report; null: none could be found, everything abstains.
-    pub threshold: Option<f64>,
-}
-
 /// One ONNX graph.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
@@ -190,18 +190,6 @@ pub struct Source {
     pub sha256: String,
 }
 
-/// One image of the bundle with the answers it must get.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub struct KnownAnswer {
-    /// Path of the image in the bundle.
-    pub image: String,
-    /// Tokens of the description.
-    pub token_ids: Vec<i64>,
-    /// Class logits.
-    pub logits: Vec<f32>,
-}
-
 /// What is wrong with a bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
@@ -217,6 +205,14 @@ pub enum BundleError {
     #[error("{}: {problem}; export the bundle again with this version of mmlnb-export", file.display())]
     Manifest {
         /// The manifest.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A list of known answers is not one.
+    #[error("{}: {problem}; write the folder again, or remove it", file.display())]
+    Answers {
+        /// The list.
         file: PathBuf,
         /// What is wrong.
         problem: String,
@@ -318,6 +314,9 @@ impl Manifest {
         }
         match &self.classifier {
             Some(part) if part.classes.len() < 2 => Err("the classifier has fewer than two classes".to_string()),
+            Some(Classifier { calibration: Some(calibration), .. }) => {
+                calibration.problem().map_or(Ok(()), |problem| Err(format!("calibration: {problem}")))
+            }
             _ => Ok(()),
         }
     }

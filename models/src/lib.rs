@@ -8,4 +8,5 @@ pub mod hash;
 pub mod json;
 pub mod networks;
 pub mod prepare;
+pub mod verdict;
 pub mod weights;

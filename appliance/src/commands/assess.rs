@@ -16,7 +16,7 @@ use crate::error::{Exit, Failure, Problem};
 use crate::intake::appearance::Appearance;
 use crate::intake::decode::{DecodeFailure, Decoded, Decoder};
 use crate::ledger::{Described, NewReport};
-use crate::report::{hex, json, page};
+use crate::report::{codes, hex, json, page};
 use crate::verdict;
 
 const MAX_SIDE: u32 = 16_384;
@@ -223,7 +223,11 @@ fn report_text(file: &str, report: &NewReport) -> String {
         let pairs = found.classes.iter().zip(values).map(|(class, value)| format!("{class} {value:.3}"));
         pairs.collect::<Vec<_>>().join("  ")
     };
-    let mut out = format!("{file}\n  {} ({})\n  {}", page::headline(report), report.verdict, list(&found.probabilities));
+    let mut out = format!("{file}\n  {} ({})", page::headline(report), report.verdict);
+    for code in &report.verdict_reasons {
+        out.push_str(&format!("\n  {}", codes::reason(code)));
+    }
+    out.push_str(&format!("\n  {}", list(&found.probabilities)));
     if let Some(image) = &found.image_only {
         out.push_str(&format!("\n  image alone: {}", list(image)));
     }

@@ -15,7 +15,9 @@ pub fn open(dir: &Path) -> Result<Bundle, Failure> {
     Bundle::open(dir).map_err(|error| {
         let mend = match &error {
             BundleError::Io { .. } => "check the path of the bundle, or export it with `mmlnb-export bundle`",
-            BundleError::Manifest { .. } | BundleError::Changed { .. } => "export or copy the bundle again",
+            BundleError::Manifest { .. } | BundleError::Changed { .. } | BundleError::Answers { .. } => {
+                "export or copy the bundle again"
+            }
         };
         Failure::new(Exit::Configuration, error.to_string(), dir.display().to_string(), mend)
     })

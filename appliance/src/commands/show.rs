@@ -7,7 +7,7 @@ use super::{open_for_reading, print, reports};
 use crate::cli::Named;
 use crate::clock;
 use crate::error::{Exit, Failure};
-use crate::ledger::{FileRow, ReportRow, read};
+use crate::ledger::{Classified, FileRow, ReportRow, read};
 use crate::report::{codes, hex, note, page, status};
 use crate::verdict::leading;
 
@@ -91,8 +91,9 @@ fn show_text(row: &ReportRow) -> String {
     let mut lines = vec![
         format!("report {}  case {}  {}", row.id, if row.case_id.is_empty() { "-" } else { &row.case_id }, row.source),
         format!("verdict      {} ({})", page::headline(report), report.verdict),
-        format!("fused        {}", list(&found.probabilities)),
     ];
+    lines.extend(report.verdict_reasons.iter().map(|code| format!("             {}", codes::reason(code))));
+    lines.push(format!("fused        {}", list(&found.probabilities)));
     lines.extend(found.image_only.as_deref().map(|values| format!("image alone  {}", list(values))));
     lines.extend(found.alpha_text.map(|alpha| format!("alpha_text   {alpha:.3}")));
     if let Some(text) = &report.described {
@@ -116,12 +117,27 @@ fn show_text(row: &ReportRow) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Softmax in double precision.
-fn softmax(logits: &[f64]) -> Vec<f64> {
+/// softmax(logits / temperature) in double precision.
+fn softmax(logits: &[f64], temperature: f64) -> Vec<f64> {
     let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let exponents: Vec<f64> = logits.iter().map(|logit| (logit - top).exp()).collect();
+    let exponents: Vec<f64> = logits.iter().map(|logit| ((logit - top) / temperature).exp()).collect();
     let sum: f64 = exponents.iter().sum();
     exponents.into_iter().map(|value| value / sum).collect()
+}
+
+/// The temperature of the report's bundle, from the two classes whose logits lie farthest apart; 1 where that cannot be told.
+fn temperature(found: &Classified) -> f64 {
+    let by_logit = |a: &usize, b: &usize| found.logits[*a].total_cmp(&found.logits[*b]);
+    let (least, most) = ((0..found.logits.len()).min_by(by_logit), (0..found.logits.len()).max_by(by_logit));
+    let (Some(least), Some(most)) = (least, most) else { return 1.0 };
+    let ratio = (found.probabilities[most] / found.probabilities[least]).ln();
+    let temperature = (found.logits[most] - found.logits[least]) / ratio;
+    if temperature.is_finite() && temperature > 0.0 { temperature } else { 1.0 }
+}
+
+/// The probabilities, had the text no weight.
+fn without_text(found: &Classified) -> Option<Vec<f64>> {
+    found.logits_without_text.as_deref().map(|logits| softmax(logits, temperature(found)))
 }
 
 fn explain_json(row: &ReportRow) -> serde_json::Value {
@@ -136,9 +152,11 @@ fn explain_json(row: &ReportRow) -> serde_json::Value {
         "image_logits": found.image_logits.as_deref().map(named),
         "alpha_text": found.alpha_text,
         "logits_without_text": found.logits_without_text.as_deref().map(named),
-        "probabilities_without_text": found.logits_without_text.as_deref().map(|logits| named(&softmax(logits))),
+        "probabilities_without_text": without_text(found).as_deref().map(named),
         "description_tokens": row.report.described.as_ref().map(|text| text.tokens),
         "description_tokens_read": row.report.described.as_ref().and_then(|text| text.tokens_read),
+        "verdict": row.report.verdict,
+        "verdict_reasons": row.report.verdict_reasons.iter().map(|code| json!({ "reason": code, "meaning": codes::reason(code) })).collect::<Vec<_>>(),
         "flags": row.report.flags.iter().map(|flag| json!({ "flag": flag, "meaning": codes::flag(flag) })).collect::<Vec<_>>(),
     })
 }
@@ -158,9 +176,8 @@ fn explain_text(row: &ReportRow) -> String {
     if let Some(logits) = &found.image_logits {
         out += &line("image alone, logits", logits);
     }
-    match (&found.logits_without_text, found.alpha_text) {
-        (Some(logits), Some(alpha)) => {
-            let without = softmax(logits);
+    match (without_text(found), found.alpha_text) {
+        (Some(without), Some(alpha)) => {
             out += &line("text left out (alpha 0)", &without);
             out += &format!("weight of the text          alpha_text {alpha:.4}\n");
             if let (Some(with), Some(top)) = (leading(&found.probabilities), leading(&without)) {
@@ -174,6 +191,10 @@ fn explain_text(row: &ReportRow) -> String {
             }
         }
         _ => out += "this classifier reads no text\n",
+    }
+    out += &format!("verdict {}\n", row.report.verdict);
+    for code in &row.report.verdict_reasons {
+        out += &format!("reason {code}: {}\n", codes::reason(code));
     }
     for flag in &row.report.flags {
         out += &format!("flag {flag}: {}\n", codes::flag(flag));
@@ -194,8 +215,18 @@ mod tests {
     }
 
     #[test]
+    fn the_temperature_is_that_of_the_bundle() {
+        let mut found = page::tests::row().report.classified;
+        found.logits = vec![0.5, 3.0, -1.0];
+        found.probabilities = softmax(&found.logits, 2.5);
+        assert!((temperature(&found) - 2.5).abs() < 1e-9);
+        found.logits = vec![1.0; 3];
+        assert_eq!(temperature(&found), 1.0);
+    }
+
+    #[test]
     fn softmax_sums_to_one() {
-        let values = softmax(&[1000.0, 1001.0]);
+        let values = softmax(&[1000.0, 1001.0], 1.0);
         assert!((values.iter().sum::<f64>() - 1.0).abs() < 1e-12);
         assert!((values[1] - 0.731_058_578_630_0).abs() < 1e-9);
     }

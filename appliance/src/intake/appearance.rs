@@ -1,10 +1,9 @@
-//! Plain properties of an image that a reader should know before trusting a report: background, sharpness, shape, scale.
+//! Plain properties of an image that a reader should know before trusting a report: size, scale, background, tissue, sharpness.
 
 use mmlnb_models::prepare::decode::Rgb8Image;
+use mmlnb_models::prepare::tissue::{self, GLASS};
 use serde::{Deserialize, Serialize};
 
-/// A pixel whose darkest channel is above this is glass, not tissue.
-const GLASS: u8 = 220;
 /// Share of glass above which a patch is mostly background.
 const MOSTLY: f64 = 0.7;
 /// Variance of the luminance's Laplacian (grey levels squared) below which an image is out of focus.
@@ -12,38 +11,45 @@ const SHARP: f64 = 15.0;
 /// Longest to shortest side above which a patch has an unusual shape.
 const LONG: f64 = 2.0;
 
-/// What the pixels look like.
+/// What an image looks like.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Appearance {
+    /// Width and height in pixels.
+    pub size: [usize; 2],
+    /// Micrometres a pixel, if the file states them.
+    pub microns_per_pixel: Option<f64>,
     /// Share of glass, 0 to 1.
     pub background: f64,
+    /// Share of stained tissue, 0 to 1.
+    pub tissue: f64,
     /// Variance of the luminance's Laplacian.
     pub sharpness: f64,
-    /// Longest to shortest side.
-    pub elongation: f64,
     /// Whether bytes follow the image's end mark.
     pub trailing_bytes: bool,
 }
 
 impl Appearance {
-    /// Measures an image; whether bytes follow it is for the caller to say.
-    pub fn of(rgb: &Rgb8Image, trailing_bytes: bool) -> Appearance {
+    /// Measures an image; its scale, and whether bytes follow it, is for the caller to say.
+    pub fn of(rgb: &Rgb8Image, microns_per_pixel: Option<f64>, trailing_bytes: bool) -> Appearance {
         let glass = rgb.pixels.chunks_exact(3).filter(|pixel| pixel.iter().all(|value| *value > GLASS)).count();
-        let (width, height) = (rgb.width, rgb.height);
         Appearance {
-            background: glass as f64 / (width * height).max(1) as f64,
+            size: [rgb.width, rgb.height],
+            microns_per_pixel,
+            background: glass as f64 / (rgb.width * rgb.height).max(1) as f64,
+            tissue: tissue::share(rgb),
             sharpness: sharpness(rgb),
-            elongation: width.max(height) as f64 / width.min(height).max(1) as f64,
             trailing_bytes,
         }
     }
 
     /// The flags of a report that follow.
     pub fn flags(&self) -> Vec<&'static str> {
+        let [width, height] = self.size;
+        let elongation = width.max(height) as f64 / width.min(height).max(1) as f64;
         let flags = [
             (self.background > MOSTLY, "mostly_background"),
             (self.sharpness < SHARP, "blurred"),
-            (self.elongation > LONG, "unusual_size"),
+            (elongation > LONG, "unusual_size"),
             (self.trailing_bytes, "trailing_bytes"),
         ];
         flags.iter().filter(|(holds, _)| *holds).map(|(_, flag)| *flag).collect()
@@ -73,43 +79,6 @@ fn sharpness(rgb: &Rgb8Image) -> f64 {
     squares / count - (sum / count).powi(2)
 }
 
-/// Micrometres a pixel if the file states a resolution that a microscope can have (0.05 to 5); screen resolutions are none.
-pub fn microns_per_pixel(bytes: &[u8]) -> Option<f64> {
-    png_resolution(bytes).or_else(|| jfif_resolution(bytes)).filter(|scale| (0.05..=5.0).contains(scale))
-}
-
-/// PNG's `pHYs` in pixels a metre.
-fn png_resolution(bytes: &[u8]) -> Option<f64> {
-    let mut rest = bytes.strip_prefix(b"\x89PNG\r\n\x1a\n")?;
-    loop {
-        let (length, after) = rest.split_first_chunk::<4>()?;
-        let (kind, data) = after.split_first_chunk::<4>()?;
-        let length = u32::from_be_bytes(*length) as usize;
-        match kind {
-            b"pHYs" => {
-                let (x, unit) = (u32::from_be_bytes(*data.first_chunk()?), *data.get(8)?);
-                return (unit == 1 && x > 0).then(|| 1e6 / f64::from(x));
-            }
-            b"IDAT" | b"IEND" => return None,
-            _ => rest = data.get(length.checked_add(4)?..)?,
-        }
-    }
-}
-
-/// JFIF's density in dots an inch or centimetre.
-fn jfif_resolution(bytes: &[u8]) -> Option<f64> {
-    let rest = bytes.strip_prefix(b"\xff\xd8\xff\xe0")?;
-    if rest.get(2..7)? != b"JFIF\0" {
-        return None;
-    }
-    let density = f64::from(u16::from_be_bytes([*rest.get(10)?, *rest.get(11)?]));
-    match rest.get(9)? {
-        1 => Some(25_400.0 / density),
-        2 => Some(10_000.0 / density),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,32 +90,17 @@ mod tests {
 
     #[test]
     fn glass_is_background_and_not_sharp() {
-        let flags = Appearance::of(&image(40, 40, |_, _| 245), false).flags();
+        let flags = Appearance::of(&image(40, 40, |_, _| 245), None, false).flags();
         assert_eq!(flags, ["mostly_background", "blurred"]);
     }
 
     #[test]
     fn a_checkerboard_is_neither() {
-        assert!(Appearance::of(&image(40, 40, |x, y| if (x + y) % 2 == 0 { 40 } else { 140 }), false).flags().is_empty());
+        assert!(Appearance::of(&image(40, 40, |x, y| if (x + y) % 2 == 0 { 40 } else { 140 }), None, false).flags().is_empty());
     }
 
     #[test]
     fn a_strip_is_unusual() {
-        assert_eq!(Appearance::of(&image(100, 40, |x, _| (x * 97 % 200) as u8), false).flags(), ["unusual_size"]);
-    }
-
-    #[test]
-    fn only_microscopes_scales_count() {
-        let png = |per_metre: u32| {
-            let mut bytes = b"\x89PNG\r\n\x1a\n\0\0\0\x09pHYs".to_vec();
-            bytes.extend(per_metre.to_be_bytes());
-            bytes.extend(per_metre.to_be_bytes());
-            bytes.extend([1, 0, 0, 0, 0]);
-            bytes
-        };
-        assert_eq!(microns_per_pixel(&png(2_000_000)), Some(0.5));
-        assert_eq!(microns_per_pixel(&png(2835)), None);
-        assert_eq!(microns_per_pixel(b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01\x01\x02\x4e\x20\x4e\x20"), Some(0.5));
-        assert_eq!(microns_per_pixel(b"nothing"), None);
+        assert_eq!(Appearance::of(&image(100, 40, |x, _| (x * 97 % 200) as u8), None, false).flags(), ["unusual_size"]);
     }
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use mmlnb_models::prepare::completeness::{Completeness, probe};
 use mmlnb_models::prepare::decode::{self, Limits, Rgb8Image};
+use mmlnb_models::prepare::scale;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::appearance::{self, Appearance};
+use super::appearance::Appearance;
 use crate::failpoint;
 use crate::ledger::{Image, Rejection};
 
@@ -38,11 +39,9 @@ pub struct Decoder {
 pub struct Decoded {
     /// PNG, JPEG, TIFF or BMP.
     pub format: String,
-    /// Micrometres a pixel, if the file states them.
-    pub microns_per_pixel: Option<f64>,
     /// The pixels.
     pub rgb: Rgb8Image,
-    /// What the pixels look like, for flags.
+    /// What the image looks like, for flags and the verdict.
     pub appearance: Appearance,
 }
 
@@ -57,7 +56,7 @@ pub enum DecodeFailure {
 
 #[derive(Serialize, Deserialize)]
 enum Answer {
-    Image { format: String, width: u32, height: u32, microns_per_pixel: Option<f64>, appearance: Appearance },
+    Image { format: String, appearance: Appearance },
     Rejected { code: String, message: String },
 }
 
@@ -127,12 +126,13 @@ fn understand(output: &[u8]) -> Option<Result<Decoded, DecodeFailure>> {
     let (answer, rest) = rest.split_at_checked(length)?;
     match serde_json::from_slice(answer).ok()? {
         Answer::Rejected { code, message } => Some(Err(DecodeFailure::Rejected(Rejection { code, message }))),
-        Answer::Image { format, width, height, microns_per_pixel, appearance } => {
-            if rest.len() as u64 != u64::from(width) * u64::from(height) * 3 {
+        Answer::Image { format, appearance } => {
+            let [width, height] = appearance.size;
+            if width.checked_mul(height)?.checked_mul(3)? != rest.len() {
                 return None;
             }
-            let rgb = Rgb8Image { width: width as usize, height: height as usize, pixels: rest.to_vec() };
-            Some(Ok(Decoded { format, microns_per_pixel, rgb, appearance }))
+            let rgb = Rgb8Image { width, height, pixels: rest.to_vec() };
+            Some(Ok(Decoded { format, rgb, appearance }))
         }
     }
 }
@@ -150,7 +150,7 @@ impl Decoded {
             width,
             height,
             pixels_sha256,
-            microns_per_pixel: self.microns_per_pixel,
+            microns_per_pixel: self.appearance.microns_per_pixel,
             thumbnail,
         })
     }
@@ -210,10 +210,7 @@ fn decode_here(bytes: &[u8], limits: &Limits) -> Result<(Answer, Vec<u8>), Rejec
     let trailing = matches!(probe(&mut io::Cursor::new(bytes)), Ok(Completeness::Complete { trailing_bytes: true }));
     let answer = Answer::Image {
         format: header.format.name().to_owned(),
-        width: rgb.width as u32,
-        height: rgb.height as u32,
-        microns_per_pixel: appearance::microns_per_pixel(bytes),
-        appearance: Appearance::of(&rgb, trailing),
+        appearance: Appearance::of(&rgb, scale::microns_per_pixel(bytes), trailing),
     };
     Ok((answer, rgb.pixels))
 }

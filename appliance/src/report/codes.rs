@@ -1,4 +1,6 @@
-//! Every reason why a file has no report, and every flag of a report, in words.
+//! Every reason why a file has no report, every reason of a verdict, and every flag of a report, in words.
+
+use mmlnb_models::verdict::Reason;
 
 /// What a technician reads about a code.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +81,14 @@ pub fn find(code: &str) -> Meaning {
     known.unwrap_or(meaning("unknown", "The file has no report", "See the message and the log of the service."))
 }
 
+/// What a reason of a verdict means; the code itself where a later version wrote it.
+pub fn reason(code: &str) -> &str {
+    match Reason::with_code(code) {
+        Some(reason) => reason.words(),
+        None => code,
+    }
+}
+
 /// What a flag of a report means.
 pub fn flag(flag: &str) -> &str {
     match flag {
@@ -86,7 +96,9 @@ pub fn flag(flag: &str) -> &str {
         "low_probability" => "No class has a high probability.",
         "description_cut" => "The description reached its longest length and ends in the middle.",
         "description_partly_read" => "The classifier read only the first part of the description; the rest is marked.",
-        "description_generic" => "The same description was written for several other images.",
+        "description_generic" => {
+            "The description says little about this image: it is written for others too, repeats itself, or is empty."
+        }
         "mostly_background" => "Most of the patch is empty glass.",
         "blurred" => "The patch seems to be out of focus.",
         "unusual_size" => "The patch is much longer than wide; its shape is changed for the model.",

@@ -86,21 +86,26 @@ fn verdict(report: &NewReport) -> Markup {
             p class="soft small" { "Verdict of the model" }
             p class="big" { (headline(report)) }
             @if low { p { (leads) } }
-            p { (sentence(report)) }
+            @match sentences(report).as_slice() {
+                [reason] => p { (reason) },
+                reasons if report.verdict == "abstain" => ul { @for reason in reasons { li { (reason) } } },
+                sentences => p { (sentences.join(" ")) },
+            }
             @if let Some(both) = comparison(report) { p { b { (both) } } }
         }
     }
 }
 
-fn sentence(report: &NewReport) -> &'static str {
+/// The verdict with its reasons as sentences.
+pub fn sentences(report: &NewReport) -> Vec<&str> {
+    let reasons = report.verdict_reasons.iter().map(|code| codes::reason(code));
     match report.verdict.as_str() {
-        "accepted" => "Accepted: the probability lies above the threshold that was set on validation data.",
-        "abstain" if report.verdict_reasons.iter().any(|reason| reason == "no_threshold") => {
-            "No threshold could be found on validation data at which this bundle is reliable enough, so it abstains from every verdict."
-        }
-        "abstain" => "The probability lies below the threshold that was set on validation data.",
+        "accepted" => vec![
+            "Accepted: the probability lies above the threshold that was set on validation data, and nothing speaks against it.",
+        ],
+        "abstain" => reasons.collect(),
         _ => {
-            "Not assessed: this bundle was not calibrated on validation data, so nobody knows how often a probability like this is right. Read it as the model's leaning, not as a result."
+            std::iter::once("Not assessed.").chain(reasons).chain(["Read it as the model's leaning, not as a result."]).collect()
         }
     }
 }
@@ -325,6 +330,17 @@ pub mod tests {
         let page = page(&row(), &placement());
         assert!(!page.contains("<script") && !page.contains("http://") && !page.contains("https://"));
         assert!(page.contains("&lt;b&gt;scant") && page.contains("&lt;x&gt;.png"));
+    }
+
+    #[test]
+    fn every_reason_stands_in_words() {
+        let mut row = row();
+        row.report.verdict = "abstain".into();
+        row.report.verdict_reasons = ["low_confidence", "far_from_training"].map(String::from).to_vec();
+        let page = page(&row, &placement());
+        assert!(page.contains("<li>The probability lies below the threshold"), "{page}");
+        assert!(page.contains("<li>The patch looks unlike"), "{page}");
+        assert!(page.contains("The appliance abstains") && page.contains("PD leads with probability 0.810"));
     }
 
     #[test]

@@ -1,0 +1,111 @@
+//! What was found on held-out data about a classifier's answers, and decides whether a report is accepted.
+
+use serde::{Deserialize, Serialize};
+
+/// Probabilities are softmax(logits / temperature); [`crate::verdict::verdict`] decides with the rest.
+///
+/// Only temperature and threshold are required; what is absent is not judged.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Divides the logits.
+    pub temperature: f64,
+    /// Least top probability of an accepted report; null: none could be found, everything abstains.
+    pub threshold: Option<f64>,
+    /// What the threshold promises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guarantee: Option<Guarantee>,
+    /// How far from the training data is too far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub novelty: Option<NoveltyLimit>,
+    /// What the training images were like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<Ranges>,
+    /// Descriptions written for many different images, which therefore say nothing about one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub generic_texts: Vec<String>,
+    /// Whether the parts of the data were split by patient; null: not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patient_split: Option<bool>,
+    /// How the data were split, e.g. `default`, `column`, `paper` (best epoch chosen on the part that is reported), `leave-out SITE`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Whether the describer was tuned on images that are reported on here, so that the figures are too good.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub describer_overlap: bool,
+}
+
+impl Default for Calibration {
+    /// Temperature 1 and no threshold.
+    fn default() -> Self {
+        Calibration {
+            temperature: 1.0,
+            threshold: None,
+            guarantee: None,
+            novelty: None,
+            ranges: None,
+            generic_texts: Vec::new(),
+            patient_split: None,
+            protocol: None,
+            describer_overlap: false,
+        }
+    }
+}
+
+impl Calibration {
+    /// What is impossible in it, if anything.
+    pub fn problem(&self) -> Option<String> {
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            return Some(format!("the temperature {} is not above zero", self.temperature));
+        }
+        if let Some(threshold) = self.threshold.filter(|threshold| !(0.0..=1.0).contains(threshold)) {
+            return Some(format!("the threshold {threshold} is no probability"));
+        }
+        match &self.novelty {
+            Some(limit) if limit.neighbours == 0 => Some("novelty needs at least one neighbour".to_string()),
+            _ => None,
+        }
+    }
+}
+
+/// "Of the accepted reports at most a share `risk` is wrong, with this confidence, for patients like the calibration patients."
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Guarantee {
+    /// Largest share of errors among accepted reports.
+    pub risk: f64,
+    /// Probability with which the bound holds over draws of the calibration data.
+    pub confidence: f64,
+    /// Calibration items whose top probability reaches the threshold.
+    pub items: u64,
+    /// Patients of the calibration part; null: without patients the items were taken as independent.
+    pub groups: Option<u64>,
+    /// Independent items that the accepted ones are worth (Korn-Graubard); equals `items` without patients.
+    pub effective_items: f64,
+    /// Errors among the accepted calibration items.
+    pub errors: u64,
+}
+
+/// An image is far from the training data when its novelty, the distance of its fused features to the stored ones, exceeds the threshold.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct NoveltyLimit {
+    /// Largest novelty of a familiar image.
+    pub threshold: f64,
+    /// Share of images like the training's that exceed it, at most.
+    pub false_alarm: f64,
+    /// The novelty is the distance to this many-th nearest stored feature.
+    pub neighbours: usize,
+}
+
+/// Sides and scales of the training images, smallest and largest.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Ranges {
+    /// Shortest and longest side, in pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_side: Option<[f64; 2]>,
+    /// Micrometres a pixel, of the images that state them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub microns_per_pixel: Option<[f64; 2]>,
+}

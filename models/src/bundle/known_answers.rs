@@ -1,0 +1,149 @@
+//! Images with the answers that they must get, for a check on the machine that serves a bundle.
+//!
+//! A classifier's or an adapter's folder may hold them as `known_answers/`, with `answers.json` (a list of [`KnownAnswer`], `image` a name in that
+//! folder) beside the images; the exporter carries them into the bundle.
+
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::Path;
+
+use super::{BundleError, Precision};
+
+/// The folder of known answers, in a classifier's or adapter's folder and in a bundle.
+pub const KNOWN_ANSWERS: &str = "known_answers";
+/// The list in that folder; a bundle has it in its manifest instead.
+pub const ANSWERS: &str = "answers.json";
+
+/// One image with the answers it must get.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct KnownAnswer {
+    /// Path of the image: in the bundle, or in the folder of `answers.json`.
+    pub image: String,
+    /// The describer's half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub describer: Option<KnownTokens>,
+    /// The classifier's half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classifier: Option<KnownProbabilities>,
+}
+
+/// The first tokens of a greedy description (without repetition penalty) and their raw logits.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct KnownTokens {
+    /// The tokens, from the first one.
+    pub token_ids: Vec<i64>,
+    /// Each token's own logit.
+    pub logits: Vec<f32>,
+    /// Largest allowed difference of a logit.
+    pub tolerance: f32,
+}
+
+/// Probabilities of the classes for the image with a fixed description.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct KnownProbabilities {
+    /// The text; null for a classifier that reads none.
+    pub description: Option<String>,
+    /// softmax(logits), at temperature 1 whatever the calibration, in the order of the classes.
+    pub probabilities: Vec<f32>,
+    /// Largest allowed difference of a probability.
+    pub tolerance: f32,
+}
+
+impl KnownAnswer {
+    /// The list in `folder/known_answers/answers.json`; empty where there is none.
+    ///
+    /// # Errors
+    /// The file is unreadable or not such a list, or an image is no plain name of a file in the folder.
+    pub fn read_all(folder: &Path) -> Result<Vec<KnownAnswer>, BundleError> {
+        let folder = folder.join(KNOWN_ANSWERS);
+        let file = folder.join(ANSWERS);
+        let bytes = match fs::read(&file) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(BundleError::Io { file, source }),
+        };
+        let wrong = |problem: String| BundleError::Answers { file: file.clone(), problem };
+        let answers: Vec<KnownAnswer> = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        for answer in &answers {
+            let plain = Path::new(&answer.image).file_name().is_some_and(|name| name == answer.image.as_str());
+            if !plain || !folder.join(&answer.image).is_file() {
+                return Err(wrong(format!("`{}` is not an image in the folder", answer.image)));
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Writes `folder/known_answers/` anew: the images by their names, then `answers.json`.
+    ///
+    /// # Errors
+    /// Something cannot be written.
+    pub fn write_all(folder: &Path, answers: &[(KnownAnswer, Vec<u8>)]) -> Result<(), BundleError> {
+        let folder = folder.join(KNOWN_ANSWERS);
+        let io = |source| BundleError::Io { file: folder.clone(), source };
+        if folder.exists() {
+            fs::remove_dir_all(&folder).map_err(io)?;
+        }
+        fs::create_dir_all(&folder).map_err(io)?;
+        for (answer, image) in answers {
+            fs::write(folder.join(&answer.image), image).map_err(io)?;
+        }
+        let list: Vec<&KnownAnswer> = answers.iter().map(|(answer, _)| answer).collect();
+        let json = serde_json::to_vec_pretty(&list).map_err(|error| io(error.into()))?;
+        fs::write(folder.join(ANSWERS), json).map_err(io)
+    }
+
+    /// As answers of a bundle at `precision`: what holds in f32 holds in f16 within a wider tolerance.
+    pub fn at(mut self, precision: Precision) -> KnownAnswer {
+        if precision == Precision::F16 {
+            if let Some(half) = &mut self.describer {
+                let most = half.logits.iter().fold(1.0f32, |most, logit| most.max(logit.abs()));
+                half.tolerance = half.tolerance.max(0.02 * most);
+            }
+            if let Some(half) = &mut self.classifier {
+                half.tolerance = half.tolerance.max(0.02);
+            }
+        }
+        self
+    }
+}
+
+impl KnownTokens {
+    /// Tokens and logits with the tolerance of f32 on another machine: a thousandth of the largest logit.
+    pub fn recorded(token_ids: Vec<i64>, logits: Vec<f32>) -> KnownTokens {
+        let most = logits.iter().fold(1.0f32, |most, logit| most.max(logit.abs()));
+        KnownTokens { token_ids, logits, tolerance: 1e-3 * most }
+    }
+
+    /// What differs, in words.
+    pub fn difference(&self, token_ids: &[i64], logits: &[f32]) -> Option<String> {
+        if token_ids != self.token_ids {
+            return Some(format!("tokens {token_ids:?} instead of {:?}", self.token_ids));
+        }
+        farthest(logits, &self.logits, self.tolerance).map(|found| format!("a token's logit is {found}"))
+    }
+}
+
+impl KnownProbabilities {
+    /// Probabilities with the tolerance of f32 on another machine, one thousandth.
+    pub fn recorded(description: Option<String>, probabilities: Vec<f32>) -> KnownProbabilities {
+        KnownProbabilities { description, probabilities, tolerance: 1e-3 }
+    }
+
+    /// What differs, in words.
+    pub fn difference(&self, probabilities: &[f32]) -> Option<String> {
+        farthest(probabilities, &self.probabilities, self.tolerance).map(|found| format!("a probability is {found}"))
+    }
+}
+
+/// The pair that lies farthest apart, if outside of the tolerance.
+fn farthest(found: &[f32], expected: &[f32], tolerance: f32) -> Option<String> {
+    if found.len() != expected.len() {
+        return Some(format!("one of {} instead of {}", found.len(), expected.len()));
+    }
+    let worst = found.iter().zip(expected).max_by(|a, b| (a.0 - a.1).abs().total_cmp(&(b.0 - b.1).abs()))?;
+    let within = (worst.0 - worst.1).abs() <= tolerance;
+    (!within).then(|| format!("{} instead of {} (allowed: {tolerance} apart)", worst.0, worst.1))
+}
