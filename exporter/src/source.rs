@@ -201,11 +201,7 @@ fn plain(sizes: &Sizes, network: Network) -> Option<Graph> {
             config.image.as_ref().map(|(encoder, _)| networks::image_encoder(encoder, "image"))
         }
         (Sizes::Classifier(config), Network::Bert) => config.text.as_ref().map(|config| networks::bert(config, "text")),
-        (Sizes::Classifier(config), Network::Prmf) => match (&config.image, &config.text) {
-            (Some(_), Some(_)) => Some(networks::prmf(config)),
-            (Some(_), None) => Some(networks::image_classifier(config)),
-            (None, _) => None,
-        },
+        (Sizes::Classifier(config), Network::Prmf) => Some(networks::heads(config)),
         (Sizes::Qwen(_), _) | (Sizes::Classifier(_), _) => None,
     }
 }

@@ -172,6 +172,17 @@ pub struct ImageInput {
     pub std: [f32; 3],
 }
 
+/// How image and text become one vector F.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fusion {
+    /// PRMF: `alpha T + (1 - alpha) I'` with a confidence network that gives alpha.
+    Prmf,
+    /// `[I; T]`, one after the other.
+    Concat,
+    /// `alpha T + (1 - alpha) I'` with this alpha for every item.
+    Fixed(f64),
+}
+
 /// A classifier: encoders, fusion and heads.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClassifierConfig {
@@ -181,6 +192,8 @@ pub struct ClassifierConfig {
     pub image: Option<(ImageEncoder, ImageInput)>,
     /// The text encoder; `None` in an image-only classifier.
     pub text: Option<BertConfig>,
+    /// How they are fused; only used when both encoders are there.
+    pub fusion: Fusion,
     /// Hidden width of a two-layer confidence network; `None`: one linear layer.
     pub confidence_hidden: Option<i64>,
     /// Whether a head on the image features alone exists.
@@ -527,6 +540,7 @@ impl ClassifierConfig {
             classes: classes(&top)?,
             image,
             text,
+            fusion: fusion(&top)?,
             confidence_hidden: match top.get("confidence_hidden") {
                 Some(_) => Some(top.size("confidence_hidden")?),
                 None => None,
@@ -534,6 +548,19 @@ impl ClassifierConfig {
             image_head: top.optional_bool("image_head")?.unwrap_or(true),
             dropout: dropout(&top)?,
         })
+    }
+}
+
+/// `fusion`: prmf where it is absent, concat, or fixed with a number `alpha_text` beside it.
+fn fusion(top: &Section) -> Result<Fusion, ConfigError> {
+    match top.optional_text("fusion")?.unwrap_or("prmf") {
+        "prmf" => Ok(Fusion::Prmf),
+        "concat" => Ok(Fusion::Concat),
+        "fixed" => match top.number("alpha_text")? {
+            alpha if (0.0..=1.0).contains(&alpha) => Ok(Fusion::Fixed(alpha)),
+            alpha => Err(top.error("alpha_text", &format!("{alpha} must lie in 0 ..= 1"))),
+        },
+        other => Err(top.error("fusion", &format!("`{other}` is not known; expected prmf, concat or fixed"))),
     }
 }
 

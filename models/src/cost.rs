@@ -131,7 +131,9 @@ fn work(graph: &Graph, node: &Node, inputs: &[&Type], found: &[Type]) -> f64 {
         Op::AddLayerNorm { .. } => 9.0 * out,
         Op::AddRmsNorm { .. } => 5.0 * out,
         Op::Mean { .. } => elements(inputs[0]),
-        Op::MaxPool2d | Op::SwiGlu | Op::Blend | Op::Rotary { .. } | Op::Gelu | Op::Tanh | Op::Sigmoid => 4.0 * out,
+        Op::MaxPool2d | Op::SwiGlu | Op::Blend | Op::Mix { .. } | Op::Rotary { .. } | Op::Gelu | Op::Tanh | Op::Sigmoid => {
+            4.0 * out
+        }
         Op::AxialAngles { .. } => 2.0 * out,
         Op::Relu | Op::Add | Op::AddPositions { .. } | Op::AddRow { .. } => out,
         Op::Input(_) | Op::Embedding { .. } | Op::Dropout { .. } | Op::Concat { .. } | Op::Split { .. } | Op::FirstToken => 0.0,
@@ -207,7 +209,7 @@ fn shared(op: &Op, slot: u8) -> Option<usize> {
         | Op::Conv2d { .. } => None,
         Op::MaxPool2d | Op::Mean { .. } | Op::LayerNorm { .. } | Op::RmsNorm { .. } => None,
         Op::AddLayerNorm { .. } | Op::AddRmsNorm { .. } | Op::Relu | Op::Gelu | Op::Tanh | Op::Sigmoid => None,
-        Op::SwiGlu | Op::Add | Op::Blend | Op::Concat { .. } | Op::TakeRows | Op::PermuteGroups { .. } => None,
+        Op::SwiGlu | Op::Add | Op::Blend | Op::Mix { .. } | Op::Concat { .. } | Op::TakeRows | Op::PermuteGroups { .. } => None,
         Op::Unpermute | Op::AxialAngles { .. } | Op::Rotary { .. } | Op::WindowAttention { .. } => None,
         Op::Windows { .. } | Op::Unwindow { .. } | Op::MergePatches => None,
     }
@@ -219,7 +221,7 @@ fn scratch(op: &Op, found: &[Type], float: i64) -> i64 {
     match op {
         // The activated gate; the products with cos and sin; the two weighted sides.
         Op::SwiGlu => out,
-        Op::Rotary { .. } | Op::Blend => 2 * out,
+        Op::Rotary { .. } | Op::Blend | Op::Mix { .. } => 2 * out,
         Op::WindowAttention { heads, side, .. } => sizes(&found[0])[0] * heads * side.pow(4) * float,
         Op::Input(_)
         | Op::Embedding { .. }

@@ -138,6 +138,13 @@ impl Lowering<'_> {
         self.last(node, "Add", &[&a, &b], vec![], Elem::F32);
     }
 
+    pub(super) fn mix(&mut self, node: &Node, share: f64) {
+        let [a, b] = [0, 1].map(|i| self.f32(node, i));
+        let shares = [share, 1.0 - share].map(|share| self.emit.float(share as f32));
+        let (a, b) = (self.emit.op("Mul", &[&shares[0], &a]), self.emit.op("Mul", &[&shares[1], &b]));
+        self.last(node, "Add", &[&a, &b], vec![], Elem::F32);
+    }
+
     /// Dropout does nothing outside of training.
     pub(super) fn same(&mut self, node: &Node) {
         let tensor = self.tensors[&node.inputs[0]].clone();

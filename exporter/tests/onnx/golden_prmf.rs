@@ -7,7 +7,7 @@ use crate::{
 };
 use mmlnb_models::{
     bundle::Precision,
-    config::{BertConfig, ClassifierConfig, ImageEncoder, ImageInput, Resample, Vgg16Config},
+    config::{BertConfig, ClassifierConfig, Fusion, ImageEncoder, ImageInput, Resample, Vgg16Config},
     networks,
     weights::{Checkpoint, Naming, Weights},
 };
@@ -19,6 +19,7 @@ fn config(sizes: &serde_json::Value, case: &serde_json::Value) -> ClassifierConf
         classes: (0..integer(sizes, "classes")).map(|n| n.to_string()).collect(),
         image: Some((encoder, input)),
         text: Some(BertConfig { hidden: integer(sizes, "text"), heads: 1, ..bert_config() }),
+        fusion: Fusion::Prmf,
         confidence_hidden: case["confidence_hidden"].as_i64(),
         image_head: true,
         dropout: 0.1,

@@ -88,6 +88,12 @@ impl Builder {
         X { b: self, v: self.node(Op::Blend, &[weight.v, a.v, b.v], None, Location::caller()) }
     }
 
+    /// `share * a + (1 - share) * b` for a fixed share.
+    #[track_caller]
+    pub fn mix<'g>(&'g self, share: f64, a: X<'g>, b: X<'g>) -> X<'g> {
+        X { b: self, v: self.node(Op::Mix { share }, &[a.v, b.v], None, Location::caller()) }
+    }
+
     fn path(&self, name: &str) -> String {
         let state = self.state.borrow();
         let mut parts: Vec<&str> = state.scope.iter().map(String::as_str).collect();
@@ -250,7 +256,14 @@ impl<'g> X<'g> {
     #[track_caller]
     pub fn attention(self, k: X<'g>, v: X<'g>, heads: i64, kv_heads: i64, kind: AttentionKind, extra: &[X<'g>]) -> X<'g> {
         let others: Vec<X<'g>> = [k, v].iter().chain(extra).copied().collect();
-        self.with(Op::Attention { heads, kv_heads, kind }, &others, None, Location::caller())
+        self.with(Op::Attention { heads, kv_heads, kind, dropout: 0.0 }, &others, None, Location::caller())
+    }
+
+    /// Attention of every token to the tokens that `mask` shows, with dropout on the keys' shares.
+    #[track_caller]
+    pub fn masked_attention(self, k: X<'g>, v: X<'g>, mask: X<'g>, heads: i64, dropout: f64) -> X<'g> {
+        let op = Op::Attention { heads, kv_heads: heads, kind: AttentionKind::Full, dropout };
+        self.with(op, &[k, v, mask], None, Location::caller())
     }
 
     /// Attention on a cache: result, present key, present value.

@@ -92,6 +92,10 @@ pub enum Op {
     Add,
     /// Inputs weight `[batch, 1]`, a, b `[batch, width]`: `weight * a + (1 - weight) * b`.
     Blend,
+    /// Inputs a, b of one type: `share * a + (1 - share) * b`.
+    Mix {
+        share: f64,
+    },
     Dropout {
         p: f64,
     },
@@ -128,11 +132,12 @@ pub enum Op {
         heads: i64,
     },
     /// Scaled dot-product attention, scale `1 / sqrt(head)`. q `[.., tokens, heads * head]`, k and v with `kv_heads`, each shared by
-    /// `heads / kv_heads` query heads.
+    /// `heads / kv_heads` query heads. While training, each share of a key is dropped with probability `dropout`.
     Attention {
         heads: i64,
         kv_heads: i64,
         kind: AttentionKind,
+        dropout: f64,
     },
     /// Swin's attention. Inputs q, k, v `[windows, side^2, heads * head]` and `mask` Bool `[windows / batch, side^2, side^2]`, true where a pair sees
     /// each other (else -100 is added); `table` `[(2 side - 1)^2, heads]` by relative position.
@@ -173,7 +178,7 @@ pub fn infer(op: &Op, inputs: &[&Type]) -> Result<Vec<Type>, String> {
             Ok(vec![kind(x()?, Kind::Float)?.clone()])
         }
         AddLayerNorm { .. } | AddRmsNorm { .. } => same(inputs).map(|t| vec![t.clone(), t]),
-        Add | SwiGlu => same(inputs).map(|t| vec![t]),
+        Add | SwiGlu | Mix { .. } => same(inputs).map(|t| vec![t]),
         Linear { outputs, .. } => {
             let t = kind(x()?, Kind::Float)?;
             last_known(t)?;
@@ -243,7 +248,7 @@ pub fn infer(op: &Op, inputs: &[&Type]) -> Result<Vec<Type>, String> {
             Ok(vec![angles.clone(), angles])
         }
         Rotary { heads } => rotary(inputs, *heads),
-        Attention { heads, kv_heads, kind } => attention(inputs, *heads, *kv_heads, *kind),
+        Attention { heads, kv_heads, kind, .. } => attention(inputs, *heads, *kv_heads, *kind),
         WindowAttention { heads, .. } => {
             let [q, k, v, mask] = inputs else { return Err("q, k, v and mask are needed".into()) };
             same(&[q, k, v])?;

@@ -181,7 +181,9 @@ impl Op {
             Op::LayerNorm { weight, bias, .. } | Op::AddLayerNorm { weight, bias, .. } => vec![weight, bias],
             Op::RmsNorm { weight, .. } | Op::AddRmsNorm { weight, .. } => vec![weight],
             Op::Input(_) | Op::MaxPool2d | Op::Mean { .. } | Op::Relu | Op::Gelu | Op::Tanh | Op::Sigmoid => vec![],
-            Op::SwiGlu | Op::Add | Op::Blend | Op::Dropout { .. } | Op::Concat { .. } | Op::Split { .. } => vec![],
+            Op::SwiGlu | Op::Add | Op::Blend | Op::Mix { .. } | Op::Dropout { .. } | Op::Concat { .. } | Op::Split { .. } => {
+                vec![]
+            }
             Op::FirstToken | Op::TakeRows | Op::PermuteGroups { .. } | Op::Unpermute => vec![],
             Op::MergeRows { .. } | Op::AxialAngles { .. } | Op::Rotary { .. } | Op::Attention { .. } => vec![],
             Op::ChannelsLast | Op::Windows { .. } | Op::Unwindow { .. } | Op::MergePatches => vec![],

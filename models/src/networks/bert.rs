@@ -3,7 +3,7 @@
 use super::prefixed;
 use crate::{
     config::BertConfig,
-    graph::{AttentionKind, Builder, Dim, Graph, Kind, Op, X},
+    graph::{Builder, Dim, Graph, Kind, Op, X},
 };
 
 /// `input_ids`, `attention_mask` Int `[batch, tokens]` -> `text_features` `[batch, hidden]` (the pooler, after tanh) and `last_hidden_state`.
@@ -32,7 +32,7 @@ pub fn bert(config: &BertConfig, prefix: &str) -> Graph {
 fn layer<'g>(b: &'g Builder, c: &BertConfig, x: X<'g>, mask: X<'g>) -> X<'g> {
     let seen = b.scope("attention.self", || {
         let [q, k, v] = ["query", "key", "value"].map(|name| x.linear(name, c.hidden, true));
-        q.attention(k, v, c.heads, c.heads, AttentionKind::Full, &[mask])
+        q.masked_attention(k, v, mask, c.heads, c.attention_dropout)
     });
     let x = b.scope("attention.output", || {
         (dropped(seen.linear("dense", c.hidden, true), c.dropout) + x).layer_norm("LayerNorm", c.eps)

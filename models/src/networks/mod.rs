@@ -11,7 +11,7 @@ mod vision;
 
 pub use bert::bert;
 pub use decoder::{decoder, decoder_states, embedding, head};
-pub use prmf::{image_classifier, prmf};
+pub use prmf::{heads, image_classifier, prmf, text_classifier};
 pub use swin::swin;
 pub use vgg16::vgg16;
 pub use vision::vision;

@@ -19,6 +19,26 @@ pub(super) fn full(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, he
     attend(&split(q, heads.query)?, &split(k, heads.kv)?, &split(v, heads.kv)?, Seen::By(seen), heads)?.f_reshape(q.size())
 }
 
+/// As [`full`], with `dropout` on the shares that each token takes of the others.
+pub(super) fn full_with_dropout(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: Option<&Tensor>,
+    heads: Heads,
+    dropout: &dyn Fn(&Tensor) -> Result<Tensor, TchError>,
+) -> Result<Tensor, TchError> {
+    let [query, key, value] = [split(q, heads.query)?, split(k, heads.kv)?, split(v, heads.kv)?];
+    let scale = 1.0 / (last(&query) as f64).sqrt();
+    let mut scores = query.f_mul_scalar(scale)?.f_matmul(&key.f_transpose(-2, -1)?)?.f_to_kind(Kind::Float)?;
+    if let Some(mask) = mask {
+        let unseen = mask.f_eq(0)?.f_reshape([-1, 1, 1, last(mask)])?;
+        scores = scores.f_masked_fill(&unseen, f64::NEG_INFINITY)?;
+    }
+    let shares = dropout(&scores.f_softmax(-1, Kind::Float)?)?.f_to_kind(value.kind())?;
+    shares.f_matmul(&value)?.f_transpose(1, 2)?.f_reshape(q.size())
+}
+
 pub(super) fn causal(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<Tensor, TchError> {
     attend(&split(q, heads.query)?, &split(k, heads.kv)?, &split(v, heads.kv)?, Seen::Causal, heads)?.f_reshape(q.size())
 }

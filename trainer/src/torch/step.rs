@@ -103,6 +103,7 @@ fn apply(op: &Op, inputs: &[&Tensor], s: &Surroundings<'_>) -> Result<Vec<Tensor
         Op::Sigmoid => one(x.f_sigmoid()?),
         Op::SwiGlu => one(x.f_silu()?.f_mul(inputs[1])?),
         Op::Add => one(x.f_add(inputs[1])?),
+        Op::Mix { share } => one(x.f_mul_scalar(*share)?.f_add(&inputs[1].f_mul_scalar(1.0 - share)?)?),
         Op::Blend => one(dense::blend(x, inputs[1], inputs[2])?),
         Op::Dropout { p } => one(s.dropout(x, *p, 0)?),
         Op::Concat { axis } => one(Tensor::f_cat(inputs, *axis as i64)?),
@@ -114,10 +115,14 @@ fn apply(op: &Op, inputs: &[&Tensor], s: &Surroundings<'_>) -> Result<Vec<Tensor
         Op::MergeRows { group } => one(x.f_reshape([-1, group * last(x)])?),
         Op::AxialAngles { head, theta } => rotary::axial_angles(x, *head, *theta),
         Op::Rotary { heads } => one(rotary::rotary(x, inputs[1], inputs[2], inputs.get(3).copied(), *heads)?),
-        Op::Attention { heads, kv_heads, kind } => {
+        Op::Attention { heads, kv_heads, kind, dropout } => {
             let heads = attention::Heads { query: *heads, kv: *kv_heads };
             let [q, k, v] = [x, inputs[1], inputs[2]];
             match kind {
+                AttentionKind::Full if *dropout > 0.0 && s.randomness.is_some() => {
+                    let dropped = |shares: &Tensor| s.dropout(shares, *dropout, 0);
+                    one(attention::full_with_dropout(q, k, v, inputs.get(3).copied(), heads, &dropped)?)
+                }
                 AttentionKind::Full => one(attention::full(q, k, v, inputs.get(3).copied(), heads)?),
                 AttentionKind::Causal => one(attention::causal(q, k, v, heads)?),
                 AttentionKind::Cached => attention::cached(q, k, v, &inputs[3..], heads),

@@ -5,7 +5,7 @@ use crate::{
     shared::compare::{close, largest},
 };
 use mmlnb_models::{
-    config::{BertConfig, ClassifierConfig, ImageEncoder, ImageInput, Resample, Vgg16Config},
+    config::{BertConfig, ClassifierConfig, Fusion, ImageEncoder, ImageInput, Resample, Vgg16Config},
     networks,
     weights::{Checkpoint, Naming, Weights},
 };
@@ -34,6 +34,7 @@ fn config(sizes: &Value, confidence_hidden: Option<i64>) -> ClassifierConfig {
         classes: (0..size("classes")).map(|n| n.to_string()).collect(),
         image: Some((ImageEncoder::Vgg16(Vgg16Config { channels: vec![1, 1, 1, 1, size("image")] }), input)),
         text: Some(text),
+        fusion: Fusion::Prmf,
         confidence_hidden,
         image_head: true,
         dropout: 0.0,

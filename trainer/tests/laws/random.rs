@@ -2,8 +2,8 @@
 
 use mmlnb_models::{
     config::{
-        BertConfig, ClassifierConfig, ImageEncoder, ImageInput, QwenConfig, Resample, SwinConfig, TextConfig, Vgg16Config,
-        VisionConfig,
+        BertConfig, ClassifierConfig, Fusion, ImageEncoder, ImageInput, QwenConfig, Resample, SwinConfig, TextConfig,
+        Vgg16Config, VisionConfig,
     },
     graph::{Adaption, Graph, Parameter},
     weights::{Adapter, AdapterConfig, AdapterTensors, Checkpoint, KeyStyle, Naming, Targets},
@@ -166,6 +166,7 @@ impl Draw {
             classes: (0..self.size(2, 5)).map(|n| n.to_string()).collect(),
             image: Some((ImageEncoder::Vgg16(self.vgg16()), input)),
             text: Some(self.bert()),
+            fusion: self.pick(&[Fusion::Prmf, Fusion::Prmf, Fusion::Concat, Fusion::Fixed(0.3)]),
             confidence_hidden: self.pick(&[None, Some(7)]),
             image_head: self.pick(&[true, false]),
             dropout: 0.3,

@@ -10,6 +10,7 @@ use crate::{
 };
 use mmlnb_exporter::cache_head_size;
 use mmlnb_models::{
+    config::ClassifierConfig,
     config::{ImageEncoder, QwenConfig, TextConfig},
     networks,
     weights::{Naming, Weights},
@@ -82,6 +83,20 @@ fn prmf_reads_alike() {
         for batch in BATCHES {
             let inputs = [("image_features", draw.tensor(&[batch, image])), ("text_features", draw.tensor(&[batch, text]))];
             both.agree(&inputs, &format!("batch {batch}"));
+        }
+    });
+}
+
+#[test]
+fn a_text_classifier_reads_alike() {
+    for_seeds(3, |draw| {
+        let config = ClassifierConfig { image: None, ..draw.classifier() };
+        let graph = networks::heads(&config);
+        let (_files, checkpoint) = draw.checkpoint(&[&graph], Naming::Classifier);
+        let both = Both::new(&graph, Weights::new(&checkpoint));
+        let hidden = config.text.unwrap().hidden;
+        for batch in BATCHES {
+            both.agree(&[("text_features", draw.tensor(&[batch, hidden]))], &format!("batch {batch}"));
         }
     });
 }

@@ -6,7 +6,8 @@ use crate::{
     shared::compare::close_to_largest,
 };
 use mmlnb_models::{
-    graph::Graph,
+    config::BertConfig,
+    graph::{self, Builder, Dim, Graph},
     networks,
     weights::{Naming, Weights},
 };
@@ -85,7 +86,7 @@ const ALL: PlanOptions = PlanOptions {
 #[test]
 fn bert_with_dropout_learns_the_same() {
     for_seeds(4, |draw| {
-        let config = draw.bert();
+        let config = BertConfig { attention_dropout: 0.2, ..draw.bert() };
         let graph = networks::bert(&config, "");
         let (_files, checkpoint) = draw.checkpoint(&[&graph], Naming::Bert);
         let inputs = [("input_ids", draw.ids(&[3, 9], config.vocabulary)), ("attention_mask", ragged(draw, 3, 9))];
@@ -141,6 +142,32 @@ fn frozen_parts_get_no_gradient() {
     for leaf in plan.leaves() {
         assert_eq!(leaf.tensor.grad().defined(), is_pooler(&leaf.name), "{}", leaf.name);
     }
+}
+
+#[test]
+fn attention_drops_shares_whose_mean_is_the_whole() {
+    let mut draw = Draw::new(5);
+    let b = Builder::new();
+    let dims = || [Dim::named("batch"), Dim::named("tokens"), Dim::from(8)];
+    let [q, k, v] = ["q", "k", "v"].map(|name| b.input(name, graph::Kind::Float, dims()));
+    let mask = b.input("mask", graph::Kind::Int, [Dim::named("batch"), Dim::named("tokens")]);
+    b.output("y", q.masked_attention(k, v, mask, 2, 0.3));
+    let network = b.finish();
+    // The network has no weights; any checkpoint will do.
+    let some = networks::vgg16(&draw.vgg16(), "");
+    let (_files, checkpoint) = draw.checkpoint(&[&some], Naming::Vgg16);
+    let plan = Plan::new(&network, &Weights::new(&checkpoint), &ALL).unwrap();
+    let mut inputs: Vec<(&str, Tensor)> = ["q", "k", "v"].map(|name| (name, draw.tensor(&[2, 6, 8]))).into();
+    inputs.push(("mask", ragged(&mut draw, 2, 6)));
+    let whole = plan.forward(&inputs).unwrap().get("y").unwrap().shallow_clone();
+    let dropped: Vec<Tensor> = (0..600)
+        .map(|step| {
+            let pass = plan.forward_for_training(&inputs, Randomness { seed: 1, step }).unwrap();
+            pass.outputs().get("y").unwrap().shallow_clone()
+        })
+        .collect();
+    assert_ne!(dropped[0], dropped[1]);
+    close_to_largest(&Tensor::stack(&dropped, 0).mean_dim(0, false, Kind::Float), &whole, 0.06, "mean over masks");
 }
 
 #[test]
