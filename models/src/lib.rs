@@ -6,6 +6,7 @@ pub mod cost;
 pub mod graph;
 pub mod hash;
 pub mod json;
+pub mod measures;
 pub mod networks;
 pub mod prepare;
 pub mod verdict;
