@@ -11,6 +11,7 @@ pub mod diagnostics;
 pub mod error;
 pub mod generate;
 pub mod optimiser;
+pub mod report;
 pub mod run;
 pub mod start;
 pub mod torch;

@@ -1,0 +1,3 @@
+//! What a run leaves for people: plots, a page, a model card.
+
+pub mod plot;
