@@ -10,6 +10,7 @@ pub mod describe;
 pub mod diagnostics;
 pub mod error;
 pub mod generate;
+pub mod import;
 pub mod optimiser;
 pub mod report;
 pub mod run;

@@ -132,6 +132,11 @@ impl Checkpoint {
         Ok(self.hash.get_or_init(|| hash))
     }
 
+    /// The mapped files, sorted by name.
+    pub(super) fn files(&self) -> &[Mapped] {
+        &self.files
+    }
+
     /// What is wrong with a head beside tied embeddings, if anything; an embedding that cannot be read is reported by itself.
     fn untied_head(&self) -> Option<String> {
         let embedding = self.tensor(EMBEDDING)?;

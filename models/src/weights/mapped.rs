@@ -51,6 +51,16 @@ impl Mapped {
         Ok(Mapped { path: path.to_path_buf(), map, entries })
     }
 
+    /// Everything before the first tensor: names, types, sizes and places.
+    pub fn header(&self) -> &[u8] {
+        &self.map[..self.entries.first().map_or(self.map.len(), |entry| entry.bytes.start)]
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        self.map.len() as u64
+    }
+
     /// The bytes of one of its tensors.
     pub fn bytes(&self, entry: &Entry) -> &[u8] {
         &self.map[entry.bytes.clone()]

@@ -13,6 +13,7 @@ mod evaluate;
 mod keys;
 mod mapped;
 mod merge;
+mod merged;
 mod stored;
 
 pub use adapter::{Adapter, AdapterTensors};
@@ -21,4 +22,5 @@ pub use checkpoint::Checkpoint;
 pub use error::{Mismatch, WeightError};
 pub use evaluate::{Blocks, Weights};
 pub use keys::{KeyStyle, Naming};
+pub use merged::write_merged;
 pub use stored::{DType, Stored};

@@ -1,5 +1,7 @@
 //! The commands of `mmlnb-train`, one file each.
 
+mod import;
+
 use crate::error::TrainError;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -13,7 +15,9 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Import(import::Args),
+}
 
 /// Parses the command line, runs the command, and says what went wrong.
 pub fn main() -> ExitCode {
@@ -25,5 +29,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<(), TrainError> {
-    match command {}
+    match command {
+        Command::Import(args) => import::run(args),
+    }
 }

@@ -7,6 +7,7 @@ mod curriculum;
 mod files;
 mod generate;
 mod images;
+mod import;
 mod lora;
 mod lora_training;
 mod prmf;

@@ -1,0 +1,86 @@
+//! A checkpoint with an adapter merged into it, written with the base's own files, names, order and types.
+
+use super::{
+    Adapter, Checkpoint, DType, WeightError, Weights,
+    keys::hub_key,
+    mapped::{Entry, Mapped},
+};
+use crate::graph::Weight;
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write},
+    path::Path,
+};
+
+/// Bytes of a matrix in f32 that are worked on at a time.
+const BLOCK: usize = 32 << 20;
+
+/// Writes the base's weight files into `folder`, an existing one: adapted matrices merged in f32 and rounded once to the base's type, everything
+/// else byte for byte. Memory does not grow with the model. `progress` gets the bytes done and the bytes in all.
+///
+/// # Errors
+/// An adapter that does not fit the base, files that cannot be written.
+pub fn write_merged(
+    base: &Checkpoint,
+    adapter: &Adapter,
+    folder: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), WeightError> {
+    let weights = Weights::with_adapter(base, adapter)?;
+    let total: u64 = base.files().iter().map(Mapped::size).sum();
+    let mut done = 0;
+    for file in base.files() {
+        let name = file
+            .path
+            .file_name()
+            .ok_or_else(|| WeightError::Folder { path: file.path.clone(), problem: "it has no name".into() })?;
+        let target = folder.join(name);
+        let unwritable = |source| WeightError::Unwritable { path: target.clone(), source };
+        let mut output = BufWriter::with_capacity(1 << 20, File::create(&target).map_err(unwritable)?);
+        let mut count = |bytes: usize| {
+            done += bytes as u64;
+            progress(done, total);
+        };
+        // Names, types, sizes and places stay as they are.
+        output.write_all(file.header()).map_err(unwritable)?;
+        count(file.header().len());
+        for entry in &file.entries {
+            match adapted(adapter, entry) {
+                None => copy(file.bytes(entry), &mut output, &mut count).map_err(unwritable)?,
+                Some((weight, dtype)) => {
+                    for block in weights.blocks(&weight, BLOCK)? {
+                        let bytes = dtype.encode(&block?);
+                        output.write_all(&bytes).map_err(unwritable)?;
+                        count(bytes.len());
+                    }
+                }
+            }
+        }
+        let written = output.into_inner().map_err(|error| unwritable(error.into_error()))?;
+        written.sync_all().map_err(unwritable)?;
+    }
+    Ok(())
+}
+
+/// The merged matrix that takes an entry's place, and its type.
+fn adapted(adapter: &Adapter, entry: &Entry) -> Option<(Weight, DType)> {
+    let key = hub_key(&entry.name);
+    let module = key.strip_suffix(".weight")?;
+    let adaption = adapter.adaption(module)?;
+    let weight = Weight::Adapted {
+        base: Box::new(Weight::Key(key.clone())),
+        module: module.to_string(),
+        rank: adaption.rank,
+        scale_bits: adaption.scale.to_bits(),
+        magnitude: adaption.magnitude,
+    };
+    Some((weight, DType::from_name(&entry.dtype)?))
+}
+
+fn copy(bytes: &[u8], output: &mut impl Write, count: &mut impl FnMut(usize)) -> io::Result<()> {
+    for piece in bytes.chunks(BLOCK) {
+        output.write_all(piece)?;
+        count(piece.len());
+    }
+    Ok(())
+}
