@@ -16,6 +16,7 @@ use mmlnb_models::{
         bert_tokenizer::BertTokenizer, chat::check_template, qwen_image::QwenImageProcessor, qwen_tokenizer::QwenTokenizer,
         settings::Settings,
     },
+    record::Record,
 };
 use std::{
     fs,
@@ -60,6 +61,8 @@ struct DescriberInput {
     source: Source,
     config: QwenConfig,
     settings: Settings,
+    record: Option<Record>,
+    image_size: Option<[i64; 2]>,
 }
 
 /// The classifier's half, opened and checked.
@@ -89,6 +92,7 @@ pub fn export_bundle(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<Str
     if let Some(input) = &describer {
         manifest.describer = Some(write_describer(input, recipe, &part.path, progress)?);
         manifest.provenance.checkpoint = Some(provenance(&input.source, &DESCRIBER_FILES)?);
+        manifest.provenance.data.extend(input.record.iter().map(|record| record.data_sha256.clone()));
         if let Some(adapter) = input.source.adapter() {
             manifest.provenance.adapter =
                 Some(bundle::Source { name: folder_name(adapter.path()), sha256: adapter.sha256()?.to_string() });
@@ -149,7 +153,9 @@ fn open_describer(dir: &Path, recipe: &Recipe) -> Result<DescriberInput, ExportE
     };
     let unfit = |problem: String| ExportError::Checkpoint { path: dir.to_path_buf(), problem };
     let processor = QwenImageProcessor::from_dir(dir, &config.vision)?;
-    if let Some([width, height]) = recipe.image_size {
+    let record = Record::read(recipe.adapter.as_deref().unwrap_or(dir)).map_err(|error| unfit(error.to_string()))?;
+    let image_size = recipe.image_size.or(record.as_ref().and_then(|record| record.image_size));
+    if let Some([width, height]) = image_size {
         processor.with_size(width, height).map_err(|error| unfit(error.to_string()))?;
     }
     let tokenizer = QwenTokenizer::from_dir(dir).map_err(|error| unfit(error.to_string()))?;
@@ -161,9 +167,9 @@ fn open_describer(dir: &Path, recipe: &Recipe) -> Result<DescriberInput, ExportE
             found => return Err(unfit(format!("the tokenizer's id of {name} is {found:?}, config.json says {expected}"))),
         }
     }
-    let settings = Settings::resolve(recipe.settings.as_deref(), dir, |token| tokenizer.id(token));
+    let settings = Settings::resolve_trained(recipe.settings.as_deref(), dir, record.as_ref(), |token| tokenizer.id(token));
     let settings = settings.map_err(|error| ExportError::Asked(error.to_string()))?;
-    Ok(DescriberInput { source, config, settings })
+    Ok(DescriberInput { source, config, settings, record, image_size })
 }
 
 fn open_classifier(dir: &Path) -> Result<ClassifierInput, ExportError> {
@@ -199,7 +205,7 @@ fn write_describer(
     part: &Path,
     progress: &dyn Fn(Step<'_>),
 ) -> Result<bundle::Describer, ExportError> {
-    let DescriberInput { source, config, settings } = input;
+    let DescriberInput { source, config, settings, image_size, .. } = input;
     let dir = part.join(DESCRIBER);
     let write = |network: Network| write_graph(source, network, network.name(), recipe.precision, &dir, progress);
     let vision = write(Network::Vision)?.described(&format!("{DESCRIBER}/vision.onnx"));
@@ -211,7 +217,7 @@ fn write_describer(
         prompt: settings.prompt.clone(),
         system: settings.system.clone(),
         generation: settings.generation.clone(),
-        image_size: recipe.image_size,
+        image_size: *image_size,
         vision,
         embedding,
         decoder: bundle::Decoder {

@@ -9,5 +9,6 @@ pub mod json;
 pub mod measures;
 pub mod networks;
 pub mod prepare;
+pub mod record;
 pub mod verdict;
 pub mod weights;

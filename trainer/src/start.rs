@@ -11,7 +11,8 @@ use std::{
     path::{Path, PathBuf},
     sync::OnceLock,
 };
-use tch::Tensor;
+use crate::error::TrainError;
+use tch::{Device, Tensor};
 
 /// The version of libtorch that this program was built for.
 pub const TORCH_VERSION: &str = "2.11.0";
@@ -64,6 +65,28 @@ pub enum StartError {
 pub fn start() -> Result<Cuda, StartError> {
     static ANSWER: OnceLock<Result<Cuda, StartError>> = OnceLock::new();
     ANSWER.get_or_init(check_and_load).clone()
+}
+
+/// The device of this name: `cpu`, `cuda` or `cuda:N`. Starts libtorch.
+///
+/// # Errors
+/// Another name, a GPU that is not there, and those of [`start`].
+pub fn device(name: &str) -> Result<Device, TrainError> {
+    let cuda = start()?;
+    let number = match name {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => 0,
+        other => match other.strip_prefix("cuda:").and_then(|number| number.parse::<usize>().ok()) {
+            Some(number) => number,
+            None => return Err(TrainError::Asked(format!("`{other}` is no device; expected cpu, cuda or cuda:N"))),
+        },
+    };
+    match cuda {
+        Cuda::Ready { devices } if (number as i64) < devices => Ok(Device::Cuda(number)),
+        Cuda::Ready { devices } => Err(TrainError::Asked(format!("there is no GPU {number}, only {devices}; they count from 0"))),
+        Cuda::NoDevice => Err(TrainError::Asked("libtorch finds no GPU or no driver; use --device cpu".into())),
+        Cuda::Absent(why) => Err(TrainError::Asked(format!("libtorch's CUDA part cannot be used: {why}; use --device cpu"))),
+    }
 }
 
 /// Lets libtorch's operators use this many threads in the whole process.

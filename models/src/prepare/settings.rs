@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::json::{self, ConfigError, Section};
+use crate::{
+    json::{self, ConfigError, Section},
+    record::Record,
+};
 
 /// The authors' prompt, kept byte for byte so that their adapters work.
 pub const PROMPT: &str = "You are a specialized pathologist, please describe what you see microscopically on the \
@@ -125,6 +128,16 @@ impl Settings {
     /// Of `generation_config.json` only the repetition penalty and the end tokens count: decoding is greedy unless
     /// the settings file asks for sampling. `id_of` gives the id of a token's text.
     pub fn resolve(file: Option<&Path>, checkpoint: &Path, id_of: impl Fn(&str) -> Option<i64>) -> Result<Self, SettingsError> {
+        Self::resolve_trained(file, checkpoint, None, id_of)
+    }
+
+    /// As [`Settings::resolve`], for a describer with a record of its training: its question goes before the default.
+    pub fn resolve_trained(
+        file: Option<&Path>,
+        checkpoint: &Path,
+        record: Option<&Record>,
+        id_of: impl Fn(&str) -> Option<i64>,
+    ) -> Result<Self, SettingsError> {
         let given = match file {
             Some(file) => SettingsFile::read(file)?,
             None => SettingsFile::default(),
@@ -148,7 +161,8 @@ impl Settings {
             end_tokens,
         };
         generation.check(named)?;
-        let prompt = given.prompt.unwrap_or_else(|| PROMPT.to_string());
+        let trained = record.and_then(|record| record.prompt.clone());
+        let prompt = given.prompt.or(trained).unwrap_or_else(|| PROMPT.to_string());
         if prompt.trim().is_empty() {
             return Err(value_error(named, "prompt", "is empty".to_string()));
         }

@@ -4,6 +4,7 @@
 //! image takes its place. Rows do not see each other, and a sampled description depends on the seed and the image's bytes alone, so it does not
 //! matter what else is described at the time.
 
+pub mod merge;
 mod networks;
 mod prompt;
 mod sequences;

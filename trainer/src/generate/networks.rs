@@ -2,7 +2,7 @@
 
 use super::{
     prompt::Prompt,
-    sequences::{Sequences, empty_cache},
+    sequences::Sequences,
 };
 use crate::{
     error::TrainError,
@@ -51,10 +51,17 @@ impl Networks {
         Ok(Networks { config: config.clone(), vision, embedding, decoder, device: options.device, kind: options.kind })
     }
 
+    /// Logits `[tokens, vocabulary]` at every token of a prompt.
+    pub fn all_logits(&self, prompt: &Prompt) -> Result<Tensor, TrainError> {
+        let tokens = prompt.ids.len() as i64;
+        let embeds = self.prompt_rows(&[prompt], &Tensor::f_from_slice(&prompt.ids)?.f_unsqueeze(0)?)?;
+        let mut sequences = self.empty(vec![tokens], vec![prompt.positions.delta], tokens)?;
+        self.decode(&mut sequences, &embeds, &prompt.positions.ids, &(0..tokens).collect::<Vec<_>>())
+    }
+
     /// Reads prompts into caches with room for `answer` more tokens each: the sequences, and the logits `[prompts, vocabulary]` after the last
     /// tokens. Prompts may differ in length: shorter ones are filled up at the right, and what stands there is overwritten by the answer.
     pub fn prefill(&self, prompts: &[&Prompt], answer: i64) -> Result<(Sequences, Tensor), TrainError> {
-        let text = &self.config.text;
         let lengths: Vec<i64> = prompts.iter().map(|prompt| prompt.ids.len() as i64).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let rows = prompts.len() as i64;
@@ -68,10 +75,8 @@ impl Networks {
             }
         }
         let embeds = self.prompt_rows(prompts, &Tensor::f_from_slice(&ids)?.f_reshape([rows, longest])?)?;
-        let room = longest + answer;
-        let cache = empty_cache(text.layers, [rows, text.kv_heads, room, text.head_size], (self.kind, self.device))?;
         let deltas = prompts.iter().map(|prompt| prompt.positions.delta).collect();
-        let mut sequences = Sequences { lengths: vec![longest; prompts.len()], deltas, room, cache };
+        let mut sequences = self.empty(vec![longest; prompts.len()], deltas, longest + answer)?;
         let last: Vec<i64> = lengths.iter().enumerate().map(|(row, length)| row as i64 * longest + length - 1).collect();
         let logits = self.decode(&mut sequences, &embeds, &positions, &last)?;
         sequences.lengths = lengths;
@@ -85,6 +90,15 @@ impl Networks {
         sequences.lengths.iter_mut().for_each(|length| *length += 1);
         let rows: Vec<i64> = (0..tokens.len() as i64).collect();
         self.decode(sequences, outputs.get("inputs_embeds")?, &[at.clone(), at.clone(), at], &rows)
+    }
+
+    /// Sequences of these lengths after the next call, with nothing in their caches yet.
+    fn empty(&self, lengths: Vec<i64>, deltas: Vec<i64>, room: i64) -> Result<Sequences, TrainError> {
+        let text = &self.config.text;
+        let shape = [lengths.len() as i64, text.kv_heads, room, text.head_size];
+        let zeros = || Tensor::f_zeros(shape, (self.kind, self.device));
+        let cache = (0..text.layers).map(|_| Ok((zeros()?, zeros()?))).collect::<Result<Vec<_>, tch::TchError>>()?;
+        Ok(Sequences { lengths, deltas, room, cache })
     }
 
     /// Rows `[prompts, tokens, hidden]` of the prompts, those of image tokens from the vision tower.

@@ -12,6 +12,7 @@ use mmlnb_models::{
         qwen_tokenizer::QwenTokenizer,
         settings::Settings,
     },
+    record::Record,
 };
 use std::path::Path;
 
@@ -54,20 +55,27 @@ pub struct Prompt {
 
 impl Prompter {
     /// Reads a checkpoint's configuration and tokenizer; `settings` is a file of prompt and generation settings, `image_size` width and height in
-    /// pixels that every image gets (without: smart_resize within the checkpoint's limits).
+    /// pixels that every image gets. Where they are silent, question and size are those of the record that training left beside the adapter (or in
+    /// the checkpoint), then the default question and smart_resize within the checkpoint's limits.
     ///
     /// # Errors
     /// A folder that is no Qwen2.5-VL checkpoint, another chat template, settings that make no sense, a size that is not made of whole tokens.
-    pub fn open(base: &Path, settings: Option<&Path>, image_size: Option<[i64; 2]>) -> Result<Prompter, TrainError> {
+    pub fn open(
+        base: &Path,
+        adapter: Option<&Path>,
+        settings: Option<&Path>,
+        image_size: Option<[i64; 2]>,
+    ) -> Result<Prompter, TrainError> {
         let unfit = |problem: String| TrainError::File { path: base.to_path_buf(), problem };
         let config = QwenConfig::from_dir(base)?;
         chat::check_template(base).map_err(|error| TrainError::Asked(error.to_string()))?;
         let tokenizer = QwenTokenizer::from_dir(base).map_err(|error| unfit(error.to_string()))?;
         let mut processor = QwenImageProcessor::from_dir(base, &config.vision)?;
-        if let Some([width, height]) = image_size {
+        let record = Record::read(adapter.unwrap_or(base)).map_err(|error| TrainError::Asked(error.to_string()))?;
+        if let Some([width, height]) = image_size.or(record.as_ref().and_then(|record| record.image_size)) {
             processor = processor.with_size(width, height).map_err(|error| TrainError::Asked(error.to_string()))?;
         }
-        let settings = Settings::resolve(settings, base, |token| tokenizer.id(token))
+        let settings = Settings::resolve_trained(settings, base, record.as_ref(), |token| tokenizer.id(token))
             .map_err(|error| TrainError::Asked(error.to_string()))?;
         let rendered = tokenizer
             .encode(&chat::render(settings.system.as_deref(), 1, &settings.prompt))

@@ -1,6 +1,6 @@
 //! Sequences of several images on one key-value cache, as rows that come and go.
 
-use tch::{Kind, TchError, Tensor};
+use tch::{TchError, Tensor};
 
 /// The rows' caches, all of one room.
 #[derive(Debug)]
@@ -63,9 +63,4 @@ fn grown(x: &Tensor, room: i64) -> Result<Tensor, TchError> {
         return Ok(x.shallow_clone());
     }
     Tensor::f_cat(&[x.shallow_clone(), Tensor::f_zeros([rows, heads, room - own, head], (x.kind(), x.device()))?], 2)
-}
-
-/// An empty cache for these many rows.
-pub(super) fn empty_cache(layers: i64, shape: [i64; 4], options: (Kind, tch::Device)) -> Result<Vec<(Tensor, Tensor)>, TchError> {
-    (0..layers).map(|_| Ok((Tensor::f_zeros(shape, options)?, Tensor::f_zeros(shape, options)?))).collect()
 }

@@ -36,7 +36,7 @@ fn greedy(penalty: f64, most: usize) -> GenerationSettings {
 }
 
 fn prompter(base: &Path, generation: GenerationSettings) -> Prompter {
-    let mut prompter = Prompter::open(base, None, None).unwrap_or_else(|error| panic!("{error}"));
+    let mut prompter = Prompter::open(base, None, None, None).unwrap_or_else(|error| panic!("{error}"));
     prompter.settings.generation = generation;
     prompter
 }

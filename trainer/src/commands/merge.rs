@@ -1,0 +1,45 @@
+//! `mmlnb-train merge`
+
+use crate::{error::TrainError, generate::merge, start};
+use std::path::PathBuf;
+
+/// Merges an adapter into its base: a checkpoint that transformers, the exporter and every other program loads as it loads the base.
+///
+/// Each tensor keeps the base's type; sums are made in f32 and rounded once. Memory does not grow with the model. Afterwards the logits of base with
+/// adapter and of the merged checkpoint are compared on a sample, which needs the memory of the model in f32 (--no-check leaves it out).
+#[derive(clap::Args)]
+pub struct Args {
+    /// The Qwen2.5-VL checkpoint that the adapter was trained on
+    #[arg(long, value_name = "DIR")]
+    base: PathBuf,
+    /// The adapter, in PEFT's format
+    #[arg(long, value_name = "DIR")]
+    adapter: PathBuf,
+    /// The folder to be written; it must not exist yet
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Do not compare logits afterwards
+    #[arg(long)]
+    no_check: bool,
+    /// Where logits are compared: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// See [`merge::merge`] and [`merge::compare`].
+pub fn run(args: Args) -> Result<(), TrainError> {
+    let device = start::device(&args.device)?;
+    merge::merge(&args.base, &args.adapter, &args.output)?;
+    println!("{}: {} with {} merged", args.output.display(), args.base.display(), args.adapter.display());
+    if !args.no_check {
+        let difference = merge::compare(&args.base, &args.adapter, &args.output, device)?;
+        println!(
+            "logits on a sample, merged against base with adapter: largest difference {:.3e}, {:.1e} of the largest logit",
+            difference.largest, difference.relative
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! An adapter merged into its base as a checkpoint of its own, and what that changes.
+
+use super::{Picture, Prompter, networks::{Networks, graphs}};
+use crate::{
+    error::TrainError,
+    run::Progress,
+    torch::{Adapters, PlanOptions},
+};
+use mmlnb_models::{
+    prepare::decode::Rgb8Image,
+    record::RECORD,
+    weights::{Adapter, Checkpoint, Naming, Weights, write_merged},
+};
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+use tch::{Device, Tensor};
+
+/// How far two sets of logits are apart.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Difference {
+    /// Largest |a - b|.
+    pub largest: f64,
+    /// The same over the largest logit.
+    pub relative: f64,
+}
+
+/// Writes `output`: the base's files, adapted matrices merged. The folder appears when it is whole.
+///
+/// # Errors
+/// A base or an adapter that is damaged, an adapter that does not fit or changes nothing, an output that is there already or cannot be written.
+pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<(), TrainError> {
+    if output.exists() {
+        return Err(TrainError::Asked(format!("{} is there already; name another --output or remove it", output.display())));
+    }
+    let prompter = Prompter::open(base, Some(adapter), None, None)?;
+    let checkpoint = Checkpoint::open(base, Naming::Qwen)?;
+    let adapter = Adapter::open(adapter)?;
+    let weights = Weights::with_adapter(&checkpoint, &adapter)?;
+    let graphs = graphs(&prompter.config, &weights, true);
+    checkpoint.check_all(graphs.iter().map(|graph| graph.parameters()))?;
+    adapter.verify_changes(&weights, &graphs.iter().collect::<Vec<_>>())?;
+    let partial = output.with_extension("partial");
+    if partial.exists() {
+        fs::remove_dir_all(&partial).map_err(TrainError::io("remove", &partial))?;
+    }
+    fs::create_dir_all(&partial).map_err(TrainError::io("create", &partial))?;
+    let mut progress: Option<Progress> = None;
+    let mut told = 0;
+    write_merged(&checkpoint, &adapter, &partial, &mut |done, total| {
+        let (done, total) = (done >> 20, total >> 20);
+        progress.get_or_insert_with(|| Progress::new("merge, MiB", total, 0)).advance(done - told, &[]);
+        told = done;
+    })?;
+    progress.into_iter().for_each(Progress::end);
+    for file in beside_the_weights(base)?.into_iter().chain(record_of(adapter.path())) {
+        let target = partial.join(file.file_name().unwrap_or(OsStr::new("")));
+        fs::copy(&file, &target).map_err(TrainError::io("copy", &file))?;
+    }
+    File::open(&partial).and_then(|folder| folder.sync_all()).map_err(TrainError::io("write", &partial))?;
+    fs::rename(&partial, output).map_err(TrainError::io("rename", &partial))
+}
+
+/// Configuration, index, tokenizer, template, licence: every small file that is no weight.
+fn beside_the_weights(base: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(base).map_err(TrainError::io("read", base))? {
+        let path = entry.map_err(TrainError::io("read", base))?.path();
+        let ending = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+        let licence = path.file_stem().is_some_and(|stem| ["LICENSE", "NOTICE"].iter().any(|name| stem == *name));
+        if path.is_file() && (licence || ["json", "jinja", "txt", "model"].contains(&ending)) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn record_of(adapter: &Path) -> Option<PathBuf> {
+    Some(adapter.join(RECORD)).filter(|file| file.exists())
+}
+
+/// Logits of base with adapter against those of the merged checkpoint, in f32, at every token of a sample prompt with an image. One model is in memory
+/// at a time.
+///
+/// # Errors
+/// Folders that cannot be read, and what libtorch refuses.
+pub fn compare(base: &Path, adapter: &Path, merged: &Path, device: Device) -> Result<Difference, TrainError> {
+    let live = logits(base, Some(adapter), device)?;
+    let merged = logits(merged, None, device)?;
+    let largest = live.f_sub(&merged)?.f_abs()?.f_max()?.f_double_value(&[])?;
+    let scale = live.f_abs()?.f_max()?.f_double_value(&[])?;
+    if !(largest.is_finite() && scale.is_finite()) {
+        return Err(TrainError::Failed("the logits are no numbers; the base or the adapter is damaged".into()));
+    }
+    Ok(Difference { largest, relative: largest / scale.max(f64::MIN_POSITIVE) })
+}
+
+fn logits(base: &Path, adapter: Option<&Path>, device: Device) -> Result<Tensor, TrainError> {
+    let prompter = Prompter::open(base, adapter, None, None)?;
+    let checkpoint = Checkpoint::open(base, Naming::Qwen)?;
+    let adapter = adapter.map(Adapter::open).transpose()?;
+    let weights = match &adapter {
+        Some(adapter) => Weights::with_adapter(&checkpoint, adapter)?,
+        None => Weights::new(&checkpoint),
+    };
+    let options = PlanOptions { adapters: Adapters::Live, ..PlanOptions::inference(device) };
+    let networks = Networks::new(&prompter.config, &weights, &options, &[])?;
+    let prompt = prompter.prepare(&sample()).map_err(|error| TrainError::Failed(error.to_string()))?;
+    networks.all_logits(&prompt)
+}
+
+/// Waves of colour, 252 x 252: something to see, the same everywhere.
+fn sample() -> Picture {
+    let side = 252_usize;
+    let wave = |x: usize, y: usize, channel: usize| {
+        let phase = (x * (channel + 1)) as f64 / 17.0 + (y * (3 - channel)) as f64 / 29.0;
+        (127.5 + 120.0 * phase.sin()) as u8
+    };
+    let pixels = (0..side * side).flat_map(|at| [0, 1, 2].map(|channel| wave(at % side, at / side, channel))).collect();
+    Picture { sha256: [0; 32], rgb: Rgb8Image { width: side, height: side, pixels } }
+}
