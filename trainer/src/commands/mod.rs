@@ -1,6 +1,7 @@
 //! The commands of `mmlnb-train`, one file each.
 
 mod import;
+mod merge;
 
 use crate::error::TrainError;
 use clap::{Parser, Subcommand};
@@ -17,6 +18,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Import(import::Args),
+    Merge(merge::Args),
 }
 
 /// Parses the command line, runs the command, and says what went wrong.
@@ -31,5 +33,6 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), TrainError> {
     match command {
         Command::Import(args) => import::run(args),
+        Command::Merge(args) => merge::run(args),
     }
 }

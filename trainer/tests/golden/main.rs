@@ -10,6 +10,7 @@ mod images;
 mod import;
 mod lora;
 mod lora_training;
+mod merge;
 mod prmf;
 mod qwen;
 mod texts;
