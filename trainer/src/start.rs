@@ -3,6 +3,7 @@
 //! The program is linked against libtorch's CPU part only, so that one binary serves machines with and without a GPU; the CUDA part is loaded
 //! here when it lies beside it. libtorch caches its first look for CUDA, therefore this comes before every other call.
 
+use crate::error::TrainError;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY, Symbol};
 use std::{
     error::Error,
@@ -11,7 +12,6 @@ use std::{
     path::{Path, PathBuf},
     sync::OnceLock,
 };
-use crate::error::TrainError;
 use tch::{Device, Tensor};
 
 /// The version of libtorch that this program was built for.

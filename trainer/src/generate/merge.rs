@@ -1,6 +1,9 @@
 //! An adapter merged into its base as a checkpoint of its own, and what that changes.
 
-use super::{Picture, Prompter, networks::{Networks, graphs}};
+use super::{
+    Picture, Prompter,
+    networks::{Networks, graphs},
+};
 use crate::{
     error::TrainError,
     run::Progress,

@@ -1,9 +1,6 @@
 //! The three networks of a describer that writes: image to rows, tokens to rows, rows on a cache to logits.
 
-use super::{
-    prompt::Prompt,
-    sequences::Sequences,
-};
+use super::{prompt::Prompt, sequences::Sequences};
 use crate::{
     error::TrainError,
     torch::{Plan, PlanOptions},

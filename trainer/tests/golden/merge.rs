@@ -79,9 +79,10 @@ fn golden_qwen2_5_vl_b_merged_shards_keep_their_files_and_types() {
         let key = "model.layers.0.self_attn.q_proj.weight";
         let opened = Adapter::open(&adapter).unwrap();
         let adapted = opened.tensors("model.layers.0.self_attn.q_proj").unwrap();
-        let product = Tensor::from_slice(&adapted.b).reshape([adapted.outputs as i64, 2]).matmul(
-            &Tensor::from_slice(&adapted.a).reshape([2, adapted.inputs as i64]),
-        ) * opened.adaption("model.layers.0.self_attn.q_proj").unwrap().scale;
+        let product = Tensor::from_slice(&adapted.b)
+            .reshape([adapted.outputs as i64, 2])
+            .matmul(&Tensor::from_slice(&adapted.a).reshape([2, adapted.inputs as i64]))
+            * opened.adaption("model.layers.0.self_attn.q_proj").unwrap().scale;
         let expected = (numbers(&before.tensor(key).unwrap()) + product).to_kind(tch::Kind::BFloat16);
         assert_eq!(after.tensor(key).unwrap().dtype, DType::BF16);
         // One rounding: at most the last bit where the sum in f32 lies on the border.
