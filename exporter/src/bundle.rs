@@ -9,7 +9,10 @@ use crate::{
     write::PRODUCER,
 };
 use mmlnb_models::{
-    bundle::{self, CLASSIFIER, Calibration, DESCRIBER, FORMAT, MANIFEST, Manifest, Precision, Provenance},
+    bundle::{
+        self, CLASSIFIER, Calibration, DESCRIBER, FORMAT, KNOWN_ANSWERS, KnownAnswer, MANIFEST, Manifest, NOVELTY, Precision,
+        Provenance,
+    },
     config::{ClassifierConfig, QwenConfig},
     hash, json,
     prepare::{
@@ -35,7 +38,7 @@ const DESCRIBER_FILES: [&str; 8] = [
     "chat_template.jinja",
 ];
 /// The same of a classifier.
-const CLASSIFIER_FILES: [&str; 4] = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"];
+const CLASSIFIER_FILES: [&str; 5] = ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", NOVELTY];
 
 /// What a bundle is made from.
 #[derive(Clone, Debug)]
@@ -70,6 +73,7 @@ struct ClassifierInput {
     source: Source,
     config: ClassifierConfig,
     calibration: Option<Calibration>,
+    record: Option<Record>,
 }
 
 /// Writes a bundle; returns `bundle_sha256`. An older bundle in its place is replaced when the new one is whole.
@@ -97,10 +101,14 @@ pub fn export_bundle(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<Str
             manifest.provenance.adapter =
                 Some(bundle::Source { name: folder_name(adapter.path()), sha256: adapter.sha256()?.to_string() });
         }
+        let trained = input.source.adapter().map_or(input.source.dir(), |adapter| adapter.path());
+        manifest.known_answers.extend(known_answers(trained, "describer", recipe.precision, &part.path)?);
     }
     if let Some(input) = &classifier {
         manifest.classifier = Some(write_classifier(input, recipe.precision, &part.path, progress)?);
         manifest.provenance.classifier = Some(provenance(&input.source, &CLASSIFIER_FILES)?);
+        manifest.provenance.data.extend(input.record.iter().map(|record| record.data_sha256.clone()));
+        manifest.known_answers.extend(known_answers(input.source.dir(), "classifier", recipe.precision, &part.path)?);
     }
     let card = part.path.join("MODEL_CARD.md");
     fs::write(&card, model_card(&manifest)).map_err(ExportError::io("write", &card))?;
@@ -182,7 +190,13 @@ fn open_classifier(dir: &Path) -> Result<ClassifierInput, ExportError> {
         BertTokenizer::from_dir(dir).map_err(|error| unfit(error.to_string()))?;
     }
     let calibration = calibration(dir)?;
-    Ok(ClassifierInput { source, config, calibration })
+    if calibration.as_ref().is_some_and(|found| found.novelty.is_some()) && !dir.join(NOVELTY).is_file() {
+        let problem = format!("key `calibration.novelty` needs {NOVELTY} beside it, which is not there; train again or copy it");
+        return Err(ExportError::Checkpoint { path: dir.join("config.json"), problem });
+    }
+    let unfit = |problem: String| ExportError::Checkpoint { path: dir.to_path_buf(), problem };
+    let record = Record::read(dir).map_err(|error| unfit(error.to_string()))?;
+    Ok(ClassifierInput { source, config, calibration, record })
 }
 
 /// The `calibration` that training left in config.json.
@@ -237,7 +251,7 @@ fn write_classifier(
     part: &Path,
     progress: &dyn Fn(Step<'_>),
 ) -> Result<bundle::Classifier, ExportError> {
-    let ClassifierInput { source, config, calibration } = input;
+    let ClassifierInput { source, config, calibration, .. } = input;
     let dir = part.join(CLASSIFIER);
     let (mut image, mut text, mut prmf) = (None, None, None);
     for network in source.networks() {
@@ -276,6 +290,19 @@ fn write_graph(
     let info = export_lowered(&lowered, &source.weights()?, precision, dir, &[], &|bytes| progress(Step::Wrote(bytes)));
     progress(Step::End);
     info
+}
+
+/// The known answers of a folder, with their images copied into the bundle under names of their own.
+fn known_answers(from: &Path, half: &str, precision: Precision, part: &Path) -> Result<Vec<KnownAnswer>, ExportError> {
+    let mut answers = KnownAnswer::read_all(from)?;
+    for answer in &mut answers {
+        let (source, name) = (from.join(KNOWN_ANSWERS).join(&answer.image), format!("{KNOWN_ANSWERS}/{half}-{}", answer.image));
+        let target = part.join(&name);
+        fs::create_dir_all(part.join(KNOWN_ANSWERS)).map_err(ExportError::io("create", &target))?;
+        fs::copy(&source, &target).map_err(ExportError::io("copy", &source))?;
+        answer.image = name;
+    }
+    Ok(answers.into_iter().map(|answer| answer.at(precision)).collect())
 }
 
 fn copy(from: &Path, to: &Path, names: &[&str]) -> Result<(), ExportError> {

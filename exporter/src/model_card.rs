@@ -40,11 +40,11 @@ fn describer_section(describer: &Describer) -> String {
 
 fn classifier_section(classifier: &Classifier) -> String {
     let calibrated = match &classifier.calibration {
-        Some(c) => match c.threshold {
-            Some(threshold) => format!("temperature {}, accepted from probability {threshold} on", c.temperature),
-            None => format!("temperature {}, no threshold: every verdict is an abstention", c.temperature),
-        },
-        None => "not calibrated: verdicts are `not_assessed`".to_string(),
+        Some(calibration) => {
+            let lines = calibration.lines().into_iter().map(|line| format!("\n  - {line}"));
+            format!("calibration by the trainer:{}", lines.collect::<String>())
+        }
+        None => "not calibrated by the trainer: verdicts are `not_assessed`".to_string(),
     };
     let encoders = [(classifier.image.is_some(), "image encoder"), (classifier.text.is_some(), "text encoder")];
     let held: Vec<&str> = encoders.iter().filter(|(there, _)| *there).map(|(_, name)| *name).collect();

@@ -124,6 +124,61 @@ fn golden_qwen2_5_vl_and_golden_curriculum_make_a_bundle() {
 }
 
 #[test]
+fn golden_lora_and_golden_curriculum_carry_what_training_left_beside_them() {
+    let (Some(lora), Some(curriculum), Some(vlm)) = (family("lora"), family("curriculum"), family("qwen2_5_vl")) else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let adapter = copy_of(&lora.join("lora"), &temporary.path().join("adapter"));
+    let classifier = copy_of(&curriculum.join("checkpoint"), &temporary.path().join("classifier"));
+    let mut config = json(&classifier.join("config.json"));
+    config["calibration"] = serde_json::json!({"temperature": 1.5, "threshold": 0.7,
+        "novelty": {"threshold": 0.3, "false_alarm": 0.05, "neighbours": 10}});
+    fs::write(classifier.join("config.json"), config.to_string()).unwrap();
+    let output = temporary.path().join("bundle");
+    let arguments = [
+        "bundle",
+        "--output",
+        path(&output),
+        "--vlm",
+        path(&vlm),
+        "--adapter",
+        path(&adapter),
+        "--classifier",
+        path(&classifier),
+    ];
+    fails(&arguments, &["novelty.safetensors"]);
+    fs::write(classifier.join("novelty.safetensors"), b"features").unwrap();
+    for (folder, record, answers) in [
+        (
+            &adapter,
+            serde_json::json!({"data_sha256": "d1", "prompt": "What is it?", "images": [], "groups": [], "image_size": [56, 84]}),
+            serde_json::json!([{"image": "a.png", "describer": {"token_ids": [5], "logits": [2.0], "tolerance": 0.002}}]),
+        ),
+        (
+            &classifier,
+            serde_json::json!({"data_sha256": "d2", "prompt": null, "images": [], "groups": [], "image_size": null}),
+            serde_json::json!([{"image": "a.png", "classifier": {"description": "x", "probabilities": [0.5, 0.25, 0.25], "tolerance": 0.001}}]),
+        ),
+    ] {
+        fs::write(folder.join("training.json"), record.to_string()).unwrap();
+        fs::create_dir(folder.join("known_answers")).unwrap();
+        fs::write(folder.join("known_answers/a.png"), b"image").unwrap();
+        fs::write(folder.join("known_answers/answers.json"), answers.to_string()).unwrap();
+    }
+    succeeds(&arguments);
+    let manifest = json(&output.join("manifest.json"));
+    assert_eq!(manifest["provenance"]["data"], serde_json::json!(["d1", "d2"]));
+    assert_eq!(manifest["describer"]["image_size"], serde_json::json!([56, 84]), "the size that the adapter was trained at");
+    assert_eq!(manifest["classifier"]["calibration"], config["calibration"]);
+    assert_eq!(manifest["known_answers"][0]["image"], "known_answers/describer-a.png");
+    assert_eq!(manifest["known_answers"][1]["classifier"]["description"], "x");
+    for file in ["classifier/novelty.safetensors", "known_answers/describer-a.png", "known_answers/classifier-a.png"] {
+        assert!(manifest["files"][file]["sha256"].is_string() && output.join(file).is_file(), "{file}");
+    }
+    let card = fs::read_to_string(output.join("MODEL_CARD.md")).unwrap();
+    assert!(card.contains("accepted from probability 0.7 on") && card.contains("SHA-256 d2"), "{card}");
+}
+
+#[test]
 fn golden_vgg16_checkpoint_that_does_not_fit_lists_all() {
     let Some(folder) = family("vgg16") else { return };
     let temporary = tempfile::tempdir().unwrap();

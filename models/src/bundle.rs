@@ -209,10 +209,10 @@ pub enum BundleError {
         /// What is wrong.
         problem: String,
     },
-    /// A list of known answers is not one.
-    #[error("{}: {problem}; write the folder again, or remove it", file.display())]
-    Answers {
-        /// The list.
+    /// What a training run left beside its weights is not readable.
+    #[error("{}: {problem}; train again, or remove the file", file.display())]
+    Record {
+        /// `answers.json`.
         file: PathBuf,
         /// What is wrong.
         problem: String,

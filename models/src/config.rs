@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::json::{self, ConfigError, Section};
+use crate::prepare::stain::StainNormalisation;
 
 /// The `model_type` of a classifier's folder.
 pub const CLASSIFIER_MODEL_TYPE: &str = "mmlnb_classifier";
@@ -170,6 +171,8 @@ pub struct ImageInput {
     pub mean: [f32; 3],
     /// Standard deviation of each channel, on values from 0 to 1.
     pub std: [f32; 3],
+    /// Stain normalisation before the resize; a classifier's config holds it as `stain_normalisation`.
+    pub stain: Option<StainNormalisation>,
 }
 
 /// How image and text become one vector F.
@@ -499,7 +502,7 @@ impl ImageInput {
         if std.iter().any(|&value| value <= 0.0) {
             return Err(section.error("image_std", "every value must be above zero"));
         }
-        Ok(ImageInput { width, height, resample, mean, std })
+        Ok(ImageInput { width, height, resample, mean, std, stain: None })
     }
 }
 
@@ -526,7 +529,10 @@ impl ClassifierConfig {
             return Err(top.error("model_type", &format!("`{kind}` is not a classifier; expected {CLASSIFIER_MODEL_TYPE}")));
         }
         let image = match top.section("image_encoder")? {
-            Some(section) => Some((ImageEncoder::read(&section)?, ImageInput::read(&section)?)),
+            Some(section) => {
+                let input = ImageInput { stain: stain_normalisation(&top)?, ..ImageInput::read(&section)? };
+                Some((ImageEncoder::read(&section)?, input))
+            }
             None => None,
         };
         let text = match top.section("text_encoder")? {
@@ -562,6 +568,13 @@ fn fusion(top: &Section) -> Result<Fusion, ConfigError> {
         },
         other => Err(top.error("fusion", &format!("`{other}` is not known; expected prmf, concat or fixed"))),
     }
+}
+
+fn stain_normalisation(top: &Section) -> Result<Option<StainNormalisation>, ConfigError> {
+    let Some(value) = top.get("stain_normalisation") else { return Ok(None) };
+    let wrong = |problem: &str| top.error("stain_normalisation", problem);
+    let stain: StainNormalisation = serde_json::from_value(value.clone()).map_err(|error| wrong(&error.to_string()))?;
+    stain.problem().map_or(Ok(Some(stain)), |problem| Err(wrong(&problem)))
 }
 
 fn classes(top: &Section) -> Result<Vec<String>, ConfigError> {

@@ -1,6 +1,7 @@
 //! Whether an answer is accepted, or the program abstains, and why: one rule for the trainer's figures and the appliance's reports.
 
 use crate::bundle::{Calibration, Ranges};
+use crate::measures::generated::repetition;
 
 /// Share of stained tissue below which there is nothing to judge.
 const LEAST_TISSUE: f64 = 0.1;
@@ -196,14 +197,7 @@ fn outside(value: f64, [least, most]: [f64; 2]) -> bool {
 pub fn generic(text: &str, known: &[String]) -> bool {
     let plain = |text: &str| text.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>();
     let words = plain(text);
-    words.is_empty() || repetition(&words) > REPEATED || known.iter().any(|other| plain(other) == words)
-}
-
-/// 1 - distinct 4-grams / 4-grams; 0 where there is none.
-fn repetition(words: &[String]) -> f64 {
-    let grams = words.windows(4).count();
-    let distinct = words.windows(4).collect::<std::collections::HashSet<_>>().len();
-    if grams == 0 { 0.0 } else { 1.0 - distinct as f64 / grams as f64 }
+    words.is_empty() || repetition(text).is_some_and(|share| share > REPEATED) || known.iter().any(|other| plain(other) == words)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub fn open(dir: &Path) -> Result<Bundle, Failure> {
     Bundle::open(dir).map_err(|error| {
         let mend = match &error {
             BundleError::Io { .. } => "check the path of the bundle, or export it with `mmlnb-export bundle`",
-            BundleError::Manifest { .. } | BundleError::Changed { .. } | BundleError::Answers { .. } => {
+            BundleError::Manifest { .. } | BundleError::Changed { .. } | BundleError::Record { .. } => {
                 "export or copy the bundle again"
             }
         };

@@ -14,7 +14,7 @@ use mmlnb_models::{
 
 fn config(sizes: &serde_json::Value, case: &serde_json::Value) -> ClassifierConfig {
     let encoder = ImageEncoder::Vgg16(Vgg16Config { channels: vec![integer(sizes, "image"); 5] });
-    let input = ImageInput { width: 32, height: 32, resample: Resample::Bilinear, mean: [0.0; 3], std: [1.0; 3] };
+    let input = ImageInput { width: 32, height: 32, resample: Resample::Bilinear, mean: [0.0; 3], std: [1.0; 3], stain: None };
     ClassifierConfig {
         classes: (0..integer(sizes, "classes")).map(|n| n.to_string()).collect(),
         image: Some((encoder, input)),

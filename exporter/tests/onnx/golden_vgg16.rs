@@ -17,7 +17,14 @@ pub fn pixels(folder: &Path, case: &serde_json::Value, files: &[&str]) -> Given 
     let config = json(&folder.join("config.json"));
     let three = |key: &str| -> [f32; 3] { std::array::from_fn(|i| config[key][i].as_f64().unwrap() as f32) };
     let (width, height) = (integer(case, "width"), integer(case, "height"));
-    let input = ImageInput { width, height, resample: Resample::Bilinear, mean: three("image_mean"), std: three("image_std") };
+    let input = ImageInput {
+        width,
+        height,
+        resample: Resample::Bilinear,
+        mean: three("image_mean"),
+        std: three("image_std"),
+        stain: None,
+    };
     let values = files.iter().flat_map(|file| pixel_values(&picture(&folder.join(file)), &input)).collect();
     Given::f32(&[files.len(), 3, height as usize, width as usize], values)
 }

@@ -66,6 +66,38 @@ impl Calibration {
             _ => None,
         }
     }
+
+    /// What it says, a line each, for a model card.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![match self.threshold {
+            Some(threshold) => format!("temperature {:.4}, accepted from probability {threshold} on", self.temperature),
+            None => format!("temperature {:.4}, no threshold: every verdict is an abstention", self.temperature),
+        }];
+        lines.extend(self.guarantee.as_ref().map(Guarantee::line));
+        lines.extend(self.novelty.as_ref().map(|limit| {
+            format!(
+                "far from training: distance to neighbour {} above {:.4}; false alarms at most {:.0} % on images like the training's",
+                limit.neighbours,
+                limit.threshold,
+                100.0 * limit.false_alarm
+            )
+        }));
+        let ranges = self.ranges.iter().flat_map(|ranges| {
+            [("sides of the training images, pixels", ranges.image_side), ("micrometres a pixel", ranges.microns_per_pixel)]
+        });
+        lines.extend(ranges.filter_map(|(name, range)| range.map(|[least, most]| format!("{name}: {least} to {most}"))));
+        if !self.generic_texts.is_empty() {
+            lines.push(format!("generic descriptions known: {}", self.generic_texts.len()));
+        }
+        lines.extend(self.protocol.as_ref().map(|protocol| format!("protocol: {protocol}")));
+        lines.extend(self.patient_split.map(|by_patient| {
+            if by_patient { "split by patient" } else { "NOT split by patient: the figures are too good" }.to_string()
+        }));
+        if self.describer_overlap {
+            lines.push("the describer was tuned on images that are reported on: the figures are too good".to_string());
+        }
+        lines
+    }
 }
 
 /// "Of the accepted reports at most a share `risk` is wrong, with this confidence, for patients like the calibration patients."
@@ -108,4 +140,23 @@ pub struct Ranges {
     /// Micrometres a pixel, of the images that state them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub microns_per_pixel: Option<[f64; 2]>,
+}
+
+impl Guarantee {
+    /// The promise in words.
+    fn line(&self) -> String {
+        let by = match self.groups {
+            Some(groups) => format!("{groups} patients"),
+            None => "no patients known, items taken as independent".to_string(),
+        };
+        format!(
+            "promise: at most {:.0} % of accepted answers are wrong, with confidence {:.0} %, for patients like the calibration patients \
+             ({} errors among {} accepted items, {by}, worth {:.1} independent items)",
+            100.0 * self.risk,
+            100.0 * self.confidence,
+            self.errors,
+            self.items,
+            self.effective_items
+        )
+    }
 }

@@ -65,7 +65,7 @@ impl KnownAnswer {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(BundleError::Io { file, source }),
         };
-        let wrong = |problem: String| BundleError::Answers { file: file.clone(), problem };
+        let wrong = |problem: String| BundleError::Record { file: file.clone(), problem };
         let answers: Vec<KnownAnswer> = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
         for answer in &answers {
             let plain = Path::new(&answer.image).file_name().is_some_and(|name| name == answer.image.as_str());

@@ -15,6 +15,7 @@ pub mod sampling;
 pub mod scale;
 pub mod settings;
 mod source;
+pub mod stain;
 mod tiff_directory;
 pub mod tissue;
 pub mod whole_slide;

@@ -19,7 +19,14 @@ use tch::{Device, Tensor};
 fn pixels(dir: &Path, config: &Value, case: &Value, files: &[&str]) -> Tensor {
     let three = |key: &str| -> [f32; 3] { std::array::from_fn(|i| config[key][i].as_f64().unwrap() as f32) };
     let [width, height] = ["width", "height"].map(|key| case[key].as_i64().unwrap());
-    let input = ImageInput { width, height, resample: Resample::Bilinear, mean: three("image_mean"), std: three("image_std") };
+    let input = ImageInput {
+        width,
+        height,
+        resample: Resample::Bilinear,
+        mean: three("image_mean"),
+        std: three("image_std"),
+        stain: None,
+    };
     let each = files.iter().map(|file| {
         let values = classifier_image::pixel_values(&picture(&dir.join(file)), &input);
         Tensor::from_slice(&values).reshape([3, height, width])

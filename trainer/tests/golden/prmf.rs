@@ -16,7 +16,7 @@ use tch::{Device, Tensor};
 /// A classifier of these sizes; its encoders' inner sizes do not matter here.
 fn config(sizes: &Value, confidence_hidden: Option<i64>) -> ClassifierConfig {
     let size = |key: &str| sizes[key].as_i64().unwrap();
-    let input = ImageInput { width: 64, height: 64, resample: Resample::Bilinear, mean: [0.0; 3], std: [1.0; 3] };
+    let input = ImageInput { width: 64, height: 64, resample: Resample::Bilinear, mean: [0.0; 3], std: [1.0; 3], stain: None };
     let text = BertConfig {
         vocabulary: 2,
         hidden: size("text"),

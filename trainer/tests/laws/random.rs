@@ -161,7 +161,8 @@ impl Draw {
     }
 
     pub fn classifier(&mut self) -> ClassifierConfig {
-        let input = ImageInput { width: 64, height: 64, resample: Resample::Bilinear, mean: [0.5; 3], std: [0.2; 3] };
+        let input =
+            ImageInput { width: 64, height: 64, resample: Resample::Bilinear, mean: [0.5; 3], std: [0.2; 3], stain: None };
         ClassifierConfig {
             classes: (0..self.size(2, 5)).map(|n| n.to_string()).collect(),
             image: Some((ImageEncoder::Vgg16(self.vgg16()), input)),
