@@ -3,7 +3,8 @@
 mod golden_files;
 
 use golden_files::{family, integers, json, list, text};
-use mmlnb_models::measures::classes::{ClassMeasures, ClassRow, Predictions};
+use mmlnb_models::measures::calibration::temperature;
+use mmlnb_models::measures::classes::{ClassMeasures, ClassRow, Predictions, calibration_error};
 use mmlnb_models::measures::texts::{self, bleu, chrf, corpus_chrf, rouge, sentence_bleu, tokens_13a};
 use serde_json::Value;
 
@@ -97,7 +98,7 @@ fn compare_row(row: &ClassRow, expected: &Value, tolerance: f64) {
 fn reliability(predictions: &Predictions, expected: &Value, tolerance: f64) {
     let bins = list(expected, "reliability");
     let found = predictions.reliability(&vec![1; predictions.items()], bins.len());
-    close(mmlnb_models::measures::classes::calibration_error(&found), &expected["expected_calibration_error"], tolerance, "ECE");
+    close(calibration_error(&found), &expected["expected_calibration_error"], tolerance, "ECE");
     for (found, expected) in found.iter().zip(bins) {
         assert_eq!(Some(found.count), expected["count"].as_u64());
         assert_eq!(found.accuracy.is_none(), expected["accuracy"].is_null());
@@ -155,4 +156,23 @@ fn corpus(pairs: &[(&str, &str)], file: &Value, tolerance: f64) {
     for (name, value) in [("rouge1", all.rouge1), ("rouge2", all.rouge2), ("rougeL", all.rouge_l)] {
         close(value, &file["mean_f1"]["rouge_plain"][name], tolerance, name);
     }
+}
+
+#[test]
+fn golden_metrics_of_calibration() {
+    let Some(folder) = family("metrics") else { return };
+    let file = json(&folder.join("classification.json"));
+    let (case, tolerance) = (&file["temperature"], &file["tolerance"]);
+    let (logits, labels) = (numbers(&case["logits"]), labels(case));
+    let found = temperature(&logits, &labels).unwrap();
+    close(found.temperature, &case["temperature"], tolerance["temperature"].as_f64().unwrap(), "temperature");
+    let exact = tolerance["measures"].as_f64().unwrap();
+    close(found.nll_before, &case["negative_log_likelihood_before"], exact, "NLL before");
+    close(found.nll_after, &case["negative_log_likelihood_after"], exact, "NLL after");
+    assert_eq!(found.warning, None);
+    let scaled = Predictions::from_logits(&names(&file), true, labels, &logits, found.temperature).unwrap();
+    let bins = list(list(&file, "sets").first().unwrap().get("expected").unwrap(), "reliability").len();
+    let error = calibration_error(&scaled.reliability(&vec![1; scaled.items()], bins));
+    // The bins' borders make the error jump when a confidence crosses one, so it is as exact as the temperature.
+    close(error, &case["expected_calibration_error_after"], tolerance["temperature"].as_f64().unwrap(), "ECE after");
 }

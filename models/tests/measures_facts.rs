@@ -156,3 +156,27 @@ fn generated_texts_are_counted() {
     assert_eq!((bare.stopped, bare.tokens, bare.cut, bare.repetition), (None, None, None, None));
     assert_eq!(generated::measure(&[]).unwrap_err(), MeasureError::Empty);
 }
+
+/// Numbers of sacrebleu 2.6.0 and rouge_score 0.1.2.
+#[test]
+fn two_texts_have_the_known_overlap() {
+    let references = [
+        "Sheets of small round cells lie in a fibrillary background.",
+        "About 8% of the cells show ganglion-like change, with large pale nuclei.",
+    ];
+    let candidates = [
+        "Sheets of small blue round cells lie in fibrillary background.",
+        "About 8% of cells show ganglion-like change and pale nuclei.",
+    ];
+    let close =
+        |found: f64, expected: f64, tolerance: f64| assert!((found - expected).abs() < tolerance, "{found} not {expected}");
+    let found = texts::measure(&candidates, &references).unwrap();
+    close(found.bleu, 42.41, 0.005);
+    close(texts::sentence_bleu(candidates[0], references[0]).score, 43.361_891, 1e-6);
+    close(texts::sentence_bleu(candidates[1], references[1]).score, 40.629_637, 1e-6);
+    close(found.chrf, 78.309_273, 1e-6);
+    close(found.chrf_plus_plus, 77.086_958, 1e-6);
+    close(found.rouge1, 0.866_667, 1e-6);
+    close(found.rouge2, 0.651_515, 1e-6);
+    close(found.rouge_l, 0.866_667, 1e-6);
+}
