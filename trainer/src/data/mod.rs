@@ -1,5 +1,21 @@
-//! Training data: a CSV file and a folder of images.
+//! Training data: a CSV file and a folder of images, checked whole before any weight is loaded, and its split into parts.
 
+mod check;
+mod classes;
+mod images;
+mod load;
+mod order;
+mod overlap;
+mod sheet;
+mod split;
+mod summary;
 mod table;
 
+pub use classes::ClassOrder;
+pub use load::{Needs, TextLimit, load};
+pub use order::order;
+pub use overlap::{Overlap, TRAINING_DATA, TrainingData, check_overlap};
+pub use sheet::{Record, Sheet};
+pub use split::{Split, SplitBy, SplitOptions, split};
+pub use summary::{Range, Summary};
 pub use table::{Part, Row, Table};

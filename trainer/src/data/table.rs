@@ -2,7 +2,7 @@
 
 use mmlnb_models::hash;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 /// One image with what is known about it.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +39,26 @@ pub enum Part {
     Validation,
     /// What is reported.
     Test,
+}
+
+impl Part {
+    /// In the order of a run.
+    pub const ALL: [Part; 3] = [Part::Train, Part::Validation, Part::Test];
+
+    /// As the column `split` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Train => "train",
+            Part::Validation => "validation",
+            Part::Test => "test",
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
 }
 
 /// A checked data set.
