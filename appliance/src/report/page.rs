@@ -1,6 +1,7 @@
 //! The report page of a patch: one A4 page that a pathologist reads from top to bottom.
 
 use maud::{Markup, html};
+use mmlnb_models::base64;
 
 use super::{codes, hex, style};
 use crate::clock;
@@ -62,7 +63,7 @@ fn picture(row: &ReportRow) -> Markup {
     };
     html! {
         div {
-            img src=(format!("data:image/jpeg;base64,{}", style::base64(&image.thumbnail))) alt=(format!("H&E patch, {size}"));
+            img src=(format!("data:image/jpeg;base64,{}", base64::encode(&image.thumbnail))) alt=(format!("H&E patch, {size}"));
             p class="small soft" { (size) ", " (scale) }
         }
     }

@@ -1,0 +1,55 @@
+//! Numbers of `measures.json`.
+
+use super::record::Record;
+use serde_json::Value;
+
+/// A number with its interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Number {
+    /// Nothing when it is not defined on these items.
+    pub value: Option<f64>,
+    /// 95 %, over patients where they are known.
+    pub interval: Option<(f64, f64)>,
+}
+
+/// The measures that the page and the card list, with the words for them.
+pub const LISTED: [(&str, &str); 13] = [
+    ("accuracy", "accuracy"),
+    ("balanced_accuracy", "balanced accuracy (mean recall)"),
+    ("macro_f1", "macro F1"),
+    ("weighted_f1", "weighted F1"),
+    ("mcc", "Matthews correlation"),
+    ("kappa", "kappa, unweighted"),
+    ("kappa_linear", "kappa, linear weights"),
+    ("kappa_quadratic", "kappa, quadratic weights"),
+    ("auroc", "AUROC, mean of classes"),
+    ("auprc", "average precision, mean of classes"),
+    ("ece", "expected calibration error (15 bins)"),
+    ("brier", "Brier score (0 to 2)"),
+    ("nll", "negative log-likelihood"),
+];
+
+/// A measure of one part (`test`, `validation`).
+pub fn number(record: &Record, part: &str, name: &str) -> Option<Number> {
+    let estimate = record.measures.get(part)?.get("estimates")?.get("measures")?.get(name)?;
+    let interval = &estimate["interval"];
+    let interval = interval["low"].as_f64().zip(interval["high"].as_f64());
+    Some(Number { value: estimate["value"].as_f64(), interval })
+}
+
+/// What is to be said about the intervals of a part: why there are none, or what makes them too narrow.
+pub fn remarks(record: &Record, part: &str) -> Vec<String> {
+    let estimates = record.measures.get(part).and_then(|part| part.get("estimates")).unwrap_or(&Value::Null);
+    ["no_interval", "warning"].iter().filter_map(|name| estimates[name].as_str()).map(String::from).collect()
+}
+
+impl Number {
+    /// `0.812 [0.745, 0.870]`.
+    pub fn words(&self) -> String {
+        let value = self.value.map_or_else(|| "not defined".to_owned(), |value| format!("{value:.3}"));
+        match self.interval {
+            Some((low, high)) => format!("{value} [{low:.3}, {high:.3}]"),
+            None => value,
+        }
+    }
+}

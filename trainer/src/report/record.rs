@@ -1,0 +1,156 @@
+//! What a run's folder says about the run.
+
+use crate::{
+    data::Part,
+    error::TrainError,
+    run::predictions::{self, PREDICTIONS, Prediction},
+};
+use mmlnb_models::bundle::Calibration;
+use serde_json::{Map, Value};
+use std::{fs, path::Path};
+
+/// A run as its files tell it.
+pub struct Record {
+    /// Name of its folder.
+    pub name: String,
+    /// `run.toml`.
+    pub settings: toml::Table,
+    /// `run.toml` as it is written.
+    pub settings_text: String,
+    /// `metrics.jsonl`.
+    pub metrics: Vec<Metric>,
+    /// `predictions.jsonl`; empty for a describer.
+    pub predictions: Vec<Prediction>,
+    /// `measures.json`; null when it is absent.
+    pub measures: Value,
+    /// Names in the order of the logits; empty for a describer.
+    pub classes: Vec<String>,
+    /// Of the best epoch's classifier.
+    pub calibration: Option<Calibration>,
+}
+
+/// A line of `metrics.jsonl`.
+pub struct Metric {
+    /// step, validation, test or diagnostic.
+    pub kind: String,
+    /// From 0.
+    pub epoch: u64,
+    /// Everything in the line.
+    pub values: Map<String, Value>,
+}
+
+impl Metric {
+    /// A number of the line.
+    pub fn number(&self, name: &str) -> Option<f64> {
+        self.values.get(name)?.as_f64()
+    }
+
+    /// A text of the line.
+    pub fn text(&self, name: &str) -> &str {
+        self.values.get(name).and_then(Value::as_str).unwrap_or("")
+    }
+}
+
+impl Record {
+    /// Reads a run's folder; files that a describer or an unfinished run does not have may be absent.
+    pub fn read(run: &Path) -> Result<Record, TrainError> {
+        let settings_path = run.join("run.toml");
+        let settings_text = fs::read_to_string(&settings_path).map_err(TrainError::io("read", &settings_path))?;
+        let settings = settings_text
+            .parse()
+            .map_err(|error: toml::de::Error| TrainError::File { path: settings_path, problem: error.to_string() })?;
+        let predictions = if run.join(PREDICTIONS).exists() { predictions::read(run)? } else { Vec::new() };
+        let config = json(&run.join("best/config.json"))?;
+        let classes = config["classes"].as_array().into_iter().flatten();
+        let record = Record {
+            name: run.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned()),
+            settings,
+            settings_text,
+            metrics: metrics(&run.join("metrics.jsonl"))?,
+            predictions,
+            measures: json(&run.join("measures.json"))?,
+            classes: classes.filter_map(Value::as_str).map(String::from).collect(),
+            calibration: serde_json::from_value(config["calibration"].clone()).ok(),
+        };
+        record.check(run)?;
+        Ok(record)
+    }
+
+    /// Predictions must fit the classes, or every plot would lie.
+    fn check(&self, run: &Path) -> Result<(), TrainError> {
+        let count = self.classes.len();
+        let fits = |item: &Prediction| {
+            item.logits.len() == count
+                && self.classes.contains(&item.class)
+                && item.image_logits.as_ref().is_none_or(|logits| logits.len() == count)
+        };
+        match self.predictions.iter().position(|item| !fits(item)) {
+            None => Ok(()),
+            Some(at) => Err(TrainError::File {
+                path: run.join(PREDICTIONS),
+                problem: format!(
+                    "line {}: class and logits do not fit the classes of best/config.json ({}); both must come from one run",
+                    at + 1,
+                    self.classes.join(", ")
+                ),
+            }),
+        }
+    }
+
+    /// Lines of one kind.
+    pub fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Metric> {
+        self.metrics.iter().filter(move |metric| metric.kind == kind)
+    }
+
+    /// The part that is reported: test where there is one, else validation.
+    pub fn reported(&self) -> Part {
+        let test = self.predictions.iter().any(|item| item.part == Part::Test);
+        if test { Part::Test } else { Part::Validation }
+    }
+
+    /// Predictions of one part.
+    pub fn part(&self, part: Part) -> Vec<&Prediction> {
+        self.predictions.iter().filter(|item| item.part == part).collect()
+    }
+
+    /// Divides the logits.
+    pub fn temperature(&self) -> f64 {
+        self.calibration.as_ref().map_or(1.0, |calibration| calibration.temperature)
+    }
+
+    /// A setting of `run.toml`.
+    pub fn setting(&self, section: &str, key: &str) -> Option<&toml::Value> {
+        self.settings.get(section)?.get(key)
+    }
+
+    /// Epochs that were begun.
+    pub fn epochs(&self) -> u64 {
+        self.of_kind("step").map(|metric| metric.epoch + 1).max().unwrap_or(0)
+    }
+}
+
+fn json(path: &Path) -> Result<Value, TrainError> {
+    if !path.exists() {
+        return Ok(Value::Null);
+    }
+    let text = fs::read_to_string(path).map_err(TrainError::io("read", path))?;
+    serde_json::from_str(&text)
+        .map_err(|error| TrainError::File { path: path.to_path_buf(), problem: format!("no JSON: {error}") })
+}
+
+fn metrics(path: &Path) -> Result<Vec<Metric>, TrainError> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = fs::read_to_string(path).map_err(TrainError::io("read", path))?;
+    let parse = |(number, line): (usize, &str)| {
+        let values: Map<String, Value> = serde_json::from_str(line).map_err(|error| TrainError::File {
+            path: path.to_path_buf(),
+            problem: format!("line {} is no JSON object: {error}", number + 1),
+        })?;
+        let kind = values.get("kind").and_then(Value::as_str).unwrap_or("").to_owned();
+        let epoch = values.get("epoch").and_then(Value::as_u64).unwrap_or(0);
+        Ok(Metric { kind, epoch, values })
+    };
+    text.lines().enumerate().map(parse).collect()
+}
