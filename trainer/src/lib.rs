@@ -12,6 +12,7 @@ pub mod error;
 pub mod generate;
 pub mod import;
 pub mod optimiser;
+pub mod phantom;
 pub mod report;
 pub mod run;
 pub mod start;

@@ -2,6 +2,7 @@
 
 mod import;
 mod merge;
+mod phantom;
 
 use crate::error::TrainError;
 use clap::{Parser, Subcommand};
@@ -19,6 +20,7 @@ struct Cli {
 enum Command {
     Import(import::Args),
     Merge(merge::Args),
+    Phantom(phantom::Args),
 }
 
 /// Parses the command line, runs the command, and says what went wrong.
@@ -34,5 +36,6 @@ fn run(command: Command) -> Result<(), TrainError> {
     match command {
         Command::Import(args) => import::run(args),
         Command::Merge(args) => merge::run(args),
+        Command::Phantom(args) => phantom::run(&args),
     }
 }
