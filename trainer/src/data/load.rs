@@ -45,47 +45,55 @@ pub fn load(file: &Path, folder: &Path, needs: &Needs<'_>) -> Result<Table, Trai
         problems.whole("there are no rows".into());
     }
     for (needed, column) in [(needs.description, "description"), (needs.class, "class")] {
-        if needed && sheet.column(column).is_none() {
-            problems.whole(format!("no column `{column}`; the header has: {}", sheet.header.join(", ")));
+        if needed {
+            filled(&sheet, column, &mut problems);
         }
     }
-    let field =
-        |record: &Record, column: &str| sheet.column(column).map(|at| record.fields[at].clone()).filter(|text| !text.is_empty());
-    let named: Vec<(u64, String)> =
-        sheet.records.iter().filter_map(|record| Some((record.line, field(record, "class")?))).collect();
-    let named: Vec<(u64, &str)> = named.iter().map(|(line, class)| (*line, class.as_str())).collect();
+    let named: Vec<(u64, &str)> =
+        sheet.records.iter().filter_map(|record| Some((record.line, field(&sheet, record, "class")?))).collect();
     let (classes, ordinal) = classes::classes(needs.order, &named, &mut problems);
     if needs.class && classes.len() == 1 {
         problems.whole(format!("every row has the class {}; at least two are needed", classes[0]));
     }
     let looked = look(folder, &sheet, &mut problems);
-    let mut rows = Vec::new();
-    for (record, looked) in sheet.records.iter().zip(looked) {
-        rows.push(Row {
-            line: record.line,
-            file_name: field(record, "file_name").unwrap_or_default(),
-            description: field(record, "description"),
-            class: field(record, "class").and_then(|class| classes.iter().position(|name| *name == class)),
-            group: field(record, "group"),
-            site: field(record, "site"),
-            split: part(field(record, "split"), record.line, &mut problems),
-            sha256: looked.sha256,
-            width: looked.width,
-            height: looked.height,
-        });
-    }
-    for (needed, column) in [(needs.description, "description"), (needs.class, "class")] {
-        for record in
-            sheet.records.iter().filter(|record| needed && sheet.column(column).is_some() && field(record, column).is_none())
-        {
-            problems.at(record.line, format!("`{column}` is empty"));
-        }
-    }
+    let rows: Vec<Row> =
+        sheet.records.iter().zip(looked).map(|(record, looked)| row(&sheet, record, &classes, looked, &mut problems)).collect();
     check::duplicates(&rows, &mut problems);
     check::assignments(&rows, &mut problems);
     too_long(&rows, needs.text, &mut problems);
     problems.into_result(file)?;
     Ok(Table { file: file.into(), images: folder.into(), rows, classes, ordinal })
+}
+
+/// A field that is not empty.
+fn field<'s>(sheet: &Sheet, record: &'s Record, column: &str) -> Option<&'s str> {
+    sheet.column(column).map(|at| record.fields[at].as_str()).filter(|text| !text.is_empty())
+}
+
+/// A column that has to be there, with something in every row.
+fn filled(sheet: &Sheet, column: &str, problems: &mut Problems) {
+    if sheet.column(column).is_none() {
+        return problems.whole(format!("no column `{column}`; the header has: {}", sheet.header.join(", ")));
+    }
+    for record in sheet.records.iter().filter(|record| field(sheet, record, column).is_none()) {
+        problems.at(record.line, format!("`{column}` is empty"));
+    }
+}
+
+fn row(sheet: &Sheet, record: &Record, classes: &[String], looked: Looked, problems: &mut Problems) -> Row {
+    let text = |column| field(sheet, record, column).map(str::to_string);
+    Row {
+        line: record.line,
+        file_name: text("file_name").unwrap_or_default(),
+        description: text("description"),
+        class: field(sheet, record, "class").and_then(|class| classes.iter().position(|name| name == class)),
+        group: text("group"),
+        site: text("site"),
+        split: field(sheet, record, "split").and_then(|split| part(split, record.line, problems)),
+        sha256: looked.sha256,
+        width: looked.width,
+        height: looked.height,
+    }
 }
 
 /// An image for each record; an empty one where there is a problem.
@@ -113,8 +121,7 @@ fn look(folder: &Path, sheet: &Sheet, problems: &mut Problems) -> Vec<Looked> {
     sheet.records.iter().zip(answers).map(&mut usable).collect()
 }
 
-fn part(text: Option<String>, line: u64, problems: &mut Problems) -> Option<Part> {
-    let text = text?;
+fn part(text: &str, line: u64, problems: &mut Problems) -> Option<Part> {
     let part = Part::ALL.into_iter().find(|part| part.name() == text.to_lowercase());
     if part.is_none() {
         problems.at(line, format!("`split` is `{text}`; it is train, validation or test"));

@@ -16,6 +16,6 @@ pub use load::{Needs, TextLimit, load};
 pub use order::order;
 pub use overlap::{Overlap, TRAINING_DATA, TrainingData, check_overlap};
 pub use sheet::{Record, Sheet};
-pub use split::{Split, SplitBy, SplitOptions, split};
+pub use split::{SPLIT_SEED, Split, SplitBy, SplitOptions, split};
 pub use summary::{Range, Summary};
 pub use table::{Part, Row, Table};

@@ -10,7 +10,7 @@ pub fn order(seed: u64, epoch: u64, count: usize) -> Vec<usize> {
     for place in (1..count).rev() {
         let digest = hash::sha256_hex(format!("order {seed} {epoch} {place}").as_bytes());
         let draw = u64::from_str_radix(&digest[..16], 16).expect("a digest is hexadecimal");
-        items.swap(place, (u128::from(draw) * (place as u128 + 1) >> 64) as usize);
+        items.swap(place, ((u128::from(draw) * (place as u128 + 1)) >> 64) as usize);
     }
     items
 }

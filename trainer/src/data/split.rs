@@ -11,6 +11,9 @@ use crate::error::TrainError;
 use mmlnb_models::hash;
 use std::collections::BTreeMap;
 
+/// The seed of both stages' splits unless the user gives another: the same patients train the describer and the classifier.
+pub const SPLIT_SEED: u64 = 2024;
+
 /// How to split.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SplitOptions {

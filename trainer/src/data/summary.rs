@@ -149,14 +149,14 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sites: BTreeSet<&String> = self.parts.iter().flat_map(|part| part.sites.keys()).collect();
         write!(f, "{:<12}{:>8}{:>10}", "part", "images", "patients")?;
-        self.classes.iter().map(|class| write!(f, "{class:>8}")).collect::<fmt::Result>()?;
-        sites.iter().map(|site| write!(f, "{:>12}", format!("site {site}"))).collect::<fmt::Result>()?;
+        self.classes.iter().try_for_each(|class| write!(f, "{class:>8}"))?;
+        sites.iter().try_for_each(|site| write!(f, "{:>12}", format!("site {site}")))?;
         writeln!(f)?;
         for part in &self.parts {
             let patients = part.patients.map_or("-".to_string(), |count| count.to_string());
             write!(f, "{:<12}{:>8}{patients:>10}", part.part, part.images)?;
-            part.per_class.iter().map(|count| write!(f, "{count:>8}")).collect::<fmt::Result>()?;
-            sites.iter().map(|site| write!(f, "{:>12}", part.sites.get(*site).unwrap_or(&0))).collect::<fmt::Result>()?;
+            part.per_class.iter().try_for_each(|count| write!(f, "{count:>8}"))?;
+            sites.iter().try_for_each(|site| write!(f, "{:>12}", part.sites.get(*site).unwrap_or(&0)))?;
             writeln!(f)?;
         }
         let mut lines = Vec::new();
@@ -168,7 +168,7 @@ impl fmt::Display for Summary {
             lines.push(format!("{} texts are longer than the network reads and lose their ends", self.cut));
         }
         lines.extend(self.warnings.iter().map(|warning| format!("WARNING: {warning}")));
-        lines.iter().map(|line| writeln!(f, "{line}")).collect()
+        lines.iter().try_for_each(|line| writeln!(f, "{line}"))
     }
 }
 
