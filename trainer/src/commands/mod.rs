@@ -1,5 +1,6 @@
 //! The commands of `mmlnb-train`, one file each.
 
+mod generate;
 mod import;
 mod merge;
 mod phantom;
@@ -18,6 +19,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Generate(generate::Args),
     Import(import::Args),
     Merge(merge::Args),
     Phantom(phantom::Args),
@@ -34,8 +36,19 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), TrainError> {
     match command {
+        Command::Generate(args) => generate::run(args),
         Command::Import(args) => import::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Phantom(args) => phantom::run(&args),
     }
+}
+
+/// `WxH`.
+fn image_size(text: &str) -> Result<[i64; 2], String> {
+    let sides = text.split_once('x').and_then(|(width, height)| Some([width.parse().ok()?, height.parse().ok()?]));
+    sides.ok_or_else(|| format!("`{text}` is no size; expected WIDTHxHEIGHT, for example 252x252"))
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| format!("`{text}` is no number above 0"))
 }

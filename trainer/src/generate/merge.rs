@@ -54,8 +54,10 @@ pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<(), TrainErro
     let mut told = 0;
     write_merged(&checkpoint, &adapter, &partial, &mut |done, total| {
         let (done, total) = (done >> 20, total >> 20);
-        progress.get_or_insert_with(|| Progress::new("merge, MiB", total, 0)).advance(done - told, &[]);
-        told = done;
+        if done > told {
+            progress.get_or_insert_with(|| Progress::new("merge, MiB", total, 0)).advance(done - told, &[]);
+            told = done;
+        }
     })?;
     progress.into_iter().for_each(Progress::end);
     for file in beside_the_weights(base)?.into_iter().chain(record_of(adapter.path())) {

@@ -4,13 +4,19 @@
 //! image takes its place. Rows do not see each other, and a sampled description depends on the seed and the image's bytes alone, so it does not
 //! matter what else is described at the time.
 
+mod cache;
+mod files;
 pub mod merge;
 mod networks;
 mod prompt;
 mod sequences;
+mod sheet;
 
+pub use cache::Cache;
+pub use files::{Source, describe_files};
 pub use networks::graphs;
 pub use prompt::{Picture, Prompt, Prompter};
+pub use sheet::Sheet;
 
 use crate::{
     error::TrainError,
@@ -50,7 +56,7 @@ impl StopReason {
 }
 
 /// A description.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Generated {
     /// The words, without special tokens.
     pub text: String,
@@ -60,6 +66,13 @@ pub struct Generated {
     pub stop_reason: StopReason,
     /// Mean natural logarithm of the tokens' probabilities, before any penalty.
     pub mean_logprob: f64,
+}
+
+impl Generated {
+    /// Tokens without the end token.
+    pub fn written_tokens(&self) -> usize {
+        self.token_ids.len() - usize::from(self.stop_reason == StopReason::EndToken)
+    }
 }
 
 /// A describer that writes.

@@ -1,0 +1,75 @@
+//! `mmlnb-train generate`
+
+use crate::{
+    error::TrainError,
+    generate::{BATCH, Generated, Sheet, Source, describe_files},
+    start,
+};
+use std::{ffi::OsString, path::PathBuf};
+
+/// Describes every image of a CSV file with a Qwen2.5-VL checkpoint, and writes the CSV file again with the descriptions in it.
+///
+/// All columns stay; `description` is written or replaced, and beside it description_tokens, stop_reason and mean_token_logprob. Question, image size and
+/// settings are those of the bundle that would be exported from the same folders. Descriptions are kept in OUTPUT.descriptions.jsonl as they are made:
+/// the same command goes on after any interruption, and makes nothing twice that the same describer has said of the same image. Rows whose image
+/// cannot be read are listed by line and left without a description (exit code 3).
+#[derive(clap::Args)]
+pub struct Args {
+    /// CSV file with a column `file_name`
+    #[arg(long, value_name = "CSV")]
+    data: PathBuf,
+    /// The folder below which the images lie
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// The Qwen2.5-VL checkpoint
+    #[arg(long, value_name = "DIR")]
+    base: PathBuf,
+    /// An adapter, in PEFT's format, merged into it
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// The CSV file to be written
+    #[arg(long, value_name = "CSV")]
+    output: PathBuf,
+    /// Prompt and generation settings (TOML), as for `mmlnb-export bundle`
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+    /// Width and height that every image gets, multiples of 28 [default: those of the adapter's training, else by smart_resize]
+    #[arg(long, value_name = "WxH", value_parser = super::image_size)]
+    image_size: Option<[i64; 2]>,
+    /// Images that are described together
+    #[arg(long, value_name = "N", default_value_t = BATCH, value_parser = super::at_least_one)]
+    batch: usize,
+    /// Where it computes: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Wrong input, a describer that cannot be used; [`TrainError::Partly`] when some images have no description.
+pub fn run(args: Args) -> Result<(), TrainError> {
+    let Args { data, images, base, adapter, output, settings, image_size, batch, device } = args;
+    let device = start::device(&device)?;
+    let sheet = Sheet::read(&data)?;
+    let source = Source { base, adapter, settings, image_size, device, batch };
+    let mut cache = OsString::from(output.as_os_str());
+    cache.push(".descriptions.jsonl");
+    let described = describe_files(&source, &sheet.files(&images), &PathBuf::from(cache))?;
+    let descriptions: Vec<Option<&Generated>> = described.iter().map(|one| one.as_ref().ok()).collect();
+    sheet.write(&output, &descriptions)?;
+    let done = descriptions.iter().flatten().count();
+    println!("{}: {done} of {} rows described", output.display(), described.len());
+    let failed: Vec<String> = described
+        .iter()
+        .enumerate()
+        .filter_map(|(row, one)| {
+            let (line, name) = sheet.place(row);
+            one.as_ref().err().map(|problem| format!("line {line}: {name}: {problem}"))
+        })
+        .collect();
+    match failed.as_slice() {
+        [] => Ok(()),
+        failed => Err(TrainError::Partly(format!("{} rows have no description:\n{}", failed.len(), failed.join("\n")))),
+    }
+}

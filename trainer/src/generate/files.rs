@@ -1,0 +1,172 @@
+//! Descriptions of image files: each image once, whatever was made before taken from the cache, images prepared beside the networks' work.
+
+use super::{BATCH, Cache, Generated, Generator, Picture, Prompt, Prompter};
+use crate::{error::TrainError, run::Progress};
+use mmlnb_models::{
+    hash,
+    prepare::decode::{Limits, decode},
+    weights::{Adapter, Checkpoint, Naming},
+};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::{Path, PathBuf},
+    sync::mpsc::sync_channel,
+};
+use tch::Device;
+
+/// A describer, and how it is asked.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The Qwen2.5-VL checkpoint.
+    pub base: PathBuf,
+    /// The adapter that is merged into it.
+    pub adapter: Option<PathBuf>,
+    /// A file of prompt and generation settings.
+    pub settings: Option<PathBuf>,
+    /// Width and height that every image gets.
+    pub image_size: Option<[i64; 2]>,
+    /// Where it computes.
+    pub device: Device,
+    /// Images that are described together.
+    pub batch: usize,
+}
+
+impl Source {
+    /// A checkpoint, with or without an adapter, asked as it was trained.
+    pub fn new(base: &Path, adapter: Option<&Path>, device: Device) -> Source {
+        Source {
+            base: base.into(),
+            adapter: adapter.map(Path::to_path_buf),
+            settings: None,
+            image_size: None,
+            device,
+            batch: BATCH,
+        }
+    }
+
+    /// Configuration, tokenizer and settings.
+    ///
+    /// # Errors
+    /// Those of [`Prompter::open`].
+    pub fn prompter(&self) -> Result<Prompter, TrainError> {
+        Prompter::open(&self.base, self.adapter.as_deref(), self.settings.as_deref(), self.image_size)
+    }
+
+    /// Hash of everything but the image that decides a description: weights, question, settings, image size, kind of device.
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn sha256(&self, prompter: &Prompter) -> Result<String, TrainError> {
+        let checkpoint = Checkpoint::open(&self.base, Naming::Qwen)?;
+        let adapter = self.adapter.as_deref().map(Adapter::open).transpose()?;
+        let identity = serde_json::json!({
+            "checkpoint": checkpoint.sha256()?,
+            "adapter": adapter.as_ref().map(Adapter::sha256).transpose()?,
+            "prompt": prompter.settings.prompt,
+            "system": prompter.settings.system,
+            "generation": prompter.settings.generation,
+            "image": format!("{:?}", prompter.processor),
+            "cpu": self.device == Device::Cpu,
+        });
+        Ok(hash::sha256_hex(identity.to_string().as_bytes()))
+    }
+}
+
+/// Describes image files; `cache` is the file of what was made before and of what is made now. In the files' order: the description, or why that
+/// image has none.
+///
+/// # Errors
+/// A describer that cannot be used. A file that cannot be read or is no image is no error here.
+pub fn describe_files(source: &Source, files: &[PathBuf], cache: &Path) -> Result<Vec<Result<Generated, String>>, TrainError> {
+    let prompter = source.prompter()?;
+    let mut cache = Cache::open(cache, &source.sha256(&prompter)?)?;
+    let hashes: Vec<Result<String, String>> =
+        files.iter().map(|file| hash::sha256_file(file).map(|(_, hash)| hash).map_err(|error| error.to_string())).collect();
+    let mut open: BTreeMap<usize, (&str, &Path)> = BTreeMap::new();
+    let mut first: HashMap<&str, usize> = HashMap::new();
+    for (number, (file, hash)) in files.iter().zip(&hashes).enumerate() {
+        if let Ok(hash) = hash
+            && cache.get(hash).is_none()
+            && first.insert(hash, number).is_none()
+        {
+            open.insert(number, (hash, file));
+        }
+    }
+    let failures = if open.is_empty() {
+        HashMap::new()
+    } else {
+        let known = files.len() - open.len();
+        describe_open(source, prompter, &open.into_values().collect::<Vec<_>>(), known, &mut cache)?
+    };
+    let of_file = |hash: Result<String, String>| {
+        let hash = hash?;
+        match (cache.get(&hash), failures.get(&hash)) {
+            (Some(description), _) => Ok(description.clone()),
+            (None, Some(problem)) => Err(problem.clone()),
+            (None, None) => Err("it was left out".to_string()),
+        }
+    };
+    Ok(hashes.into_iter().map(of_file).collect())
+}
+
+/// Describes images by hash and file into the cache; why some have no description.
+fn describe_open(
+    source: &Source,
+    prompter: Prompter,
+    open: &[(&str, &Path)],
+    known: usize,
+    cache: &mut Cache,
+) -> Result<HashMap<String, String>, TrainError> {
+    let generator = Generator::new(prompter, &source.base, source.adapter.as_deref(), source.device)?.with_batch(source.batch);
+    let prompter = generator.prompter().clone();
+    let (sender, receiver) = sync_channel::<(usize, Result<Prompt, String>)>(2 * source.batch);
+    let progress = RefCell::new(Progress::new("describe", (open.len() + known) as u64, known as u64));
+    let failures = RefCell::new(HashMap::new());
+    let order = RefCell::new(Vec::new());
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for (number, (hash, file)) in open.iter().enumerate() {
+                // Hung up: the networks failed, and that is what the user is told.
+                if sender.send((number, prepared(&prompter, hash, file))).is_err() {
+                    return;
+                }
+            }
+        });
+        let prompts = receiver.into_iter().filter_map(|(number, prompt)| match prompt {
+            Ok(prompt) => {
+                order.borrow_mut().push(number);
+                Some(prompt)
+            }
+            Err(problem) => {
+                failures.borrow_mut().insert(open[number].0.to_string(), problem);
+                progress.borrow_mut().advance(1, &[]);
+                None
+            }
+        });
+        generator.describe(prompts, |prompt, description| {
+            let tokens = description.token_ids.len() as f64;
+            cache.add(open[order.borrow()[prompt]].0, description)?;
+            progress.borrow_mut().advance(1, &[("tokens", tokens)]);
+            Ok(())
+        })
+    })?;
+    progress.into_inner().end();
+    Ok(failures.into_inner())
+}
+
+/// An image file as a prompt.
+fn prepared(prompter: &Prompter, hash: &str, file: &Path) -> Result<Prompt, String> {
+    let bytes = fs::read(file).map_err(|error| error.to_string())?;
+    if hash::sha256_hex(&bytes) != hash {
+        return Err("the file was changed while it was being described".into());
+    }
+    let rgb = decode(&bytes, &Limits::default()).map_err(|error| error.to_string())?;
+    prompter.prepare(&Picture { sha256: seed(hash), rgb }).map_err(|error| error.to_string())
+}
+
+/// The bytes of a SHA-256 in hex.
+fn seed(hash: &str) -> [u8; 32] {
+    std::array::from_fn(|n| u8::from_str_radix(&hash[2 * n..2 * n + 2], 16).expect("a SHA-256 in hex has 64 digits"))
+}
