@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The file's name in an adapter's or a checkpoint's folder.
-pub const RECORD: &str = "training.json";
+pub const RECORD: &str = "describer.json";
 
 /// What using a describer needs to know of its training.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -17,10 +17,6 @@ pub struct Record {
     pub image_size: Option<[i64; 2]>,
     /// The question put after the image; `None`: training had no question in it.
     pub prompt: Option<String>,
-    /// SHA-256 of the images that weights were fitted on, lower-case hex, sorted.
-    pub images: Vec<String>,
-    /// Patients (column `group`) whose images weights were fitted on, sorted.
-    pub groups: Vec<String>,
     /// SHA-256 of the data set (rows and images), lower-case hex.
     pub data_sha256: String,
 }
@@ -71,8 +67,7 @@ mod tests {
     fn what_is_written_is_read() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Record::read(folder.path()).unwrap(), None);
-        let record =
-            Record { image_size: Some([252, 252]), images: vec!["ab".into()], groups: vec!["p1".into()], ..Record::default() };
+        let record = Record { image_size: Some([252, 252]), prompt: None, data_sha256: "ab".into() };
         record.write(folder.path()).unwrap();
         assert_eq!(Record::read(folder.path()).unwrap(), Some(record));
         fs::write(folder.path().join(RECORD), "{\"image_size\": 7}").unwrap();

@@ -1,8 +1,9 @@
 //! `mmlnb-train generate`
 
 use crate::{
+    data::Sheet,
     error::TrainError,
-    generate::{BATCH, Generated, Sheet, Source, describe_files},
+    generate::{BATCH, Generated, Source, describe_files, file_name, image_files, write_descriptions},
     start,
 };
 use std::{ffi::OsString, path::PathBuf};
@@ -55,17 +56,18 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     let source = Source { base, adapter, settings, image_size, device, batch };
     let mut cache = OsString::from(output.as_os_str());
     cache.push(".descriptions.jsonl");
-    let described = describe_files(&source, &sheet.files(&images), &PathBuf::from(cache))?;
+    let described = describe_files(&source, &image_files(&sheet, &images)?, &PathBuf::from(cache))?;
     let descriptions: Vec<Option<&Generated>> = described.iter().map(|one| one.as_ref().ok()).collect();
-    sheet.write(&output, &descriptions)?;
+    write_descriptions(&sheet, &output, &descriptions)?;
     let done = descriptions.iter().flatten().count();
     println!("{}: {done} of {} rows described", output.display(), described.len());
-    let failed: Vec<String> = described
+    let failed: Vec<String> = sheet
+        .records
         .iter()
-        .enumerate()
-        .filter_map(|(row, one)| {
-            let (line, name) = sheet.place(row);
-            one.as_ref().err().map(|problem| format!("line {line}: {name}: {problem}"))
+        .zip(&described)
+        .filter_map(|(record, one)| {
+            let problem = one.as_ref().err()?;
+            Some(format!("  line {}: {}: {problem}", record.line, file_name(&sheet, record)))
         })
         .collect();
     match failed.as_slice() {

@@ -5,6 +5,7 @@ use super::{
     networks::{Networks, graphs},
 };
 use crate::{
+    data::TRAINING_DATA,
     error::TrainError,
     run::Progress,
     torch::{Adapters, PlanOptions},
@@ -60,7 +61,7 @@ pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<(), TrainErro
         }
     })?;
     progress.into_iter().for_each(Progress::end);
-    for file in beside_the_weights(base)?.into_iter().chain(record_of(adapter.path())) {
+    for file in beside_the_weights(base)?.into_iter().chain(records_of(adapter.path())) {
         let target = partial.join(file.file_name().unwrap_or(OsStr::new("")));
         fs::copy(&file, &target).map_err(TrainError::io("copy", &file))?;
     }
@@ -83,8 +84,9 @@ fn beside_the_weights(base: &Path) -> Result<Vec<PathBuf>, TrainError> {
     Ok(files)
 }
 
-fn record_of(adapter: &Path) -> Option<PathBuf> {
-    Some(adapter.join(RECORD)).filter(|file| file.exists())
+/// What training left beside the adapter is true of the merged checkpoint too.
+fn records_of(adapter: &Path) -> impl Iterator<Item = PathBuf> {
+    [RECORD, TRAINING_DATA].into_iter().map(|name| adapter.join(name)).filter(|file| file.exists())
 }
 
 /// Logits of base with adapter against those of the merged checkpoint, in f32, at every token of a sample prompt with an image. One model is in memory

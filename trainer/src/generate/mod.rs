@@ -16,7 +16,7 @@ pub use cache::Cache;
 pub use files::{Source, describe_files};
 pub use networks::graphs;
 pub use prompt::{Picture, Prompt, Prompter};
-pub use sheet::Sheet;
+pub use sheet::{file_name, image_files, write_descriptions};
 
 use crate::{
     error::TrainError,
@@ -135,6 +135,14 @@ impl Generator {
     /// What prepares the images; to be cloned for other threads.
     pub fn prompter(&self) -> &Prompter {
         &self.prompter
+    }
+
+    /// Logits `[tokens, vocabulary]` at every token of a prompt, in f32 on the CPU.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn logits(&self, prompt: &Prompt) -> Result<Tensor, TrainError> {
+        self.networks.all_logits(prompt)
     }
 
     /// Describes images; the descriptions in their order.

@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "a test")]
 
 mod generate;
+mod peft;
 
 use std::{
     path::{Path, PathBuf},
