@@ -1,12 +1,12 @@
 //! `MODEL_CARD.md`, filled from what was measured.
 
 use super::{
-    counts::predicted,
+    counts,
     measured::{self, LISTED},
     page::spelled,
-    record::Record,
+    record::{Metric, Record},
     scores::Scores,
-    words::{limits, marks, part_name, promise},
+    words::{limits, marks, promise},
 };
 use crate::data::Part;
 use std::fmt::Write;
@@ -15,19 +15,7 @@ use std::fmt::Write;
 pub fn classifier(record: &Record, scores: &Scores<'_>, phantoms: bool) -> String {
     let mut card = heading(record, "MMLNB classifier: H&E patch (and its description) to a class of neuroblastoma");
     list(&mut card, "Read this first", &marks(record, phantoms));
-    card += "\n## Data\n| class | validation | test |\n|---|---|---|\n";
-    for class in record.classes.iter().map(Some).chain([None]) {
-        let words = |part| predicted(record, part, class.map(String::as_str)).words();
-        line(
-            &mut card,
-            format_args!(
-                "| {} | {} | {} |",
-                cell(class.map_or("all", String::as_str)),
-                words(Part::Validation),
-                words(Part::Test)
-            ),
-        );
-    }
+    data(&mut card, record);
     settings(&mut card, record, "data");
     measures(&mut card, record);
     per_class(&mut card, record, scores);
@@ -39,15 +27,20 @@ pub fn classifier(record: &Record, scores: &Scores<'_>, phantoms: bool) -> Strin
 }
 
 /// The card of a describer.
-pub fn describer(record: &Record) -> String {
+pub fn describer(record: &Record, phantoms: bool) -> String {
     let mut card = heading(record, "MMLNB describer: an adapter for Qwen2.5-VL that describes H&E patches of neuroblastoma");
-    card += "\n## Data\n";
+    list(&mut card, "Read this first", &marks(record, phantoms));
+    data(&mut card, record);
     settings(&mut card, record, "data");
     card += "\n## Base\nThe base model's own licence applies to the base and to everything merged with it; read it where the base came from.\n";
     settings(&mut card, record, "base");
-    if let Some(last) = record.of_kind("validation").last() {
-        card += "\n## Measures of the last epoch, validation part\n| measure | value |\n|---|---|\n";
-        for (name, value) in last.values.iter().filter(|(name, _)| !["kind", "step", "epoch"].contains(&name.as_str())) {
+    let loss = |metric: &&Metric| metric.number("nll").unwrap_or(f64::INFINITY);
+    if let Some(best) = record.of_kind("validation").min_by(|one, other| loss(one).total_cmp(&loss(other))) {
+        line(
+            &mut card,
+            format_args!("\n## Measures on the validation part, best epoch ({})\n| measure | value |\n|---|---|", best.epoch + 1),
+        );
+        for (name, value) in best.values.iter().filter(|(name, _)| !["kind", "step", "epoch"].contains(&name.as_str())) {
             line(
                 &mut card,
                 format_args!("| {} | {} |", cell(name), value.as_f64().map_or_else(String::new, |value| format!("{value:.4}"))),
@@ -78,6 +71,17 @@ fn list(card: &mut String, title: &str, items: &[String]) {
         line(card, format_args!("\n## {title}"));
         items.iter().for_each(|item| line(card, format_args!("- {item}")));
     }
+}
+
+fn data(card: &mut String, record: &Record) {
+    *card += "\n## Data\n| images | train | validation | test |\n|---|---|---|---|\n";
+    for class in (0..record.classes.len()).map(Some).chain([None]) {
+        let [train, validation, test] = Part::ALL.map(|part| counts::words(record, part, class));
+        let name = class.map_or("all", |class| record.classes[class].as_str());
+        line(card, format_args!("| {} | {train} | {validation} | {test} |", cell(name)));
+    }
+    *card += "\n";
+    measured::warnings(record).iter().for_each(|warning| line(card, format_args!("- {}", cell(warning))));
 }
 
 /// Text that stays inside its cell and is no markup.
@@ -112,7 +116,7 @@ fn measures(card: &mut String, record: &Record) {
 }
 
 fn per_class(card: &mut String, record: &Record, scores: &Scores<'_>) {
-    let part = part_name(record.reported());
+    let part = record.reported();
     line(
         card,
         format_args!("\n### Each class, {part} part\n| class | images | recall | precision | F1 |\n|---|---|---|---|---|"),
@@ -144,7 +148,7 @@ fn calibration(card: &mut String, record: &Record, scores: &Scores<'_>) {
         line(card, format_args!("- {promise}"));
     }
     let accepted = scores.items.iter().filter(|item| item.verdict == "accepted").count();
-    line(card, format_args!("- accepted on the {} part: {accepted} of {}", part_name(record.reported()), scores.items.len()));
+    line(card, format_args!("- accepted on the {} part: {accepted} of {}", record.reported(), scores.items.len()));
     if let Some(novelty) = &found.novelty {
         line(
             card,

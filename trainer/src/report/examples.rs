@@ -1,6 +1,6 @@
 //! Images that the model answered rightly and wrongly, chosen by rule so that nobody picks the pretty ones.
 
-use super::scores::Scores;
+use super::{record::Example, scores::Scores};
 use crate::run::predictions::Prediction;
 use maud::{Markup, html};
 use mmlnb_models::{
@@ -80,8 +80,28 @@ fn facts(item: &Prediction, classes: &[String], temperature: f64) -> String {
     facts.join(" \u{b7} ")
 }
 
+/// One image of a describer with the texts beside each other.
+pub fn texts(example: &Example, images: &Path) -> Markup {
+    html! {
+        div class="example" {
+            (picture(&images.join(&example.file_name)))
+            div {
+                p class="small soft" { "tuned" }
+                blockquote class="small" { (example.tuned) }
+                @if let Some(base) = &example.base {
+                    p class="small soft" { "before training" }
+                    blockquote class="small" { (base) }
+                }
+                p class="small soft" { "reference" }
+                blockquote class="small" { (example.reference) }
+                p class="small soft" { (example.file_name) }
+            }
+        }
+    }
+}
+
 /// The image, small; an image that is no longer there leaves its place with a word.
-pub fn picture(path: &Path) -> Markup {
+fn picture(path: &Path) -> Markup {
     match thumbnail(path) {
         Some((jpeg, width, height)) => html! {
             img src=(format!("data:image/jpeg;base64,{}", base64::encode(&jpeg))) alt=(format!("patch, {width} x {height} px"));

@@ -37,6 +37,32 @@ pub fn number(record: &Record, part: &str, name: &str) -> Option<Number> {
     Some(Number { value: estimate["value"].as_f64(), interval })
 }
 
+/// The seed with which the intervals were drawn, so that others are drawn alike.
+pub fn seed(record: &Record) -> u64 {
+    let of = |part: &str| record.measures.get(part)?.get("estimates")?.get("seed")?.as_u64();
+    of("test").or_else(|| of("validation")).unwrap_or(0)
+}
+
+/// A number deeper in a part, without an interval.
+pub fn plain(record: &Record, part: &str, path: [&str; 2]) -> Option<f64> {
+    record.measures.get(part)?.get(path[0])?.get(path[1])?.as_f64()
+}
+
+/// Items and accuracy of each site of a part.
+pub fn sites(record: &Record, part: &str) -> Vec<(String, u64, f64)> {
+    let sites = record.measures.get(part).and_then(|part| part.get("sites")).and_then(Value::as_object);
+    let row = |(site, found): (&String, &Value)| Some((site.clone(), found["items"].as_u64()?, found["accuracy"].as_f64()?));
+    sites.into_iter().flatten().filter_map(row).collect()
+}
+
+/// What the run itself wants its readers to know.
+pub fn warnings(record: &Record) -> Vec<String> {
+    let list =
+        |value: &Value| value.as_array().into_iter().flatten().filter_map(Value::as_str).map(String::from).collect::<Vec<_>>();
+    let own = list(&record.measures["warnings"]);
+    if own.is_empty() { list(&record.measures["data"]["warnings"]) } else { own }
+}
+
 /// What is to be said about the intervals of a part: why there are none, or what makes them too narrow.
 pub fn remarks(record: &Record, part: &str) -> Vec<String> {
     let estimates = record.measures.get(part).and_then(|part| part.get("estimates")).unwrap_or(&Value::Null);

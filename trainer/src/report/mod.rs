@@ -9,14 +9,13 @@ mod figures;
 mod measured;
 mod page;
 pub mod plot;
-mod record;
+pub mod record;
 mod scores;
-mod sheet;
+pub(crate) mod sheet;
 mod words;
 
 use crate::{error::TrainError, run::files};
 use figures::Figure;
-use maud::html;
 use record::Record;
 use scores::Scores;
 use std::{fs, path::Path};
@@ -27,13 +26,13 @@ use std::{fs, path::Path};
 /// A file of the run that cannot be read or contradicts another, and what the operating system refuses.
 pub fn write(run: &Path, images: &Path) -> Result<(), TrainError> {
     let record = Record::read(run)?;
-    if record.predictions.is_empty() { describer(run, &record) } else { classifier(run, &record, images) }
+    if record.predictions.is_empty() { describer(run, &record, images) } else { classifier(run, &record, images) }
 }
 
 fn classifier(run: &Path, record: &Record, images: &Path) -> Result<(), TrainError> {
     let scores = Scores::new(record)?;
     let (training, answers) = (figures::training(record), figures::answers(record, &scores));
-    let phantoms = are_phantoms(&scores, images);
+    let phantoms = are_phantoms(scores.items.iter().map(|item| item.file_name.as_str()), images);
     write_plots(run, training.iter().chain(&answers))?;
     let page =
         page::classifier(&page::Classified { record, scores: &scores, training: &training, answers: &answers, images, phantoms });
@@ -41,12 +40,13 @@ fn classifier(run: &Path, record: &Record, images: &Path) -> Result<(), TrainErr
     files::replace_file(&run.join("MODEL_CARD.md"), card::classifier(record, &scores, phantoms).as_bytes())
 }
 
-fn describer(run: &Path, record: &Record) -> Result<(), TrainError> {
+fn describer(run: &Path, record: &Record, images: &Path) -> Result<(), TrainError> {
     let figures = figures::describing(record);
+    let phantoms = are_phantoms(record.examples.iter().map(|example| example.file_name.as_str()), images);
     write_plots(run, figures.iter())?;
-    let page = page::describer(record, &figures, &html! {});
+    let page = page::describer(record, &figures, images, phantoms);
     files::replace_file(&run.join("report.html"), page.as_bytes())?;
-    files::replace_file(&run.join("MODEL_CARD.md"), card::describer(record).as_bytes())
+    files::replace_file(&run.join("MODEL_CARD.md"), card::describer(record, phantoms).as_bytes())
 }
 
 fn write_plots<'a>(run: &Path, figures: impl Iterator<Item = &'a Figure>) -> Result<(), TrainError> {
@@ -56,10 +56,10 @@ fn write_plots<'a>(run: &Path, figures: impl Iterator<Item = &'a Figure>) -> Res
 }
 
 /// Every phantom's metadata holds the word; the first images tell for all.
-fn are_phantoms(scores: &Scores<'_>, images: &Path) -> bool {
+fn are_phantoms<'a>(files: impl Iterator<Item = &'a str>, images: &Path) -> bool {
     let named = |bytes: &[u8]| bytes.windows(7).any(|word| word.eq_ignore_ascii_case(b"phantom"));
     let beginning = |path: &Path| fs::read(path).map(|bytes| bytes[..bytes.len().min(4096)].to_vec());
-    scores.items.iter().take(3).any(|item| beginning(&images.join(&item.file_name)).is_ok_and(|bytes| named(&bytes)))
+    files.take(3).any(|file| beginning(&images.join(file)).is_ok_and(|bytes| named(&bytes)))
 }
 
 #[cfg(test)]

@@ -1,14 +1,13 @@
 //! The page of a run.
 
 use super::{
-    counts::predicted,
-    examples,
+    counts, examples,
     figures::Figure,
     measured::{self, LISTED},
     record::Record,
     scores::Scores,
     sheet,
-    words::{limits, marks, part_name, promise},
+    words::{limits, marks, promise},
 };
 use crate::data::Part;
 use maud::{Markup, PreEscaped, html};
@@ -34,7 +33,7 @@ pub struct Classified<'a> {
 pub fn classifier(run: &Classified<'_>) -> String {
     let record = run.record;
     let body = html! {
-        h1 { "Run " (record.name) }
+        h1 { (record.name) }
         p class="soft" { (about(record)) }
         (lead(run))
         (mark_list(&marks(record, run.phantoms)))
@@ -44,7 +43,7 @@ pub fn classifier(run: &Classified<'_>) -> String {
         (measure_table(record))
         h2 { "Training" }
         (plots(run.training))
-        h2 { "Answers on the " (part_name(record.reported())) " part" }
+        h2 { "Answers on the " (record.reported()) " part" }
         (plots(run.answers))
         (class_table(run))
         h2 { "Calibration and abstention" }
@@ -58,16 +57,22 @@ pub fn classifier(run: &Classified<'_>) -> String {
     sheet::page(&format!("Run {}", record.name), body)
 }
 
-/// The page of a describer; `examples`: base, tuned and reference texts, where they were generated.
-pub fn describer(record: &Record, figures: &[Figure], examples: &Markup) -> String {
+/// The page of a describer.
+pub fn describer(record: &Record, figures: &[Figure], images: &Path, phantoms: bool) -> String {
     let body = html! {
-        h1 { "Run " (record.name) }
+        h1 { (record.name) }
         p class="soft" { (about(record)) }
+        (mark_list(&marks(record, phantoms)))
+        h2 { "What it was tuned on" }
+        (data_table(record))
         h2 { "Training" }
         (plots(figures))
         h2 { "Measures of generated texts, by epoch" }
         (text_table(record))
-        (examples)
+        @if !record.examples.is_empty() {
+            h2 { "Descriptions of validation images, best epoch" }
+            div class="examples" { @for example in &record.examples { (examples::texts(example, images)) } }
+        }
         (ending(record))
     };
     sheet::page(&format!("Run {}", record.name), body)
@@ -90,14 +95,13 @@ pub fn spelled(value: &toml::Value) -> String {
 
 fn lead(run: &Classified<'_>) -> Markup {
     let (record, scores) = (run.record, run.scores);
-    let part = part_name(record.reported());
-    let count = predicted(record, record.reported(), None);
-    let accuracy = measured::number(record, part, "accuracy")
+    let part = record.reported().to_string();
+    let accuracy = measured::number(record, &part, "accuracy")
         .unwrap_or(measured::Number { value: Some(scores.measured.accuracy), interval: None });
     let most = scores.measured.per_class.iter().map(|row| row.support).max().unwrap_or(0) as f64 / scores.items.len() as f64;
     html! {
         div class="lead" {
-            p class="soft small" { "On " (count.words()) " of the " (part) " part" }
+            p class="soft small" { "On the " (part) " part: " (counts::words(record, record.reported(), None)) }
             p class="big" { "Accuracy " (accuracy.words()) }
             p { "Always saying the commonest class would reach " (format!("{most:.3}")) ". " (verdicts(scores)) }
         }
@@ -120,18 +124,19 @@ fn mark_list(marks: &[String]) -> Markup {
 }
 
 fn data_table(record: &Record) -> Markup {
-    let parts = [Part::Validation, Part::Test];
     let settings = record.settings.get("data").and_then(toml::Value::as_table);
+    let notes = measured::warnings(record);
     html! {
         table {
-            tr { th { "class" } @for part in parts { th class="n" { (part_name(part)) } } }
-            @for class in record.classes.iter().map(Some).chain([None]) {
+            tr { th { "images" } @for part in Part::ALL { th class="n" { (part) } } }
+            @for class in (0..record.classes.len()).map(Some).chain([None]) {
                 tr {
-                    td { @match class { Some(class) => (class), None => b { "all" } } }
-                    @for part in parts { td class="n" { (predicted(record, part, class.map(String::as_str)).words()) } }
+                    td { @match class { Some(class) => (record.classes[class]), None => b { "all" } } }
+                    @for part in Part::ALL { td class="n" { (counts::words(record, part, class)) } }
                 }
             }
         }
+        @if !notes.is_empty() { ul { @for note in notes { li { (note) } } } }
         @if let Some(settings) = settings {
             table class="facts" {
                 @for (key, value) in settings.iter().filter(|(_, value)| !value.is_table()) {
@@ -160,7 +165,36 @@ fn measure_table(record: &Record) -> Markup {
                 }
             }
         }
+        (alone(record, &parts))
         p class="small soft" { "In brackets: 95 % intervals, drawn over patients where they are known. All probabilities are after the temperature." }
+    }
+}
+
+/// What each half of the network, the texts and each site are worth by themselves.
+fn alone(record: &Record, parts: &[&str]) -> Markup {
+    let rows = [
+        ("accuracy of the image alone", ["image_only", "accuracy"]),
+        ("accuracy of the text alone (\u{3b1} = 1)", ["text_only", "accuracy"]),
+        ("share of distinct descriptions", ["texts", "distinct"]),
+        ("share of the commonest description", ["texts", "commonest"]),
+        ("repeated 4-grams in descriptions", ["texts", "repetition"]),
+        ("descriptions cut by the text encoder", ["texts", "cut"]),
+    ];
+    let number = |part: &str, path| measured::plain(record, part, path);
+    html! {
+        table {
+            @for (words, path) in rows.into_iter().filter(|(_, path)| parts.iter().any(|part| number(part, *path).is_some())) {
+                tr {
+                    td { (words) }
+                    @for part in parts { td class="n" { (number(part, path).map_or_else(String::new, |value| format!("{value:.3}"))) } }
+                }
+            }
+            @for part in parts {
+                @for (site, items, accuracy) in measured::sites(record, part) {
+                    tr { td { "accuracy at site " (site) ", " (part) } td class="n" { (format!("{accuracy:.3} on {items}")) } }
+                }
+            }
+        }
     }
 }
 

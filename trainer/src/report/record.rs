@@ -6,6 +6,7 @@ use crate::{
     run::predictions::{self, PREDICTIONS, Prediction},
 };
 use mmlnb_models::bundle::Calibration;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use std::{fs, path::Path};
 
@@ -25,8 +26,23 @@ pub struct Record {
     pub measures: Value,
     /// Names in the order of the logits; empty for a describer.
     pub classes: Vec<String>,
+    /// `examples.jsonl`; empty for a classifier.
+    pub examples: Vec<Example>,
     /// Of the best epoch's classifier.
     pub calibration: Option<Calibration>,
+}
+
+/// A line of `examples.jsonl`: what a describer wrote about an image of the fixed validation subset.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Example {
+    /// Path of the image below the image folder.
+    pub file_name: String,
+    /// The expert's words.
+    pub reference: String,
+    /// Before any training.
+    pub base: Option<String>,
+    /// At the best epoch.
+    pub tuned: String,
 }
 
 /// A line of `metrics.jsonl`.
@@ -69,6 +85,7 @@ impl Record {
             metrics: metrics(&run.join("metrics.jsonl"))?,
             predictions,
             measures: json(&run.join("measures.json"))?,
+            examples: lines(&run.join("examples.jsonl"))?,
             classes: classes.filter_map(Value::as_str).map(String::from).collect(),
             calibration: serde_json::from_value(config["calibration"].clone()).ok(),
         };
@@ -139,18 +156,23 @@ fn json(path: &Path) -> Result<Value, TrainError> {
 }
 
 fn metrics(path: &Path) -> Result<Vec<Metric>, TrainError> {
+    let metric = |values: Map<String, Value>| {
+        let kind = values.get("kind").and_then(Value::as_str).unwrap_or("").to_owned();
+        let epoch = values.get("epoch").and_then(Value::as_u64).unwrap_or(0);
+        Metric { kind, epoch, values }
+    };
+    Ok(lines(path)?.into_iter().map(metric).collect())
+}
+
+/// One value a line; none from a file that is absent.
+fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, TrainError> {
     if !path.exists() {
         return Ok(Vec::new());
     }
     let text = fs::read_to_string(path).map_err(TrainError::io("read", path))?;
     let parse = |(number, line): (usize, &str)| {
-        let values: Map<String, Value> = serde_json::from_str(line).map_err(|error| TrainError::File {
-            path: path.to_path_buf(),
-            problem: format!("line {} is no JSON object: {error}", number + 1),
-        })?;
-        let kind = values.get("kind").and_then(Value::as_str).unwrap_or("").to_owned();
-        let epoch = values.get("epoch").and_then(Value::as_u64).unwrap_or(0);
-        Ok(Metric { kind, epoch, values })
+        serde_json::from_str(line)
+            .map_err(|error| TrainError::File { path: path.to_path_buf(), problem: format!("line {}: {error}", number + 1) })
     };
     text.lines().enumerate().map(parse).collect()
 }

@@ -1,8 +1,15 @@
 //! The reported part's predictions with what follows from them.
 
-use super::{measured::Number, plot::Point, record::Record};
+use super::{
+    measured::{self, Number},
+    plot::Point,
+    record::Record,
+};
 use crate::{error::TrainError, run::predictions::Prediction};
-use mmlnb_models::measures::classes::{ClassMeasures, ClassRow, Predictions, softmax};
+use mmlnb_models::measures::{
+    classes::{ClassMeasures, Predictions, softmax},
+    intervals::{Units, estimate},
+};
 
 /// One entry an item in every list.
 pub struct Scores<'a> {
@@ -36,17 +43,12 @@ impl<'a> Scores<'a> {
         let confidence = predictions.confidences();
         let risks = risks(&confidence, &predictions.correct());
         let measured = predictions.measure();
-        let per_class = per_class(&measured);
-        Ok(Scores {
-            items,
-            truth,
-            predicted: predictions.predicted().to_vec(),
-            probabilities,
-            confidence,
-            measured,
-            per_class,
-            risks,
-        })
+        let groups: Vec<Option<&str>> = items.iter().map(|item| item.group.as_deref()).collect();
+        let (units, predicted) = (Units::new(&groups), predictions.predicted().to_vec());
+        let class =
+            |class: usize| of_class(&units, measured::seed(record), |item| (truth[item] == class, predicted[item] == class));
+        let per_class = (0..record.classes.len()).map(class).collect();
+        Ok(Scores { items, truth, predicted, probabilities, confidence, measured, per_class, risks })
     }
 
     /// Mean of the errors among the first 1, 2, .. n answers by falling confidence.
@@ -60,9 +62,27 @@ impl<'a> Scores<'a> {
     }
 }
 
-fn per_class(measured: &ClassMeasures) -> Vec<[Number; 3]> {
-    let numbers = |row: &ClassRow| [row.recall, row.precision, row.f1].map(|value| Number { value: Some(value), interval: None });
-    measured.per_class.iter().map(numbers).collect()
+/// Recall, precision and F1 of one class with intervals; `meant`: whether an item is of the class, and is given to it.
+fn of_class(units: &Units, seed: u64, meant: impl Fn(usize) -> (bool, bool)) -> [Number; 3] {
+    let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
+    let numbers = |counts: &[u32]| {
+        let (mut right, mut support, mut given) = (0.0, 0.0, 0.0);
+        for (item, count) in counts.iter().enumerate() {
+            let (is, said) = meant(item);
+            let count = f64::from(*count);
+            right += if is && said { count } else { 0.0 };
+            support += if is { count } else { 0.0 };
+            given += if said { count } else { 0.0 };
+        }
+        let recall = (support > 0.0).then(|| right / support);
+        vec![("recall", recall), ("precision", Some(share(right, given))), ("f1", Some(share(2.0 * right, support + given)))]
+    };
+    let found = estimate(units, seed, numbers);
+    ["recall", "precision", "f1"].map(|name| {
+        let one = found.measures.get(name);
+        let interval = one.and_then(|one| one.interval).map(|interval| (interval.low, interval.high));
+        Number { value: one.and_then(|one| one.value), interval }
+    })
 }
 
 fn risks(confidence: &[f64], correct: &[bool]) -> Vec<Point> {
@@ -79,6 +99,19 @@ fn risks(confidence: &[f64], correct: &[bool]) -> Vec<Point> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_classs_numbers_have_intervals_over_patients() {
+        let patients: Vec<String> = (0..60).map(|item| format!("p{}", item % 15)).collect();
+        let groups: Vec<Option<&str>> = patients.iter().map(|patient| Some(patient.as_str())).collect();
+        let meant = |item: usize| (item % 2 == 0, item % 2 == 0 && item % 6 != 0);
+        let [recall, precision, f1] = of_class(&Units::new(&groups), 1, meant);
+        assert_eq!((recall.value, precision.value, f1.value), (Some(20.0 / 30.0), Some(1.0), Some(0.8)));
+        let (low, high) = recall.interval.unwrap();
+        assert!(low < 20.0 / 30.0 && high > 20.0 / 30.0 && low > 0.2 && high <= 1.0, "{low} to {high}");
+        let few = of_class(&Units::new(&groups[..9]), 1, meant);
+        assert!(few.iter().all(|number| number.value.is_some() && number.interval.is_none()), "nine patients are too few");
+    }
 
     #[test]
     fn risk_grows_with_the_errors_met_by_falling_confidence() {

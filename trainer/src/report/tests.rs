@@ -52,7 +52,12 @@ fn classifier_run(calibration: serde_json::Value) -> Made {
     predictions::write(&made.run, &(0..60).map(prediction).collect::<Vec<_>>()).unwrap();
     let accuracy = json!({ "value": 0.8, "interval": { "low": 0.71, "high": 0.88, "redraws": 0 } });
     let estimates = json!({ "estimates": { "warning": null, "no_interval": null, "measures": { "accuracy": accuracy } } });
-    fs::write(made.run.join("measures.json"), json!({ "test": estimates, "validation": estimates }).to_string()).unwrap();
+    let data = json!({ "parts": [{ "part": "train", "images": 90, "per_class": [30, 29, 31], "patients": 21, "sites": {} }] });
+    fs::write(
+        made.run.join("measures.json"),
+        json!({ "test": estimates, "validation": estimates, "data": data, "warnings": [HOSTILE] }).to_string(),
+    )
+    .unwrap();
     made
 }
 
@@ -100,6 +105,8 @@ fn describer_run() -> Made {
         }
     }
     fs::write(made.run.join("metrics.jsonl"), lines).unwrap();
+    let example = json!({ "file_name": "a.png", "reference": "Small cells.", "base": HOSTILE, "tuned": HOSTILE });
+    fs::write(made.run.join("examples.jsonl"), format!("{example}\n")).unwrap();
     made
 }
 
@@ -154,7 +161,9 @@ fn a_classifiers_page_holds_every_plot_and_nothing_from_outside() {
     for wanted in [
         "RESEARCH USE ONLY",
         "Accuracy 0.800 [0.710, 0.880]",
-        "40 of 12 patients",
+        "On the test part: 40 of 12 patients",
+        "90 of 21 patients",
+        "20 of 12 patients",
         "Wrong answers",
         "Right answers",
         "alpha undecided",
@@ -222,6 +231,7 @@ fn a_describers_page_holds_its_curves() {
     let (page, card, plots) = written(&describer_run());
     assert_self_contained(&page);
     assert_eq!(plots, ["behaviour.png", "bleu_chrf.png", "gradient.png", "learning_rate.png", "loss.png", "texts.png"]);
+    assert!(page.contains("before training") && page.contains("<blockquote class=\"small\">Small cells.</blockquote>"));
     assert!(page.contains("Loss a token") && card.contains("| rougeL | 0.3000 |") && card.contains("&lt;b>base"));
 }
 

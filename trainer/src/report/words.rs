@@ -26,7 +26,7 @@ pub fn marks(record: &Record, phantoms: bool) -> Vec<String> {
             );
         }
     }
-    marks.extend(measured::remarks(record, part_name(record.reported())).into_iter().map(|remark| capital(&remark) + "."));
+    marks.extend(measured::remarks(record, &record.reported().to_string()).into_iter().map(|remark| capital(&remark) + "."));
     marks
 }
 
@@ -73,15 +73,6 @@ pub fn promise(record: &Record) -> Option<String> {
         100.0 * promise.risk,
         promise.errors
     ))
-}
-
-/// As files and tables spell it.
-pub fn part_name(part: Part) -> &'static str {
-    match part {
-        Part::Train => "train",
-        Part::Validation => "validation",
-        Part::Test => "test",
-    }
 }
 
 fn capital(text: &str) -> String {
