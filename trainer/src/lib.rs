@@ -5,6 +5,7 @@
 
 pub mod classify;
 pub mod commands;
+pub mod compare;
 pub mod data;
 pub mod describe;
 pub mod diagnostics;

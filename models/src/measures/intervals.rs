@@ -186,7 +186,7 @@ pub fn of_classes(predictions: &Predictions, units: &Units, seed: u64) -> Estima
 }
 
 /// The numbers of a draw; those that average over classes are undefined in a draw that lacks a class of the whole set.
-pub(super) fn class_numbers(predictions: &Predictions, counts: &[u32]) -> Vec<(&'static str, Option<f64>)> {
+pub fn class_numbers(predictions: &Predictions, counts: &[u32]) -> Vec<(&'static str, Option<f64>)> {
     let occurs = |class: usize, drawn: bool| {
         predictions.labels().iter().zip(counts).any(|(label, count)| *label == class && (*count > 0 || !drawn))
     };

@@ -21,6 +21,8 @@ pub struct Difference {
     pub interval: Option<Interval>,
     /// Share of draws in which the second is not above the first.
     pub not_above: Option<f64>,
+    /// Share of draws in which the second is not below the first.
+    pub not_below: Option<f64>,
 }
 
 /// McNemar's exact test on which items only one of two models gets right. It takes items as independent: with several items a patient
@@ -69,11 +71,14 @@ pub fn compare(
         second: other.1,
         difference: difference(one.1, other.1),
         interval: draws.interval(place),
-        not_above: draws.values[place]
-            .as_ref()
-            .map(|values| values.iter().filter(|value| **value <= 0.0).count() as f64 / values.len() as f64),
+        not_above: share(&draws.values[place], |value| value <= 0.0),
+        not_below: share(&draws.values[place], |value| value >= 0.0),
     };
     ours.iter().zip(&theirs).enumerate().map(row).collect()
+}
+
+fn share(values: &Option<Vec<f64>>, kind: fn(f64) -> bool) -> Option<f64> {
+    values.as_ref().map(|values| values.iter().filter(|value| kind(**value)).count() as f64 / values.len() as f64)
 }
 
 /// McNemar's exact test from which items each model gets right.

@@ -1,5 +1,6 @@
 //! The commands of `mmlnb-train`, one file each.
 
+mod compare;
 mod generate;
 mod import;
 mod merge;
@@ -19,6 +20,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Compare(compare::Args),
     Generate(generate::Args),
     Import(import::Args),
     Merge(merge::Args),
@@ -36,6 +38,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), TrainError> {
     match command {
+        Command::Compare(args) => compare::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Import(args) => import::run(args),
         Command::Merge(args) => merge::run(args),
