@@ -24,27 +24,16 @@ pub struct Rules {
 
 /// The report of an assessment, or nothing when the classifier gave no numbers.
 pub fn report(assessment: &Assessment, appearance: &Appearance, more_ms: &[(&str, f64)], rules: &Rules) -> Option<NewReport> {
-    let classified = classified(assessment.classification.as_ref()?);
+    let found = assessment.classification.as_ref()?;
+    let classified = classified(found);
     let described = assessment.description.as_ref().map(|text| described(text, assessment.classification.as_ref()));
     let top = leading(&classified.probabilities)?;
     let leading_class = classified.classes[top].clone();
     let confidence = classified.probabilities[top].clamp(0.0, 1.0);
-    let image_leading = classified.image_only.as_deref().and_then(leading);
-    let evidence = Evidence {
-        probabilities: &classified.probabilities,
-        image_leading,
-        novelty: None,
-        tissue_share: Some(appearance.tissue),
-        image_size: Some(appearance.size),
-        microns_per_pixel: appearance.microns_per_pixel,
-        text: assessment
-            .description
-            .as_ref()
-            .map(|text| Text { words: &text.text, finished: text.stop_reason == StopReason::EndToken }),
-    };
+    let evidence = evidence(assessment, &classified, appearance);
     let (decision, reasons) = verdict::verdict(&evidence, rules.calibration.as_ref());
     let elapsed_ms = elapsed(more_ms, assessment);
-    let flags = flags(&classified, described.as_ref(), confidence, appearance, &elapsed_ms, rules);
+    let flags = flags(found, &classified, described.as_ref(), confidence, appearance, &elapsed_ms, rules);
     Some(NewReport {
         class: (decision != Decision::Abstain).then(|| leading_class.clone()),
         verdict: decision.name().to_owned(),
@@ -58,6 +47,22 @@ pub fn report(assessment: &Assessment, appearance: &Appearance, more_ms: &[(&str
         provider_note: rules.provider.note.clone(),
         elapsed_ms,
     })
+}
+
+/// What speaks for and against the answer; a text counts only where the classifier read it.
+fn evidence<'a>(assessment: &'a Assessment, classified: &'a Classified, appearance: &Appearance) -> Evidence<'a> {
+    let found = assessment.classification.as_ref();
+    let read = found.is_some_and(|found| found.description_tokens_read.is_some());
+    let text = assessment.description.as_ref().filter(|_| read);
+    Evidence {
+        probabilities: &classified.probabilities,
+        image_leading: classified.image_only.as_deref().and_then(leading),
+        novelty: found.and_then(|found| found.novelty),
+        tissue_share: Some(appearance.tissue),
+        image_size: Some(appearance.size),
+        microns_per_pixel: appearance.microns_per_pixel,
+        text: text.map(|text| Text { words: &text.text, finished: text.stop_reason == StopReason::EndToken }),
+    }
 }
 
 /// Stages and their milliseconds, to a tenth.
@@ -92,6 +97,7 @@ pub fn described(text: &Description, classification: Option<&Classification>) ->
 }
 
 fn flags(
+    found: &Classification,
     classified: &Classified,
     described: Option<&Described>,
     confidence: f64,
@@ -102,22 +108,27 @@ fn flags(
     let image_top = classified.image_only.as_deref().and_then(leading);
     let cut = described.is_some_and(|text| text.stop_reason == StopReason::MaxTokens.name());
     let unread = described.is_some_and(|text| text.read_until.is_some_and(|end| (end as usize) < text.text.trim_end().len()));
+    let known = rules.calibration.as_ref().map_or(&[][..], |calibration| &calibration.generic_texts);
+    let generic = described.is_some_and(|text| verdict::generic(&text.text, known));
     let total: f64 = elapsed_ms.iter().filter(|(stage, _)| stage != "queue").map(|(_, ms)| ms).sum();
-    let found = [
+    let holding = [
         (image_top.is_some() && image_top != leading(&classified.probabilities), "disagree"),
         (confidence < rules.indeterminate_below, "low_probability"),
         (cut, "description_cut"),
         (unread, "description_partly_read"),
+        (generic, "description_generic"),
+        (found.stain_left, "stain_left"),
         (rules.provider.note.is_some(), "fallback_cpu"),
         (total > SLOW, "slow"),
     ];
-    let found = found.iter().filter(|(holds, _)| *holds).map(|(_, flag)| *flag);
-    found.chain(appearance.flags()).map(str::to_owned).collect()
+    let holding = holding.iter().filter(|(holds, _)| *holds).map(|(_, flag)| *flag);
+    holding.chain(appearance.flags()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mmlnb_models::bundle::NoveltyLimit;
 
     fn assessment(probabilities: [f32; 3], image: Option<[f32; 3]>) -> Assessment {
         Assessment {
@@ -133,6 +144,8 @@ mod tests {
                 probabilities: probabilities.to_vec(),
                 image_logits: None,
                 image_probabilities: image.map(|image| image.to_vec()),
+                novelty: None,
+                stain_left: false,
                 alpha_text: Some(0.4),
                 logits_without_text: None,
                 description_tokens_read: Some(3),
@@ -176,6 +189,18 @@ mod tests {
         assert_eq!(abstained.leading_class, "PD");
         assert_eq!(abstained.verdict_reasons, ["low_confidence"]);
         assert_eq!(verdict(None).verdict_reasons, ["no_threshold"]);
+    }
+
+    #[test]
+    fn a_distance_beyond_the_limit_and_a_generic_text_abstain() {
+        let novelty = NoveltyLimit { threshold: 0.5, false_alarm: 0.05, neighbours: 10 };
+        let generic_texts = vec!["Small round cells.".to_string()];
+        let calibration = Calibration { threshold: Some(0.6), novelty: Some(novelty), generic_texts, ..Calibration::default() };
+        let mut far = assessment([0.1, 0.7, 0.2], None);
+        far.classification.iter_mut().for_each(|found| (found.novelty, found.stain_left) = (Some(0.6), true));
+        let told = report(&far, &PLAIN, &[], &rules(Some(calibration))).unwrap();
+        assert_eq!(told.verdict_reasons, ["far_from_training", "description_unfinished", "description_generic"]);
+        assert!(["description_generic", "stain_left"].iter().all(|flag| told.flags.iter().any(|found| found == flag)));
     }
 
     #[test]

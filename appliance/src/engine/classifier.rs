@@ -4,8 +4,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use mmlnb_models::bundle::{self, Bundle, CLASSIFIER};
-use mmlnb_models::config::{ClassifierConfig, ImageEncoder, ImageInput};
+use mmlnb_models::bundle::{self, Bundle, CLASSIFIER, NOVELTY};
+use mmlnb_models::config::{ClassifierConfig, Fusion, ImageEncoder, ImageInput};
+use mmlnb_models::measures::novelty::Neighbours;
 use mmlnb_models::prepare::bert_tokenizer::{BertText, BertTokenizer};
 use mmlnb_models::prepare::classifier_image;
 use mmlnb_models::prepare::decode::Rgb8Image;
@@ -23,9 +24,11 @@ const BATCH: usize = 8;
 /// The classifier's front: prepares image and text on the caller's thread and hands them to the thread behind.
 pub(super) struct Classifier {
     classes: Vec<String>,
-    input: ImageInput,
+    input: Option<ImageInput>,
     text: Option<(BertTokenizer, usize)>,
     temperature: f32,
+    fixed_alpha: Option<f32>,
+    neighbours: Option<Neighbours>,
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -39,7 +42,7 @@ pub(super) struct Classified {
 
 /// One image and its text on their way through the thread.
 struct Job {
-    pixels: Vec<f32>,
+    pixels: Option<Vec<f32>>,
     text: Option<BertText>,
     request: Request,
     reply: Sender<Result<Outputs, EngineError>>,
@@ -54,33 +57,33 @@ const FUSION: [&str; 6] = ["logits", "image_logits", "alpha_text", "fused_featur
 /// How a classifier is laid out; known before anything is loaded.
 pub(super) struct Layout {
     config: ClassifierConfig,
-    encoder: ImageEncoder,
-    input: ImageInput,
     text: Option<(BertTokenizer, usize)>,
+    neighbours: Option<Neighbours>,
 }
 
 impl Layout {
-    /// Reads the classifier's configuration and tokenizer.
-    pub fn new(bundle: &Bundle) -> Result<Layout, EngineError> {
+    /// Reads the classifier's configuration, its tokenizer, and the features of training images if the calibration needs them.
+    pub fn new(bundle: &Bundle, part: &bundle::Classifier) -> Result<Layout, EngineError> {
         let folder = bundle.path(CLASSIFIER);
         let config = ClassifierConfig::from_dir(&folder).map_err(refused)?;
-        let Some((encoder, input)) = config.image.clone() else {
-            return Err(refused("a classifier without an image encoder is not served"));
-        };
         let text = match &config.text {
             Some(text) => Some((BertTokenizer::from_dir(&folder).map_err(refused)?, text.longest_text() as usize)),
             None => None,
         };
-        Ok(Layout { config, encoder, input, text })
+        let limit = part.calibration.as_ref().and_then(|calibration| calibration.novelty.as_ref());
+        let neighbours = limit.map(|limit| Neighbours::read(&folder.join(NOVELTY), limit.neighbours)).transpose().map_err(refused)?;
+        Ok(Layout { config, text, neighbours })
     }
 
     /// The memory that this classifier takes: weights, and the widest activations of a batch three times.
     pub fn plan(&self, bundle: &Bundle, part: &bundle::Classifier) -> Plan {
-        let pixels = self.input.width * self.input.height;
-        let image = 3 * match &self.encoder {
-            ImageEncoder::Vgg16(config) => config.channels[0] * pixels,
-            ImageEncoder::Swin(config) => 8 * config.embed * pixels / (config.patch * config.patch),
-        };
+        let image = self.config.image.as_ref().map_or(0, |(encoder, input)| {
+            let pixels = input.width * input.height;
+            3 * match encoder {
+                ImageEncoder::Vgg16(config) => config.channels[0] * pixels,
+                ImageEncoder::Swin(config) => 8 * config.embed * pixels / (config.patch * config.patch),
+            }
+        });
         let text = self.config.text.as_ref().map_or(0, |text| {
             let length = text.longest_text();
             length * (8 * text.hidden + 2 * text.inner) + text.heads * length * length
@@ -91,13 +94,16 @@ impl Layout {
 
     /// Loads the graphs and starts the thread.
     pub fn start(self, bundle: &Bundle, part: &bundle::Classifier, runtime: &Runtime) -> Result<Classifier, EngineError> {
-        let Layout { config, input, text, .. } = self;
+        let Layout { config, text, neighbours } = self;
         let load = |graph: &bundle::Graph| runtime.load(&bundle.path(&graph.file));
-        let image = part.image.as_ref().ok_or_else(|| refused("its manifest names no image encoder"))?;
+        if part.image.is_some() != config.image.is_some() || part.text.is_some() != config.text.is_some() {
+            return Err(refused("its manifest names other encoders than its config.json"));
+        }
+        let input = config.image.as_ref().map(|(_, input)| input.clone());
         let worker = Worker {
             runtime: runtime.clone(),
-            size: [input.height as usize, input.width as usize],
-            image: load(image)?,
+            size: input.as_ref().map_or([0, 0], |input| [input.height as usize, input.width as usize]),
+            image: part.image.as_ref().map(load).transpose()?,
             text: part.text.as_ref().map(load).transpose()?,
             fusion: load(&part.prmf)?,
         };
@@ -107,7 +113,12 @@ impl Layout {
             .spawn(move || worker.serve(&queue))
             .map_err(|error| EngineError::Internal(format!("cannot start the classifier's thread: {error}")))?;
         let temperature = part.calibration.as_ref().map_or(1.0, |calibration| calibration.temperature as f32);
-        Ok(Classifier { classes: config.classes, input, text, temperature, jobs: Some(jobs), thread: Some(thread) })
+        let fixed_alpha = match config.fusion {
+            Fusion::Fixed(alpha) => Some(alpha as f32),
+            Fusion::Prmf | Fusion::Concat => None,
+        };
+        let classes = config.classes;
+        Ok(Classifier { classes, input, text, temperature, fixed_alpha, neighbours, jobs: Some(jobs), thread: Some(thread) })
     }
 }
 
@@ -119,9 +130,10 @@ impl Classifier {
 
     /// Classifies one image with its text; blocks.
     pub fn classify(&self, image: &Rgb8Image, text: Option<&str>, request: &Request) -> Result<Classified, EngineError> {
-        let input = &self.input;
         let started = Instant::now();
-        let pixels = classifier_image::pixel_values(image, input);
+        let prepared = self.input.as_ref().map(|input| classifier_image::prepare(image, input));
+        let stain_left = prepared.as_ref().is_some_and(|prepared| prepared.stain_left);
+        let pixels = prepared.map(|prepared| prepared.pixel_values);
         let text = match (&self.text, text) {
             (None, _) => None,
             (Some((tokenizer, longest)), Some(text)) => {
@@ -132,19 +144,19 @@ impl Classifier {
                 return Err(EngineError::Image("this classifier reads a description, but none was given".to_string()));
             }
         };
-        let prepared = milliseconds(started);
+        let preparation = milliseconds(started);
         let started = Instant::now();
         let outputs = self.ask(pixels.clone(), text.clone(), request)?;
-        let elapsed = vec![("prepare", prepared), ("classify", milliseconds(started))];
-        let classification = self.opinion(&outputs, text.as_ref())?;
+        let elapsed = vec![("prepare", preparation), ("classify", milliseconds(started))];
+        let classification = Classification { stain_left, ..self.opinion(&outputs, text.as_ref())? };
         let trace = request.trace.then(|| {
-            let size = [1, 3, input.height as usize, input.width as usize];
-            trace(&outputs, &classification, (&size, &pixels), text.as_ref())
+            let pixels = self.input.as_ref().zip(pixels.as_deref());
+            trace(&outputs, &classification, pixels, text.as_ref())
         });
         Ok(Classified { classification, elapsed, trace })
     }
 
-    fn ask(&self, pixels: Vec<f32>, text: Option<BertText>, request: &Request) -> Result<Outputs, EngineError> {
+    fn ask(&self, pixels: Option<Vec<f32>>, text: Option<BertText>, request: &Request) -> Result<Outputs, EngineError> {
         let (reply, answer) = channel();
         let job = Job { pixels, text, request: request.clone(), reply };
         let gone = || EngineError::Internal("the classifier's thread has ended; restart the program".to_string());
@@ -163,17 +175,30 @@ impl Classifier {
                 self.classes.len()
             )));
         }
+        // The features before the head: fused ones, or those of the only encoder.
+        let features = find("fused_features").or(find("image_features")).or(find("text_features"));
         Ok(Classification {
             classes: self.classes.clone(),
             probabilities: softmax(&logits, self.temperature),
             image_probabilities: image_logits.as_ref().map(|logits| softmax(logits, 1.0)),
             logits,
             image_logits,
-            alpha_text: find("alpha_text").map(|values| values[0]),
+            novelty: self.neighbours.as_ref().zip(features).map(|(neighbours, features)| self.distance(neighbours, &features)).transpose()?,
+            stain_left: false,
+            alpha_text: find("alpha_text").map(|values| values[0]).or(self.fixed_alpha),
             logits_without_text: find("logits_without_text"),
             description_tokens_read: text.map(|text| text.tokens_read.saturating_sub(2)),
             description_read_until: text.map(|text| text.bytes_read),
         })
+    }
+}
+
+impl Classifier {
+    fn distance(&self, neighbours: &Neighbours, features: &[f32]) -> Result<f64, EngineError> {
+        if features.len() != neighbours.hidden() {
+            return Err(refused(format!("{NOVELTY} holds features of {} numbers, its graphs give {}", neighbours.hidden(), features.len())));
+        }
+        Ok(neighbours.score(features))
     }
 }
 
@@ -192,7 +217,7 @@ struct Worker {
     runtime: Runtime,
     /// Height and width of the images.
     size: [usize; 2],
-    image: Session,
+    image: Option<Session>,
     text: Option<Session>,
     fusion: Session,
 }
@@ -220,14 +245,11 @@ impl Worker {
 
     fn run(&mut self, batch: &[Job]) -> ort::Result<Vec<Outputs>> {
         let mut rows: Vec<Outputs> = vec![Vec::new(); batch.len()];
-        let image_features = self.images(batch)?;
-        deal(&mut rows, "image_features", &image_features);
-        let text_features = self.texts(batch)?;
-        let shaped = |values: &[f32]| Tensor::from_array(([batch.len(), values.len() / batch.len()], values.to_vec()));
-        let mut inputs = ort::inputs! { "image_features" => shaped(&image_features)? };
-        if let Some(features) = &text_features {
-            deal(&mut rows, "text_features", features);
-            inputs.extend(ort::inputs! { "text_features" => shaped(features)? });
+        let mut inputs: Vec<(&str, Tensor<f32>)> = Vec::new();
+        for (name, features) in [("image_features", self.images(batch)?), ("text_features", self.texts(batch)?)] {
+            let Some(features) = features else { continue };
+            deal(&mut rows, name, &features);
+            inputs.push((name, Tensor::from_array(([batch.len(), features.len() / batch.len()], features))?));
         }
         let outputs = self.fusion.run(inputs)?;
         for name in FUSION {
@@ -238,13 +260,14 @@ impl Worker {
         Ok(rows)
     }
 
-    /// `[batch, features]`.
-    fn images(&mut self, batch: &[Job]) -> ort::Result<Vec<f32>> {
+    /// `[batch, features]`, if the classifier reads images.
+    fn images(&mut self, batch: &[Job]) -> ort::Result<Option<Vec<f32>>> {
+        let Some(session) = &mut self.image else { return Ok(None) };
         let [height, width] = self.size;
-        let pixels: Vec<f32> = batch.iter().flat_map(|job| job.pixels.iter().copied()).collect();
+        let pixels: Vec<f32> = batch.iter().flat_map(|job| job.pixels.iter().flatten().copied()).collect();
         let pixels = Tensor::from_array(([batch.len(), 3, height, width], pixels))?;
-        let outputs = self.image.run(ort::inputs! { "pixel_values" => pixels })?;
-        Ok(outputs["image_features"].try_extract_tensor::<f32>()?.1.to_vec())
+        let outputs = session.run(ort::inputs! { "pixel_values" => pixels })?;
+        Ok(Some(outputs["image_features"].try_extract_tensor::<f32>()?.1.to_vec()))
     }
 
     /// `[batch, hidden]`, if the classifier reads texts.
@@ -283,9 +306,11 @@ fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
 }
 
 /// The tensors of `--trace`.
-fn trace(outputs: &Outputs, opinion: &Classification, pixels: (&[usize], &[f32]), text: Option<&BertText>) -> Trace {
+fn trace(outputs: &Outputs, opinion: &Classification, pixels: Option<(&ImageInput, &[f32])>, text: Option<&BertText>) -> Trace {
     let mut trace = Trace::default();
-    trace.put_f32("classifier_pixel_values", pixels.0, pixels.1);
+    if let Some((input, pixels)) = pixels {
+        trace.put_f32("classifier_pixel_values", &[1, 3, input.height as usize, input.width as usize], pixels);
+    }
     if let Some(text) = text {
         trace.put_i64("text_input_ids", &[1, text.ids.len()], &text.ids);
         trace.put_i64("text_attention_mask", &[1, text.mask.len()], &text.mask);

@@ -103,7 +103,7 @@ impl Layout {
 impl Describer {
     /// Describes one image; blocks.
     pub fn describe(&self, image: &PatchImage, request: &Request) -> Result<Described, EngineError> {
-        self.describe_shortly(image, request, self.generation.max_new_tokens)
+        self.describe_shortly(image, request, request.probe.unwrap_or(self.generation.max_new_tokens))
     }
 
     /// Two tokens for `image`, so that every graph has run.
@@ -116,7 +116,11 @@ impl Describer {
         let most = most.min(self.generation.max_new_tokens);
         let prompt = self.prompter.prepare(&image.rgb, most, self.room)?;
         let mut elapsed = vec![("prepare", milliseconds(started))];
-        let sampler = Sampler::new(&self.generation, self.stream(image), &prompt.ids);
+        let generation = match request.probe {
+            None => self.generation.clone(),
+            Some(_) => GenerationSettings { do_sample: false, repetition_penalty: 1.0, ..self.generation.clone() },
+        };
+        let sampler = Sampler::new(&generation, self.stream(image), &prompt.ids);
         let (reply, answer) = channel();
         let job = Job { prompt, sampler, most, request: request.clone(), reply, queued: Instant::now() };
         let gone = || EngineError::Internal("the describer's thread has ended; restart the program".to_string());

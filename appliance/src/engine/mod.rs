@@ -49,7 +49,7 @@ impl Engine {
         let describe = wanted(&bundle.manifest.describer, options.load != Mode::Classify, "describer", options.load)?;
         let classify = wanted(&bundle.manifest.classifier, options.load != Mode::Describe, "classifier", options.load)?;
         let describer = describe.map(|part| Ok((part, describer::Layout::new(bundle, part, options)?))).transpose()?;
-        let classifier = classify.map(|part| Ok((part, classifier::Layout::new(bundle)?))).transpose()?;
+        let classifier = classify.map(|part| Ok((part, classifier::Layout::new(bundle, part)?))).transpose()?;
         let half = describer.is_none() || bundle.manifest.precision == Precision::F16;
         let runtime = Runtime::open(options, half)?;
         let plans = describer.iter().map(|(part, layout)| layout.plan(bundle, part));

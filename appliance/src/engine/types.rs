@@ -92,12 +92,15 @@ pub struct Request {
     pub beat: Arc<dyn Fn() + Send + Sync>,
     /// Keep the tensors on the way, see [`Trace`].
     pub trace: bool,
+    /// Write at most so many tokens, each the likeliest by its raw logit, whatever the bundle's settings: for known answers.
+    pub probe: Option<usize>,
 }
 
 impl Request {
     /// A request that nobody cancels or watches, without a trace.
     pub fn new(mode: Mode) -> Request {
-        Request { description: None, mode, cancel: Arc::new(AtomicBool::new(false)), beat: Arc::new(|| ()), trace: false }
+        let cancel = Arc::new(AtomicBool::new(false));
+        Request { description: None, mode, cancel, beat: Arc::new(|| ()), trace: false, probe: None }
     }
 
     /// Whether the caller gave the image up.
@@ -164,7 +167,11 @@ pub struct Classification {
     pub image_logits: Option<Vec<f32>>,
     /// softmax(image_logits).
     pub image_probabilities: Option<Vec<f32>>,
-    /// The weight that the text got, 0 to 1; `None` in a classifier without text.
+    /// Distance of the features before the head to the training images'; `None` without a calibration that judges it.
+    pub novelty: Option<f64>,
+    /// The classifier normalises stains, but this image could not be and was left as it is.
+    pub stain_left: bool,
+    /// The weight that the text got, 0 to 1; `None` where image and text are not weighed.
     pub alpha_text: Option<f32>,
     /// The fused logits, had the text no weight (alpha = 0).
     pub logits_without_text: Option<Vec<f32>>,

@@ -236,6 +236,7 @@ fn insert_report(tx: &Transaction<'_>, job: i64, report: &NewReport) -> Result<i
     let key = described.map(|described| description_key(&described.text));
     if let Some(key) = key
         && read::repeats(tx, job, key)? >= 3
+        && !flags.iter().any(|flag| flag == "description_generic")
     {
         flags.push("description_generic".into());
     }

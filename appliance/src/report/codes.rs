@@ -99,6 +99,7 @@ pub fn flag(flag: &str) -> &str {
         "description_generic" => {
             "The description says little about this image: it is written for others too, repeats itself, or is empty."
         }
+        "stain_left" => "The stain could not be normalised (too little tissue, or one dye only); the patch was judged as it is.",
         "mostly_background" => "Most of the patch is empty glass.",
         "blurred" => "The patch seems to be out of focus.",
         "unusual_size" => "The patch is much longer than wide; its shape is changed for the model.",

@@ -97,6 +97,8 @@ fn answer(image: &PatchImage) -> Assessment {
             probabilities: fused,
             image_logits: Some(logits(&alone)),
             image_probabilities: Some(alone.clone()),
+            novelty: None,
+            stain_left: false,
             alpha_text: Some(weight(6) / 256.0),
             logits_without_text: Some(logits(&alone)),
             description_tokens_read: Some(9),
