@@ -30,6 +30,8 @@ enum Command {
     Classify(Direct),
     /// Describe images; no daemon, no database.
     Describe(DescribeOnly),
+    /// Measure a bundle where it will be served, and write calibration, figures and known answers into it.
+    Qualify(Qualify),
     /// Put copies of files into the inbox.
     Submit(Submit),
     /// What the appliance is doing.
@@ -102,6 +104,57 @@ pub struct Direct {
     /// Classify with this text instead of the describer's.
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
+}
+
+/// `qualify`.
+#[derive(Args, Clone, Debug)]
+pub struct Qualify {
+    /// The bundle.
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+    /// CSV with file_name, class, and if known description, group (patient) and split; rows of the split `train` are left out.
+    #[arg(long, value_name = "CSV")]
+    pub data: PathBuf,
+    /// The folder of the images.
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+    /// A run of mmlnb-train classify, to compare its answers for the same images.
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<PathBuf>,
+    /// Largest share of errors among accepted answers.
+    #[arg(long, default_value_t = 0.10, value_parser = share)]
+    pub risk: f64,
+    /// Confidence with which it holds.
+    #[arg(long, default_value_t = 0.95, value_parser = share)]
+    pub confidence: f64,
+    /// Share of images like the training's that may be called far from it.
+    #[arg(long, default_value_t = 0.05, value_parser = share)]
+    pub false_alarm: f64,
+    /// Images that go into the bundle as known answers.
+    #[arg(long, default_value_t = 3)]
+    pub known_answers: usize,
+    /// Decides the halves and the intervals' draws.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// auto, cpu or cuda.
+    #[arg(long, value_parser = ["auto", "cpu", "cuda"], default_value = "auto", env = "MMLNB_PROVIDER")]
+    pub provider: String,
+    /// Threads for computing; 0: all cores less one.
+    #[arg(long, default_value_t = 0, env = "MMLNB_THREADS")]
+    pub threads: usize,
+    /// Images that are described together.
+    #[arg(long, default_value_t = 4, env = "MMLNB_SLOTS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub slots: u16,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
+        _ => Err("expected a number between 0 and 1".to_owned()),
+    }
 }
 
 /// `submit`.
@@ -219,6 +272,10 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Describe(direct) => {
             log_to_stderr("warn");
             commands::assess::describe(&direct)
+        }
+        Command::Qualify(qualify) => {
+            log_to_stderr("warn");
+            crate::qualify::run(&qualify)
         }
         Command::Submit(submit) => commands::submit::run(&submit),
         Command::Status(status) => commands::status::run(&status),

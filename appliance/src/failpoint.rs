@@ -47,6 +47,9 @@ pub const NAMES: &[&str] = &[
     "status.write",
     "recovery.before",
     "recovery.after",
+    "qualify.linked",
+    "qualify.exchange",
+    "qualify.exchanged",
 ];
 
 /// Passes the named point.

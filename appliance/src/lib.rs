@@ -11,5 +11,6 @@ pub mod failpoint;
 pub mod intake;
 pub mod ledger;
 pub mod progress;
+pub mod qualify;
 pub mod report;
 pub mod verdict;

@@ -91,6 +91,7 @@ pub fn export_bundle(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<Str
         classifier: None,
         provenance: Provenance::default(),
         known_answers: Vec::new(),
+        qualification: None,
         files: Default::default(),
     };
     if let Some(input) = &describer {

@@ -58,6 +58,9 @@ pub struct Manifest {
     pub provenance: Provenance,
     /// Answers that this bundle must give, for a check on the machine that serves it.
     pub known_answers: Vec<KnownAnswer>,
+    /// What `mmlnb-appliance qualify` measured; absent before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qualification: Option<serde_json::Value>,
     /// Every file but the manifest, by its path in the bundle with `/` between folders.
     pub files: BTreeMap<String, FileEntry>,
 }

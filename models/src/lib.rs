@@ -11,5 +11,6 @@ pub mod measures;
 pub mod networks;
 pub mod prepare;
 pub mod record;
+pub mod sheet;
 pub mod verdict;
 pub mod weights;

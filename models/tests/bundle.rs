@@ -29,6 +29,7 @@ fn manifest(dir: &Path) -> Manifest {
         }),
         provenance: Provenance::default(),
         known_answers: Vec::new(),
+        qualification: None,
         files: list_files(dir).unwrap(),
     }
 }

@@ -170,7 +170,11 @@ fn one(job: &Job<'_>, path: &Path) -> Result<Answer, Failure> {
     answer(job, path, &hex(&sha256), &assessment, &appearance, decode_ms)
 }
 
-fn decode(path: &Path, bytes: &[u8]) -> Result<Decoded, Failure> {
+/// Decodes an image in a process of its own.
+///
+/// # Errors
+/// [`Exit::Usage`]: the image's own fault.
+pub fn decode(path: &Path, bytes: &[u8]) -> Result<Decoded, Failure> {
     let decoder = Decoder { program: "/proc/self/exe".into(), timeout: DECODE, sides: (MAX_SIDE, 1) };
     decoder.decode(bytes).map_err(|failure| match failure {
         DecodeFailure::Rejected(why) => unusable(path, &format!("{} ({})", why.message, why.code)),

@@ -71,7 +71,8 @@ impl Layout {
             None => None,
         };
         let limit = part.calibration.as_ref().and_then(|calibration| calibration.novelty.as_ref());
-        let neighbours = limit.map(|limit| Neighbours::read(&folder.join(NOVELTY), limit.neighbours)).transpose().map_err(refused)?;
+        let neighbours =
+            limit.map(|limit| Neighbours::read(&folder.join(NOVELTY), limit.neighbours)).transpose().map_err(refused)?;
         Ok(Layout { config, text, neighbours })
     }
 
@@ -183,7 +184,12 @@ impl Classifier {
             image_probabilities: image_logits.as_ref().map(|logits| softmax(logits, 1.0)),
             logits,
             image_logits,
-            novelty: self.neighbours.as_ref().zip(features).map(|(neighbours, features)| self.distance(neighbours, &features)).transpose()?,
+            novelty: self
+                .neighbours
+                .as_ref()
+                .zip(features)
+                .map(|(neighbours, features)| self.distance(neighbours, &features))
+                .transpose()?,
             stain_left: false,
             alpha_text: find("alpha_text").map(|values| values[0]).or(self.fixed_alpha),
             logits_without_text: find("logits_without_text"),
@@ -196,7 +202,11 @@ impl Classifier {
 impl Classifier {
     fn distance(&self, neighbours: &Neighbours, features: &[f32]) -> Result<f64, EngineError> {
         if features.len() != neighbours.hidden() {
-            return Err(refused(format!("{NOVELTY} holds features of {} numbers, its graphs give {}", neighbours.hidden(), features.len())));
+            return Err(refused(format!(
+                "{NOVELTY} holds features of {} numbers, its graphs give {}",
+                neighbours.hidden(),
+                features.len()
+            )));
         }
         Ok(neighbours.score(features))
     }

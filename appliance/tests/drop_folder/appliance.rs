@@ -35,6 +35,7 @@ fn write_bundle(dir: &Path) {
         }),
         provenance: Provenance::default(),
         known_answers: vec![],
+        qualification: None,
         files: list_files(dir).unwrap(),
     };
     manifest.write(dir).unwrap();

@@ -1,0 +1,119 @@
+//! Known answers: checking those that a bundle has, and recording new ones at the precision that it is served with.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use mmlnb_models::bundle::{Bundle, KnownAnswer, KnownProbabilities, KnownTokens};
+use mmlnb_models::measures::classes::softmax;
+use sha2::{Digest, Sha256};
+
+use super::items::Item;
+use super::rows::{Half, Row};
+use crate::commands::assess::decode;
+use crate::engine::{Engine, Mode, PatchImage, Request, Values};
+use crate::error::Failure;
+
+/// Tokens of the describer's half.
+const TOKENS: usize = 8;
+/// Beginning of the names of images that a qualification put into a bundle.
+pub const OURS: &str = "known_answers/qualified-";
+
+/// An answer with the image's bytes.
+pub type Recorded = (KnownAnswer, Vec<u8>);
+
+/// Every known answer of a bundle that it does not give, in words.
+///
+/// # Errors
+/// An image of the bundle cannot be read or the engine failed.
+pub fn check(bundle: &Bundle, engine: &Engine) -> Result<Vec<String>, Failure> {
+    let mut differences = Vec::new();
+    for answer in &bundle.manifest.known_answers {
+        let path = bundle.path(&answer.image);
+        let bytes = std::fs::read(&path).map_err(|error| Failure::io("a known answer's image cannot be read", &path, &error))?;
+        let image = image(&path, &bytes)?;
+        if let Some(expected) = &answer.describer {
+            let (ids, logits) = tokens(engine, &image, expected.token_ids.len())?;
+            differences.extend(expected.difference(&ids, &logits).map(|found| format!("{}: {found}", answer.image)));
+        }
+        if let Some(expected) = &answer.classifier {
+            let found = probabilities(engine, &image, expected.description.as_deref())?;
+            differences.extend(expected.difference(&found).map(|found| format!("{}: {found}", answer.image)));
+        }
+    }
+    Ok(differences)
+}
+
+/// Records `count` answers, of different classes where that is possible, on rows that nothing is reported on.
+///
+/// # Errors
+/// An image cannot be read or the engine failed.
+pub fn record(bundle: &Bundle, engine: &Engine, all: &[(&Row, &Item)], count: usize) -> Result<Vec<Recorded>, Failure> {
+    let manifest = &bundle.manifest;
+    let mut recorded = Vec::new();
+    for (row, item) in chosen(all, count) {
+        let bytes = std::fs::read(&row.path).map_err(|error| Failure::io("the image cannot be read", &row.path, &error))?;
+        let image = image(&row.path, &bytes)?;
+        let describer = match &manifest.describer {
+            Some(_) => {
+                let (ids, logits) = tokens(engine, &image, TOKENS)?;
+                Some(KnownTokens::recorded(ids, logits))
+            }
+            None => None,
+        };
+        let classifier = match &manifest.classifier {
+            Some(part) => {
+                let written = item.text.as_ref().map(|text| text.words.as_str());
+                let text = part.text.as_ref().and(written.or(row.description.as_deref()));
+                Some(KnownProbabilities::recorded(text.map(str::to_owned), probabilities(engine, &image, text)?))
+            }
+            None => None,
+        };
+        let ending = row.path.extension().map_or("image".to_owned(), |ending| ending.to_string_lossy().to_lowercase());
+        let name = format!("{OURS}{}.{ending}", recorded.len() + 1);
+        let answer = KnownAnswer { image: name, describer, classifier };
+        recorded.push((answer.at(manifest.precision), bytes));
+    }
+    Ok(recorded)
+}
+
+/// The first items of each class in turn.
+fn chosen<'a>(all: &[(&'a Row, &'a Item)], count: usize) -> Vec<(&'a Row, &'a Item)> {
+    let mut waiting: Vec<(&Row, &Item)> = all.iter().filter(|(row, _)| row.half == Half::Fitted).copied().collect();
+    let mut taken = Vec::new();
+    while taken.len() < count && !waiting.is_empty() {
+        let mut classes = BTreeSet::new();
+        let (round, rest) = waiting.into_iter().partition(|(row, _)| classes.insert(row.class));
+        waiting = rest;
+        taken.extend::<Vec<_>>(round);
+    }
+    taken.truncate(count);
+    taken
+}
+
+fn image(path: &Path, bytes: &[u8]) -> Result<PatchImage, Failure> {
+    Ok(PatchImage { sha256: Sha256::digest(bytes).into(), rgb: decode(path, bytes)?.rgb })
+}
+
+/// The first tokens that are the likeliest, with their raw logits.
+fn tokens(engine: &Engine, image: &PatchImage, count: usize) -> Result<(Vec<i64>, Vec<f32>), Failure> {
+    let request = Request { probe: Some(count), trace: true, ..Request::new(Mode::Describe) };
+    let failed = |problem: String| Failure::internal("a known answer cannot be computed", problem);
+    let assessment = engine.assess(image.clone(), &request).map_err(|error| failed(error.to_string()))?;
+    let trace = assessment.trace.unwrap_or_default();
+    let (Some((_, Values::I64(ids))), Some((shape, Values::F32(logits)))) = (trace.get("token_ids"), trace.get("logits")) else {
+        return Err(failed("the trace holds no tokens".to_owned()));
+    };
+    let own = ids.iter().zip(logits.chunks_exact(shape[1])).map(|(id, row)| row[*id as usize]);
+    Ok((ids.clone(), own.collect()))
+}
+
+/// softmax(logits) at temperature 1.
+fn probabilities(engine: &Engine, image: &PatchImage, text: Option<&str>) -> Result<Vec<f32>, Failure> {
+    let request = Request { description: text.map(str::to_owned), ..Request::new(Mode::Classify) };
+    let failed = |problem: String| Failure::internal("a known answer cannot be computed", problem);
+    let assessment = engine.assess(image.clone(), &request).map_err(|error| failed(error.to_string()))?;
+    let found = assessment.classification.ok_or_else(|| failed("the engine gave no classes".to_owned()))?;
+    let logits: Vec<f64> = found.logits.iter().map(|logit| f64::from(*logit)).collect();
+    Ok(softmax(&logits, 1.0).into_iter().map(|value| value as f32).collect())
+}
+

@@ -1,0 +1,157 @@
+//! The section that a qualification writes into a bundle's MODEL_CARD.md, beside the trainer's figures.
+
+use mmlnb_models::bundle::Calibration;
+use serde_json::Value;
+
+const HEADING: &str = "## Qualification";
+/// The numbers of the table, by their names among the measures.
+const NUMBERS: [(&str, &str); 8] = [
+    ("accuracy", "accuracy"),
+    ("balanced_accuracy", "balanced accuracy"),
+    ("macro_f1", "macro F1"),
+    ("kappa", "kappa"),
+    ("auroc", "AUROC"),
+    ("ece", "calibration error (ECE)"),
+    ("brier", "Brier (0 to 2)"),
+    ("nll", "negative log likelihood"),
+];
+
+/// The card with the section put in, or in the place of an earlier one.
+pub fn with_section(card: &str, calibration: Option<&Calibration>, result: &Value) -> String {
+    let before = card.find(HEADING).map_or(card, |at| &card[..at]);
+    let after = card.find(HEADING).and_then(|at| card[at + HEADING.len()..].find("\n## ").map(|next| &card[at + HEADING.len() + next..]));
+    format!("{}\n\n{}{}", before.trim_end(), section(calibration, result), after.unwrap_or_default())
+}
+
+/// The section of a card that has one.
+pub fn section_of(card: &str) -> &str {
+    let Some(from) = card.find(HEADING) else { return "" };
+    let section = &card[from..];
+    section[HEADING.len()..].find("\n## ").map_or(section, |end| &section[..HEADING.len() + end])
+}
+
+fn section(calibration: Option<&Calibration>, result: &Value) -> String {
+    let data = &result["data"];
+    let mut text = format!(
+        "{HEADING}\n\nMeasured on the machine that serves the bundle ({}, {}), at its precision.\n\n- data: SHA-256 {}, {} images{}\n",
+        string(&result["producer"]),
+        string(&result["provider"]),
+        string(&data["sha256"]),
+        data["images"],
+        match data["groups"].as_u64() {
+            Some(groups) => format!(" of {groups} patients; the halves share no patient"),
+            None => "; NOT split by patient: the figures may be too good".to_owned(),
+        }
+    );
+    text += &format!("- fitted on {} images, reported on {}\n", data["fitted"], data["reported"]);
+    if let Some(calibration) = calibration {
+        text += "- calibration in use:\n";
+        calibration.lines().iter().for_each(|line| text += &format!("  - {line}\n"));
+    }
+    if !result["classes"].is_null() {
+        text += &classes(&result["classes"], &result["trainer"]["measures"]);
+    }
+    let agreement = &result["trainer"]["agreement"];
+    if !agreement.is_null() {
+        text += &format!(
+            "- agreement with the trainer on {} images: same class {}, same description {}, probabilities at most {} apart\n",
+            agreement["compared"],
+            number(&agreement["same_class"]),
+            number(&agreement["same_description"]),
+            number(&agreement["largest_probability_difference"])
+        );
+    }
+    if !result["descriptions"].is_null() {
+        text += &descriptions(&result["descriptions"]);
+    }
+    result["warnings"].as_array().into_iter().flatten().for_each(|warning| text += &format!("- note: {}\n", string(warning)));
+    text
+}
+
+/// The table of numbers with their intervals, the trainer's beside them, and the verdicts.
+fn classes(found: &Value, trainer: &Value) -> String {
+    let mut text = "\n| measure | here | 95 % interval | trainer |\n|---|---|---|---|\n".to_owned();
+    for (key, name) in NUMBERS {
+        let estimate = &found["intervals"]["measures"][key];
+        let interval = match (estimate["interval"]["low"].as_f64(), estimate["interval"]["high"].as_f64()) {
+            (Some(low), Some(high)) => format!("{low:.4} to {high:.4}"),
+            _ => "-".to_owned(),
+        };
+        text += &format!("| {name} | {} | {interval} | {} |\n", number(&estimate["value"]), number(&anywhere(trainer, key)));
+    }
+    let verdicts = &found["verdicts"];
+    text += &format!(
+        "\n- verdicts: {} accepted, {} abstained ({}); accuracy of the accepted {}\n",
+        verdicts["accepted"],
+        verdicts["abstain"],
+        number(&verdicts["abstain_rate"]),
+        number(&verdicts["accepted_accuracy"])
+    );
+    let why = verdicts["reasons"].as_object().into_iter().flatten().map(|(reason, count)| format!("{reason} {count}"));
+    let why = why.collect::<Vec<_>>().join(", ");
+    if why.is_empty() { text } else { text + &format!("- reasons for abstaining: {why}\n") }
+}
+
+fn descriptions(found: &Value) -> String {
+    let made = &found["generated"];
+    let mut text = format!(
+        "- descriptions: {} of them different, {} ended by the model, repetition {}\n",
+        number(&made["distinct"]),
+        number(&made["stopped"]),
+        number(&made["repetition"])
+    );
+    if !found["overlap"].is_null() {
+        let (overlap, facts) = (&found["overlap"], &found["facts"]);
+        text += &format!(
+            "- against the given descriptions: BLEU {}, chrF {}, ROUGE-L {}, facts F1 {}\n",
+            number(&overlap["bleu"]),
+            number(&overlap["chrf"]),
+            number(&overlap["rougeL"]),
+            number(&facts["f1"])
+        );
+    }
+    text
+}
+
+/// The number of this name in the trainer's measures, whichever part it stands in: a plain number, or one with an interval.
+fn anywhere(value: &Value, key: &str) -> Value {
+    let plain = |found: &Value| if found.is_number() { found.clone() } else { found["value"].clone() };
+    match value {
+        Value::Object(map) => match map.get(key).map(plain).filter(Value::is_number) {
+            Some(found) => found,
+            None => map.values().map(|inner| anywhere(inner, key)).find(Value::is_number).unwrap_or(Value::Null),
+        },
+        _ => Value::Null,
+    }
+}
+
+fn number(value: &Value) -> String {
+    value.as_f64().map_or("-".to_owned(), |value| format!("{value:.4}"))
+}
+
+fn string(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_section_replaces_an_earlier_one_and_leaves_the_rest() {
+        let result = json!({"producer": "p", "provider": "cpu", "data": {"sha256": "ab", "images": 4, "groups": 2, "fitted": 2, "reported": 2},
+            "classes": {"intervals": {"measures": {"accuracy": {"value": 0.75, "interval": {"low": 0.5, "high": 1.0}}}},
+                "verdicts": {"accepted": 1, "abstain": 1, "abstain_rate": 0.5, "accepted_accuracy": 1.0, "reasons": {"low_confidence": 1}}},
+            "trainer": {"measures": {"test": {"accuracy": {"value": 0.8}}}}, "warnings": ["few images"]});
+        let calibration = Calibration { threshold: Some(0.7), ..Calibration::default() };
+        let once = with_section("# Card\n\n## Classifier\n\nx\n", Some(&calibration), &result);
+        assert!(once.starts_with("# Card\n\n## Classifier\n\nx\n\n## Qualification\n"), "{once}");
+        for part in ["| accuracy | 0.7500 | 0.5000 to 1.0000 | 0.8000 |", "accepted from probability 0.7", "low_confidence 1", "note: few images"] {
+            assert!(once.contains(part), "{part} is not in {once}");
+        }
+        assert_eq!(with_section(&once, Some(&calibration), &result), once);
+        let between = with_section("# Card\n\n## Qualification\n\nold\n\n## Provenance\n\ny\n", None, &result);
+        assert!(!between.contains("old") && between.ends_with("\n## Provenance\n\ny\n"), "{between}");
+    }
+}

@@ -1,0 +1,232 @@
+//! Fits temperature and thresholds on one half of the data, and measures the other half with them.
+
+use std::collections::BTreeMap;
+
+use mmlnb_models::bundle::{Calibration, NoveltyLimit};
+use mmlnb_models::measures::calibration::{Abstention, Temperature, abstention, temperature};
+use mmlnb_models::measures::classes::{Predictions, softmax};
+use mmlnb_models::measures::generated::{self, Generated};
+use mmlnb_models::measures::intervals::{Units, of_classes};
+use mmlnb_models::measures::{MeasureError, facts, novelty, texts};
+use mmlnb_models::verdict::{Decision, Evidence, Text, verdict};
+use serde_json::{Value, json};
+
+use super::items::Item;
+use super::rows::{Half, Row};
+use super::{Options, fraction};
+use crate::verdict::leading;
+
+/// A row with what the bundle says about its image.
+pub type Answered<'a> = (&'a Row, &'a Item);
+
+/// What was fitted on one half.
+pub struct Fitted {
+    /// For the bundle.
+    pub calibration: Calibration,
+    /// How the temperature was found.
+    pub temperature: Temperature,
+    /// How the threshold was found.
+    pub abstention: Abstention,
+    /// What did not work, in sentences.
+    pub warnings: Vec<String>,
+}
+
+/// Fits on the items of [`Half::Fitted`]; ranges, generic texts and what is known about the split stay the trainer's.
+///
+/// # Errors
+/// There is no such item, or one without usable numbers.
+pub fn fit(all: &[Answered<'_>], trainer: Option<&Calibration>, limit: Option<&NoveltyLimit>, options: &Options) -> Result<Fitted, MeasureError> {
+    let items: Vec<Answered<'_>> = half(all, Half::Fitted);
+    let (logits, labels) = (logits(&items), labels(&items));
+    let temperature = temperature(&logits, &labels)?;
+    let probabilities: Vec<Vec<f64>> = logits.iter().map(|row| softmax(row, temperature.temperature)).collect();
+    let tops: Vec<usize> = probabilities.iter().map(|row| leading(row).unwrap_or(0)).collect();
+    let confidences: Vec<f64> = probabilities.iter().zip(&tops).map(|(row, top)| row[*top]).collect();
+    let correct: Vec<bool> = tops.iter().zip(&labels).map(|(top, label)| top == label).collect();
+    let abstention = abstention(&confidences, &correct, &groups(&items), options.risk, options.confidence)?;
+    let scores: Vec<f64> = items.iter().filter_map(|(_, item)| item.novelty).collect();
+    let threshold = limit.and_then(|_| novelty::threshold(&scores, options.false_alarm));
+    let mut warnings: Vec<String> = temperature.warning.iter().chain(&abstention.reason).cloned().collect();
+    if limit.is_some() && threshold.is_none() {
+        let kept = trainer.and_then(|trainer| trainer.novelty.as_ref());
+        let then = if kept.is_some() { "the trainer's stays" } else { "none is set" };
+        warnings.push(format!("{} images are too few for a threshold of the distance to the training data; {then}", scores.len()));
+    }
+    let refitted = limit.zip(threshold).map(|(limit, threshold)| NoveltyLimit {
+        threshold,
+        false_alarm: options.false_alarm,
+        neighbours: limit.neighbours,
+    });
+    let trainer = trainer.cloned().unwrap_or_default();
+    let calibration = Calibration {
+        temperature: temperature.temperature,
+        threshold: abstention.threshold,
+        guarantee: abstention.guarantee.clone(),
+        novelty: refitted.or(trainer.novelty.clone()),
+        ..trainer
+    };
+    Ok(Fitted { calibration, temperature, abstention, warnings })
+}
+
+/// Measures of the items of [`Half::Reported`] under a calibration: classes with intervals, and how often the bundle abstains.
+///
+/// # Errors
+/// There is no such item, or one without usable numbers.
+pub fn classes(all: &[Answered<'_>], names: &[String], calibration: &Calibration, seed: u64) -> Result<Value, MeasureError> {
+    let items = half(all, Half::Reported);
+    let ordinal = names.iter().all(|name| ["UD", "PD", "D"].contains(&name.as_str()));
+    let predictions = Predictions::from_logits(names, ordinal, labels(&items), &logits(&items), calibration.temperature)?;
+    let units = Units::new(&groups(&items));
+    Ok(json!({
+        "items": items.len(),
+        "intervals": of_classes(&predictions, &units, seed),
+        "measures": predictions.measure(),
+        "verdicts": verdicts(&items, &predictions, calibration),
+    }))
+}
+
+/// How often the bundle answers, why it does not, and how often it is right when it does.
+fn verdicts(items: &[Answered<'_>], predictions: &Predictions, calibration: &Calibration) -> Value {
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    let (mut accepted, mut right) = (0, 0);
+    for (((_, item), probabilities), correct) in items.iter().zip(predictions.probabilities()).zip(predictions.correct()) {
+        let (decision, why) = verdict(&evidence(item, probabilities), Some(calibration));
+        accepted += usize::from(decision == Decision::Accepted);
+        right += usize::from(decision == Decision::Accepted && correct);
+        why.into_iter().for_each(|reason| *reasons.entry(reason.code()).or_default() += 1);
+    }
+    json!({
+        "accepted": accepted,
+        "abstain": items.len() - accepted,
+        "abstain_rate": fraction(items.len() - accepted, items.len()),
+        "accepted_accuracy": fraction(right, accepted),
+        "reasons": reasons,
+    })
+}
+
+/// The evidence that the appliance will have about such an image.
+fn evidence<'a>(item: &'a Item, probabilities: &'a [f64]) -> Evidence<'a> {
+    let read = item.text.as_ref().filter(|text| text.read_whole.is_some());
+    Evidence {
+        probabilities,
+        image_leading: item.image_leading(),
+        novelty: item.novelty,
+        tissue_share: Some(item.appearance.tissue),
+        image_size: Some(item.appearance.size),
+        microns_per_pixel: item.appearance.microns_per_pixel,
+        text: read.map(|text| Text { words: &text.words, finished: text.finished }),
+    }
+}
+
+/// Measures of the describer's texts: how they behave, and against the given descriptions where there are any. Over all items: nothing is fitted here.
+///
+/// # Errors
+/// There is no text.
+pub fn descriptions(all: &[Answered<'_>]) -> Result<Value, MeasureError> {
+    let written: Vec<(&Row, &super::items::Written)> =
+        all.iter().filter_map(|(row, item)| Some((*row, item.text.as_ref()?))).collect();
+    let made: Vec<Generated<'_>> = written
+        .iter()
+        .map(|(_, text)| Generated { text: &text.words, tokens: Some(text.tokens), stopped: Some(text.finished), tokens_cut: None })
+        .collect();
+    let (ours, given): (Vec<&str>, Vec<&str>) =
+        written.iter().filter_map(|(row, text)| Some((text.words.as_str(), row.description.as_deref()?))).unzip();
+    let whole: Vec<bool> = written.iter().filter_map(|(_, text)| text.read_whole).collect();
+    let compared = !given.is_empty();
+    Ok(json!({
+        "generated": generated::measure(&made)?,
+        "read_whole": fraction(whole.iter().filter(|whole| **whole).count(), whole.len()),
+        "overlap": if compared { json!(texts::measure(&ours, &given)?) } else { Value::Null },
+        "facts": if compared { json!(facts::measure(&ours, &given)?) } else { Value::Null },
+    }))
+}
+
+fn half<'a>(all: &[Answered<'a>], half: Half) -> Vec<Answered<'a>> {
+    all.iter().filter(|(row, _)| row.half == half).copied().collect()
+}
+
+fn logits(items: &[Answered<'_>]) -> Vec<Vec<f64>> {
+    items.iter().map(|(_, item)| item.logits.clone().unwrap_or_default()).collect()
+}
+
+/// A row without a class does not come here: its file was refused.
+fn labels(items: &[Answered<'_>]) -> Vec<usize> {
+    items.iter().map(|(row, _)| row.class.unwrap_or(usize::MAX)).collect()
+}
+
+fn groups<'a>(items: &[Answered<'a>]) -> Vec<Option<&'a str>> {
+    items.iter().map(|(row, _)| row.group.as_deref()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intake::appearance::Appearance;
+
+    fn options() -> Options {
+        Options { risk: 0.1, confidence: 0.95, false_alarm: 0.05, seed: 1, answers: 0 }
+    }
+
+    /// Items whose logits are right nine times in ten when they are confident, without patients.
+    fn data(count: usize) -> (Vec<Row>, Vec<Item>) {
+        let appearance = Appearance {
+            size: [224, 224],
+            microns_per_pixel: None,
+            background: 0.0,
+            tissue: 1.0,
+            sharpness: 99.0,
+            trailing_bytes: false,
+        };
+        let row = |at: usize| Row {
+            line: at as u64,
+            file_name: format!("{at}.png"),
+            path: Default::default(),
+            sha256: format!("{at}"),
+            class: Some(at % 2),
+            group: None,
+            description: None,
+            half: if at % 4 < 2 { Half::Fitted } else { Half::Reported },
+        };
+        let item = |at: usize| {
+            let sure = at % 5 != 0;
+            let says = if !sure && at % 10 == 0 { 1 - at % 2 } else { at % 2 };
+            let strength = if sure { 6.0 } else { 0.4 };
+            let logits = [0, 1].map(|class| if class == says { strength } else { 0.0 }).to_vec();
+            let novelty = Some(at as f64 / count as f64);
+            Item { sha256: format!("{at}"), appearance, logits: Some(logits), image_logits: None, alpha_text: None, novelty, text: None }
+        };
+        ((0..count).map(row).collect(), (0..count).map(item).collect())
+    }
+
+    #[test]
+    fn a_threshold_is_found_and_reported_on_the_other_half() {
+        let (rows, items) = data(400);
+        let all: Vec<Answered<'_>> = rows.iter().zip(&items).collect();
+        let limit = NoveltyLimit { threshold: 0.0, false_alarm: 0.5, neighbours: 3 };
+        let fitted = fit(&all, None, Some(&limit), &options()).unwrap();
+        let threshold = fitted.calibration.threshold.unwrap();
+        assert!(fitted.calibration.guarantee.as_ref().unwrap().items > 100 && threshold > 0.4, "{threshold}");
+        let found = fitted.calibration.novelty.clone().unwrap();
+        assert!(found.threshold > 0.9 && (found.false_alarm, found.neighbours) == (0.05, 3), "{found:?}");
+        let names = ["A", "B"].map(String::from);
+        let measured = classes(&all, &names, &fitted.calibration, 1).unwrap();
+        assert_eq!(measured["items"], 200);
+        assert_eq!(measured["verdicts"]["accepted_accuracy"], 1.0);
+        let abstained = measured["verdicts"]["abstain"].as_u64().unwrap();
+        assert!(abstained >= 40 && measured["verdicts"]["reasons"]["low_confidence"] == 40, "{}", measured["verdicts"]);
+    }
+
+    #[test]
+    fn too_few_items_give_no_threshold_and_say_so() {
+        let (rows, items) = data(24);
+        let all: Vec<Answered<'_>> = rows.iter().zip(&items).collect();
+        let trainer = Calibration { generic_texts: vec!["x".into()], protocol: Some("default".into()), ..Calibration::default() };
+        let limit = NoveltyLimit { threshold: 0.3, false_alarm: 0.05, neighbours: 3 };
+        let fitted = fit(&all, Some(&trainer), Some(&limit), &options()).unwrap();
+        assert_eq!((fitted.calibration.threshold, fitted.calibration.novelty.clone()), (None, None));
+        assert_eq!((fitted.calibration.generic_texts.len(), fitted.calibration.protocol.as_deref()), (1, Some("default")));
+        assert_eq!(fitted.warnings.len(), 2, "{:?}", fitted.warnings);
+        let none: Vec<Answered<'_>> = all.iter().filter(|(row, _)| row.half == Half::Reported).copied().collect();
+        assert!(fit(&none, None, None, &options()).is_err());
+    }
+}

@@ -1,0 +1,211 @@
+//! Measures a bundle where it will be served: calibration, thresholds, figures and known answers at its own precision, written into it.
+//!
+//! ```text
+//! CSV, images ─► rows, two halves by patient ─► items: the engine's answers, kept beside the bundle
+//!                fitted half: temperature, thresholds, known answers      reported half: classes, verdicts
+//!                all: descriptions, agreement with the trainer            ─► manifest, MODEL_CARD.md, exchanged at once
+//! ```
+
+mod agreement;
+mod answers;
+mod card;
+mod items;
+mod measure;
+mod replace;
+mod rows;
+
+use std::io;
+use std::path::Path;
+
+use mmlnb_models::bundle::{Bundle, CLASSIFIER, Calibration, Manifest, NOVELTY, NoveltyLimit};
+use mmlnb_models::measures::MeasureError;
+use mmlnb_models::measures::novelty::NEIGHBOURS;
+use serde_json::{Value, json};
+
+use crate::cli::Qualify;
+use crate::commands::{bundle, print};
+use crate::engine::{Engine, Mode};
+use crate::error::{Exit, Failure};
+use items::{Item, Store};
+use measure::{Answered, Fitted};
+use rows::{Half, Needs, Row};
+
+/// Longest side of an image.
+const MAX_SIDE: u32 = 16_384;
+const CARD: &str = "MODEL_CARD.md";
+
+/// What is promised, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Largest share of errors among accepted answers.
+    pub risk: f64,
+    /// With this confidence.
+    pub confidence: f64,
+    /// Share of familiar images that may be called unfamiliar.
+    pub false_alarm: f64,
+    /// Of halves and intervals.
+    pub seed: u64,
+    /// Known answers to record.
+    pub answers: usize,
+}
+
+/// `qualify`.
+///
+/// # Errors
+/// Data (all problems at once), bundle, engine, or the bundle cannot be written; it is then unchanged.
+pub fn run(args: &Qualify) -> Result<Exit, Failure> {
+    let options = Options {
+        risk: args.risk,
+        confidence: args.confidence,
+        false_alarm: args.false_alarm,
+        seed: args.seed,
+        answers: args.known_answers,
+    };
+    let opened = bundle::open(&args.bundle)?;
+    let mode = mode(&opened.manifest);
+    let classes = opened.manifest.classifier.as_ref().map(|part| part.classes.clone());
+    let reads_text = opened.manifest.classifier.as_ref().is_some_and(|part| part.text.is_some());
+    let needs = Needs { classes: classes.as_deref(), description: reads_text && mode == Mode::Classify, seed: options.seed };
+    let rows = rows::read(&args.data, &args.images, &needs)?;
+    let trainer = args.run.as_deref().map(agreement::read).transpose()?;
+    let limit = novelty_limit(&opened.manifest);
+    let engine = open_engine(args, &opened, limit.as_ref(), mode)?;
+    let cannot = |error: &io::Error| Failure::io("the qualification cannot be kept", &args.bundle, error);
+    let path = replace::beside(&opened.dir, "answers").map_err(|error| cannot(&error))?;
+    let mut store = Store::open(path, &opened.sha256, engine.provider().name)?;
+    let differences = answers::check(&opened, &engine)?;
+    let (items, failed) = items::assess(&engine, mode, &rows, &mut store)?;
+    let all: Vec<Answered<'_>> = rows.iter().zip(&items).filter_map(|(row, item)| Some((row, item.as_ref()?))).collect();
+    if all.is_empty() {
+        return Err(none(&failed, &args.data));
+    }
+    let trainers = opened.manifest.classifier.as_ref().and_then(|part| part.calibration.as_ref());
+    let fitted = classes.as_ref().map(|_| measure::fit(&all, trainers, limit.as_ref(), &options)).transpose().map_err(unmeasurable)?;
+    let recorded = answers::record(&opened, &engine, &all, options.answers)?;
+    let mut result = measured(&opened, &all, fitted.as_ref(), &options)?;
+    result["provider"] = engine.provider().name.into();
+    result["known_answers"] = json!({"checked": opened.manifest.known_answers.len(), "differences": differences, "recorded": recorded.len()});
+    result["trainer"] = json!({
+        "measures": trainer_measures(&opened),
+        "calibration": trainers,
+        "agreement": trainer.as_ref().map(|predictions| agreement::compare(&all, predictions)),
+    });
+    result["failed"] = json!(failed);
+    let sha256 = write(&opened, fitted.map(|fitted| fitted.calibration), &recorded, &result).map_err(|error| cannot(&error))?;
+    store.remove();
+    tell(args, &opened.dir, &sha256, &result)?;
+    Ok(match (failed.is_empty(), differences.is_empty()) {
+        (false, _) => Exit::SomeFailed,
+        (true, false) => Exit::NotAllRight,
+        (true, true) => Exit::Done,
+    })
+}
+
+/// What the bundle can do.
+fn mode(manifest: &Manifest) -> Mode {
+    match (manifest.describer.is_some(), manifest.classifier.is_some()) {
+        (true, true) => Mode::Both,
+        (true, false) => Mode::Describe,
+        (false, _) => Mode::Classify,
+    }
+}
+
+/// The trainer's limit, or one to be fitted where the bundle has the features of training images.
+fn novelty_limit(manifest: &Manifest) -> Option<NoveltyLimit> {
+    let part = manifest.classifier.as_ref()?;
+    let trainers = part.calibration.as_ref().and_then(|calibration| calibration.novelty.clone());
+    let stored = manifest.files.contains_key(&format!("{CLASSIFIER}/{NOVELTY}"));
+    trainers.or(stored.then_some(NoveltyLimit { threshold: 0.0, false_alarm: 0.0, neighbours: NEIGHBOURS }))
+}
+
+/// The engine as the daemon has it; distances are computed wherever a limit can be fitted.
+fn open_engine(args: &Qualify, opened: &Bundle, limit: Option<&NoveltyLimit>, mode: Mode) -> Result<Engine, Failure> {
+    let mut served = opened.clone();
+    if let (Some(part), Some(limit)) = (&mut served.manifest.classifier, limit) {
+        part.calibration = Some(Calibration { novelty: Some(limit.clone()), ..Calibration::default() });
+    }
+    let options = bundle::options(&args.provider, args.threads, usize::from(args.slots), mode, opened);
+    let engine = Engine::open(&served, &options).map_err(|error| bundle::failure(&error, &args.bundle))?;
+    engine.provider().note.iter().for_each(|note| eprintln!("warning: {note}"));
+    Ok(engine)
+}
+
+/// Everything measured, as it stands in the manifest.
+fn measured(opened: &Bundle, all: &[Answered<'_>], fitted: Option<&Fitted>, options: &Options) -> Result<Value, Failure> {
+    let rows: Vec<Row> = all.iter().map(|(row, _)| (*row).clone()).collect();
+    let groups: Option<std::collections::BTreeSet<&str>> = rows.iter().map(|row| row.group.as_deref()).collect();
+    let in_half = |half: Half| rows.iter().filter(|row| row.half == half).count();
+    let names = opened.manifest.classifier.as_ref().map(|part| part.classes.as_slice());
+    let classes = fitted.zip(names).map(|(fitted, names)| measure::classes(all, names, &fitted.calibration, options.seed));
+    let written = all.iter().any(|(_, item)| item.text.is_some());
+    Ok(json!({
+        "producer": format!("mmlnb-appliance {}", env!("CARGO_PKG_VERSION")),
+        "precision": opened.manifest.precision,
+        "data": {
+            "sha256": rows::data_sha256(&rows),
+            "images": rows.len(),
+            "groups": groups.map(|groups| groups.len()),
+            "fitted": in_half(Half::Fitted),
+            "reported": in_half(Half::Reported),
+        },
+        "fit": fitted.map(|fitted| json!({"temperature": fitted.temperature, "abstention": fitted.abstention})),
+        "classes": classes.transpose().map_err(unmeasurable)?,
+        "descriptions": written.then(|| measure::descriptions(all)).transpose().map_err(unmeasurable)?,
+        "warnings": fitted.map(|fitted| fitted.warnings.clone()).unwrap_or_default(),
+    }))
+}
+
+/// What the trainer measured, as the classifier's config.json has it.
+fn trainer_measures(opened: &Bundle) -> Value {
+    let config = std::fs::read(opened.path(&format!("{CLASSIFIER}/config.json"))).ok();
+    let config = config.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    config.map_or(Value::Null, |config| config["measures"].clone())
+}
+
+/// Puts everything into the bundle; its new hash.
+fn write(opened: &Bundle, calibration: Option<Calibration>, recorded: &[answers::Recorded], result: &Value) -> io::Result<String> {
+    let mut manifest = opened.manifest.clone();
+    manifest.qualification = Some(result.clone());
+    manifest.known_answers.retain(|answer| !answer.image.starts_with(answers::OURS));
+    manifest.known_answers.extend(recorded.iter().map(|(answer, _)| answer.clone()));
+    let old = std::fs::read_to_string(opened.path(CARD))?;
+    let new = card::with_section(&old, calibration.as_ref(), result);
+    if let Some(part) = &mut manifest.classifier {
+        part.calibration = calibration;
+    }
+    let mut changed: Vec<(String, Vec<u8>)> = recorded.iter().map(|(answer, bytes)| (answer.image.clone(), bytes.clone())).collect();
+    changed.push((CARD.to_owned(), new.into_bytes()));
+    replace::replace(opened, manifest, &changed, answers::OURS)
+}
+
+fn tell(args: &Qualify, dir: &Path, sha256: &str, result: &Value) -> Result<(), Failure> {
+    for warning in result["warnings"].as_array().into_iter().flatten().chain(result["failed"].as_array().into_iter().flatten()) {
+        eprintln!("warning: {}", warning.as_str().unwrap_or_default());
+    }
+    for difference in result["known_answers"]["differences"].as_array().into_iter().flatten() {
+        eprintln!("error: a known answer of the bundle is not met here: {}", difference.as_str().unwrap_or_default());
+    }
+    if args.json {
+        let mut whole = result.clone();
+        whole["bundle_sha256"] = sha256.into();
+        return print(&format!("{whole}\n"));
+    }
+    let card = std::fs::read_to_string(dir.join(CARD)).unwrap_or_default();
+    let section = card::section_of(&card);
+    print(&format!("{section}\n{}: bundle_sha256 {sha256}; a daemon that runs with it must be restarted\n", dir.display()))
+}
+
+fn none(failed: &[String], data: &Path) -> Failure {
+    let problem = |what: &String| crate::error::Problem::new(what, data.display().to_string(), "export the image again, best as 8-bit PNG");
+    Failure { exit: Exit::Usage, problems: failed.iter().map(problem).collect() }
+}
+
+fn unmeasurable(error: MeasureError) -> Failure {
+    let mend = "give more images: each half of the patients needs some";
+    Failure::new(Exit::Usage, error.to_string(), "", mend)
+}
+
+/// part / whole; nothing of nothing.
+fn fraction(part: usize, whole: usize) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
