@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::{FileRow, Ran, ReportRow, Starting, appliance_binary, bundle, command, ledger, run, wait_for};
+use crate::{
+    FileRow, Note, Patch, Ran, ReportRow, Starting, appliance_binary, bundle, command, ledger, run, sha256_hex, wait_for,
+};
 
 /// A folder made by `init`, with settings that suit tests: CPU, short settling.
 pub struct Appliance {
@@ -129,6 +131,24 @@ impl Appliance {
         let mut rows: Vec<FileRow> = self.files().into_iter().filter(|row| row.source == source).collect();
         assert_eq!(rows.len(), 1, "rows of {source}: {rows:?}");
         rows.remove(0)
+    }
+
+    /// A good and a broken file of the case `case` have each ended exactly once, whatever happened on the way; `story` is told when not.
+    ///
+    /// # Panics
+    /// When something is lost, doubled or left.
+    #[track_caller]
+    pub fn assert_both_ended(&self, good: &Patch, broken: &[u8], story: &str) {
+        let filed = fs::read(self.done(&format!("case/{}", good.name))).unwrap_or_else(|error| panic!("{story}: {error}"));
+        assert_eq!(sha256_hex(&filed), good.sha256, "{story}");
+        assert_eq!(self.reports().len(), 1, "{story}");
+        assert_eq!(fs::read(self.failed("case/broken.png")).expect("the broken file lies in failed"), broken, "{story}");
+        assert_eq!(Note::beside(&self.failed("case/broken.png")).job, self.file("case/broken.png").id, "{story}");
+        for folder in ["done", "failed"] {
+            let whole = || self.listing(folder).len() == 3;
+            wait_for(Duration::from_secs(60), &format!("{story}: image, page and JSON in {folder}"), whole);
+        }
+        assert_eq!(self.listing("inbox"), [] as [String; 0], "{story}");
     }
 
     /// Waits until `count` rows of `files` have reached their last place.

@@ -1,9 +1,8 @@
 //! The program dies at a named point of a file's way and is started again: every file still ends exactly once.
 
-use std::fs;
 use std::time::Duration;
 
-use mmlnb_tests::{Appliance, Note, Patch, drop_by_copy, has_failpoints, patches, sha256_hex, wait_for};
+use mmlnb_tests::{Appliance, Note, Patch, drop_by_copy, has_failpoints, patches, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -50,14 +49,7 @@ fn dies_at(point: &str, patch: &Patch) {
 
     let daemon = appliance.daemon().start();
     appliance.wait_for_files(2, LIMIT);
-    let filed = fs::read(appliance.done(&place)).unwrap_or_else(|error| panic!("{point}: {error}\n{}", daemon.log()));
-    assert_eq!(sha256_hex(&filed), patch.sha256, "{point}");
-    assert_eq!(appliance.reports().len(), 1, "{point}");
-    assert_eq!(fs::read(appliance.failed("case/broken.png")).expect("it lies in failed"), broken, "{point}");
-    assert_eq!(Note::beside(&appliance.failed("case/broken.png")).job, appliance.file("case/broken.png").id, "{point}");
-    assert_eq!(appliance.listing("inbox"), [] as [String; 0], "{point}");
-    assert_eq!(appliance.listing("done").len(), 3, "{point}: {:?}", appliance.listing("done"));
-    assert_eq!(appliance.listing("failed").len(), 3, "{point}: {:?}", appliance.listing("failed"));
+    appliance.assert_both_ended(patch, &broken, point);
     assert_eq!(daemon.stop(Duration::from_secs(15)), 0, "{point}");
     appliance.operator(&["verify"]).expect(0);
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use mmlnb_tests::{Appliance, Note, Patch, drop_by_copy, has_failpoints, patches, sha256_hex, skipped, wait_for};
+use mmlnb_tests::{Appliance, Patch, drop_by_copy, has_failpoints, patches, skipped, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -36,14 +36,7 @@ fn passes_twice_without(point: &str, patch: &Patch) {
     drop_by_copy(&patch.bytes, &appliance.inbox(&format!("case/{}", patch.name)));
     drop_by_copy(&broken, &appliance.inbox("case/broken.png"));
     appliance.wait_for_files(2, LIMIT);
-    let place = format!("case/{}", patch.name);
-    let filed = fs::read(appliance.done(&place)).unwrap_or_else(|error| panic!("{point}: {error}\n{}", daemon.log()));
-    assert_eq!(sha256_hex(&filed), patch.sha256, "{point}");
-    assert_eq!(appliance.reports().len(), 1, "{point}");
-    assert_eq!(fs::read(appliance.failed("case/broken.png")).expect("the broken file lies in failed"), broken, "{point}");
-    assert_eq!(Note::beside(&appliance.failed("case/broken.png")).job, appliance.file("case/broken.png").id, "{point}");
-    wait_for(LIMIT, &format!("{point}: page and JSON beside"), || appliance.listing("done").len() == 3);
-    assert_eq!(appliance.listing("inbox"), [] as [String; 0], "{point}");
+    appliance.assert_both_ended(patch, &broken, point);
     assert_eq!(daemon.stop(Duration::from_secs(15)), 0, "{point}");
     appliance.operator(&["verify"]).expect(0);
 }
@@ -75,8 +68,8 @@ fn a_disk_that_stays_full_pauses_the_queue_and_says_so() {
     for patch in &patches {
         drop_by_copy(&patch.bytes, &appliance.inbox(&patch.name));
     }
-    wait_for(LIMIT, "the full disk in STATUS.txt", || appliance.status_text().contains("No space left"));
-    assert!(!appliance.status_text().contains("READY"), "{}", appliance.status_text());
+    wait_for(LIMIT, "the full disk in STATUS.txt", || appliance.status_text().starts_with("PAUSED: disk full"));
+    assert!(appliance.status_text().contains("No space left"), "{}", appliance.status_text());
     appliance.operator(&["status", "--check"]).expect(1);
     assert_eq!(appliance.listing("inbox").len(), 3, "every file waits where it is");
     assert_eq!(appliance.listing("failed"), [] as [String; 0]);

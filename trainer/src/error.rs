@@ -1,7 +1,7 @@
 //! What can go wrong while training, and the exit code that says so.
 
 use crate::{start::StartError, torch::TorchError};
-use mmlnb_models::{json::ConfigError, weights::WeightError};
+use mmlnb_models::{json::ConfigError, sheet::SheetError, weights::WeightError};
 use std::path::{Path, PathBuf};
 
 /// Why a command of the trainer stopped.
@@ -78,6 +78,15 @@ pub enum TrainError {
 
 fn counted(problems: usize) -> String {
     if problems == 1 { "1 problem".into() } else { format!("{problems} problems") }
+}
+
+impl From<SheetError> for TrainError {
+    fn from(error: SheetError) -> TrainError {
+        match error {
+            SheetError::Io { file, source } => TrainError::io("read", &file)(source),
+            SheetError::Lines { file, problems } => TrainError::Data { file, problems },
+        }
+    }
 }
 
 impl TrainError {

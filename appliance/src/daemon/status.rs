@@ -6,10 +6,13 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use rusqlite::Connection;
+
 use crate::clock;
+use crate::intake::desk::Load;
 use crate::intake::place::{self, Points};
 use crate::intake::{Intake, Sight};
-use crate::ledger::{LedgerError, read};
+use crate::ledger::{FileRow, LedgerError, Trouble, open, read};
 use crate::progress::Activity;
 use crate::report::status::{self, Level, Status};
 
@@ -26,17 +29,22 @@ pub fn now(intake: &Intake, started_at: &str) -> Result<Status, LedgerError> {
     let load = intake.desk.load();
     let sight = intake.sight.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let busy = intake.board.busy();
-    let ((reported_today, failed_today, _), latest, unreadable) = intake.ledger.read(|connection| {
-        Ok((read::counts(connection, &clock::today_utc())?, read::latest(connection, LATEST)?, read::unreadable(connection)?))
-    })?;
+    let trouble = intake.ledger.health().trouble();
+    let Known { reported_today, failed_today, latest, unreadable } = match &trouble {
+        None => intake.ledger.read(known)?,
+        // The writer waits until its trouble is over; the status must not wait with it.
+        Some(_) => open::reader(intake.ledger.path()).and_then(|connection| known(&connection)).unwrap_or_default(),
+    };
     let mut notices = sight.notices.clone();
     notices.extend(intake.rules.provider.note.clone());
     notices.extend(unreadable.iter().map(|row| format!("{}: {}", row.path_text, row.message.as_deref().unwrap_or(""))));
     if let Some(reason) = load.reason.as_ref().filter(|_| load.later > unreadable.len()) {
         notices.push(format!("{} files are tried again later: {reason}", load.later));
     }
-    let help = needs_help(intake, &sight, &busy);
-    let (headline, level) = headline(&load, &sight, help, !notices.is_empty());
+    let help = needs_help(&sight, &busy, trouble.as_ref());
+    let full = trouble.filter(|trouble| trouble.full).map(|trouble| format!("disk full: {}", trouble.reason));
+    let pause = full.as_ref().or(load.pause.as_ref());
+    let (headline, level) = headline(&load, &sight, help, pause, !notices.is_empty());
     Ok(Status {
         headline,
         level,
@@ -51,6 +59,21 @@ pub fn now(intake: &Intake, started_at: &str) -> Result<Status, LedgerError> {
         written_at: clock::utc_now(),
         started_at: started_at.to_owned(),
     })
+}
+
+/// What the ledger says.
+#[derive(Default)]
+struct Known {
+    reported_today: i64,
+    failed_today: i64,
+    latest: Vec<FileRow>,
+    unreadable: Vec<FileRow>,
+}
+
+fn known(connection: &Connection) -> Result<Known, LedgerError> {
+    let (reported_today, failed_today, _) = read::counts(connection, &clock::today_utc())?;
+    let (latest, unreadable) = (read::latest(connection, LATEST)?, read::unreadable(connection)?);
+    Ok(Known { reported_today, failed_today, latest, unreadable })
 }
 
 fn device(intake: &Intake) -> String {
@@ -68,22 +91,22 @@ fn line(activity: &Activity) -> String {
     }
 }
 
-fn needs_help(intake: &Intake, sight: &Sight, busy: &[Activity]) -> Option<String> {
+fn needs_help(sight: &Sight, busy: &[Activity], trouble: Option<&Trouble>) -> Option<String> {
     if let Some(reason) = &sight.blind {
         return Some(reason.clone());
     }
-    if let Some(reason) = intake.ledger.health().trouble() {
+    if let Some(Trouble { reason, .. }) = trouble.filter(|trouble| !trouble.full) {
         return Some(format!("the ledger cannot be written: {reason}"));
     }
     let stuck = busy.iter().find(|activity| activity.overdue().is_some())?;
     Some(format!("{} makes no progress ({}, {} s)", stuck.file, stuck.stage, stuck.silent.as_secs()))
 }
 
-fn headline(load: &crate::intake::desk::Load, sight: &Sight, help: Option<String>, notices: bool) -> (String, Level) {
+fn headline(load: &Load, sight: &Sight, help: Option<String>, pause: Option<&String>, notices: bool) -> (String, Level) {
     if let Some(help) = help {
         return (format!("NEEDS HELP: {help}"), Level::Red);
     }
-    if let Some(reason) = &load.pause {
+    if let Some(reason) = pause {
         return (format!("PAUSED: {reason}"), Level::Amber);
     }
     let level = if notices { Level::Amber } else { Level::Green };

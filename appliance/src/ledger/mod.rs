@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use crate::error::{Exit, Failure};
 pub use rows::{Claim, Classified, Described, FileRow, Image, NewFile, NewReport, RecoveredJob, Rejection, ReportRow, RunStart};
-pub use writer::{Health, Ledger};
+pub use writer::{Health, Ledger, Trouble};
 
 /// What can go wrong with the ledger.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +79,18 @@ impl LedgerError {
                         | Code::FileLockingProtocolFailed
                 )
             ),
+            _ => false,
+        }
+    }
+
+    /// Whether the disk, or the share of it that this user may have, is full.
+    pub fn is_full(&self) -> bool {
+        use rustix::io::Errno;
+        match self {
+            LedgerError::Io(error) => {
+                error.raw_os_error().map(Errno::from_raw_os_error).is_some_and(|code| matches!(code, Errno::NOSPC | Errno::DQUOT))
+            }
+            LedgerError::Sqlite(error) => error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull),
             _ => false,
         }
     }

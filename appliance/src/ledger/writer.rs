@@ -12,11 +12,20 @@ use crate::{failpoint, progress};
 
 /// What hinders the ledger at present.
 #[derive(Default, Debug)]
-pub struct Health(Mutex<Option<String>>);
+pub struct Health(Mutex<Option<Trouble>>);
+
+/// Why the ledger cannot be written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Trouble {
+    /// In words.
+    pub reason: String,
+    /// Whether it is for want of space, which ends by itself once there is room.
+    pub full: bool,
+}
 
 impl Health {
     /// The trouble, if any.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn trouble(&self) -> Option<Trouble> {
         lock(&self.0).clone()
     }
 }
@@ -78,7 +87,7 @@ impl Ledger {
                 Err(error) => return Err(error),
             };
             tracing::warn!(event = "ledger_trouble", point, %error, next_s = wait.as_secs_f64());
-            *lock(&self.health.0) = Some(error.to_string());
+            *lock(&self.health.0) = Some(Trouble { reason: error.to_string(), full: error.is_full() });
             if self.sleep(wait) {
                 return Err(LedgerError::Stopped(error.to_string()));
             }

@@ -29,7 +29,8 @@ pub struct Prediction {
 /// [`Exit::Usage`]: no such file, or a line that is no answer.
 pub fn read(run: &Path) -> Result<BTreeMap<String, Prediction>, Failure> {
     let file = run.join(PREDICTIONS);
-    let wrong = |what: String| Failure::new(Exit::Usage, what, file.display().to_string(), "give a finished run of mmlnb-train classify");
+    let wrong =
+        |what: String| Failure::new(Exit::Usage, what, file.display().to_string(), "give a finished run of mmlnb-train classify");
     let text = std::fs::read_to_string(&file).map_err(|error| wrong(format!("the trainer's answers cannot be read: {error}")))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
@@ -47,7 +48,8 @@ pub fn compare(all: &[Answered<'_>], trainer: &BTreeMap<String, Prediction>) -> 
         let Some((prediction, logits)) = trainer.get(&item.sha256).zip(item.logits.as_ref()) else { continue };
         compared += 1;
         same_class += usize::from(leading(&prediction.logits) == leading(logits));
-        let apart = softmax(&prediction.logits, 1.0).into_iter().zip(softmax(logits, 1.0)).map(|(one, other)| (one - other).abs());
+        let apart =
+            softmax(&prediction.logits, 1.0).into_iter().zip(softmax(logits, 1.0)).map(|(one, other)| (one - other).abs());
         farthest = apart.fold(farthest, f64::max);
         if let Some((theirs, ours)) = prediction.description.as_ref().zip(item.text.as_ref()) {
             texts += 1;

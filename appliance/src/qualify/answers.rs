@@ -116,4 +116,3 @@ fn probabilities(engine: &Engine, image: &PatchImage, text: Option<&str>) -> Res
     let logits: Vec<f64> = found.logits.iter().map(|logit| f64::from(*logit)).collect();
     Ok(softmax(&logits, 1.0).into_iter().map(|value| value as f32).collect())
 }
-

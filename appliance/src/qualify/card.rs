@@ -19,7 +19,8 @@ const NUMBERS: [(&str, &str); 8] = [
 /// The card with the section put in, or in the place of an earlier one.
 pub fn with_section(card: &str, calibration: Option<&Calibration>, result: &Value) -> String {
     let before = card.find(HEADING).map_or(card, |at| &card[..at]);
-    let after = card.find(HEADING).and_then(|at| card[at + HEADING.len()..].find("\n## ").map(|next| &card[at + HEADING.len() + next..]));
+    let after =
+        card.find(HEADING).and_then(|at| card[at + HEADING.len()..].find("\n## ").map(|next| &card[at + HEADING.len() + next..]));
     format!("{}\n\n{}{}", before.trim_end(), section(calibration, result), after.unwrap_or_default())
 }
 
@@ -147,7 +148,12 @@ mod tests {
         let calibration = Calibration { threshold: Some(0.7), ..Calibration::default() };
         let once = with_section("# Card\n\n## Classifier\n\nx\n", Some(&calibration), &result);
         assert!(once.starts_with("# Card\n\n## Classifier\n\nx\n\n## Qualification\n"), "{once}");
-        for part in ["| accuracy | 0.7500 | 0.5000 to 1.0000 | 0.8000 |", "accepted from probability 0.7", "low_confidence 1", "note: few images"] {
+        for part in [
+            "| accuracy | 0.7500 | 0.5000 to 1.0000 | 0.8000 |",
+            "accepted from probability 0.7",
+            "low_confidence 1",
+            "note: few images",
+        ] {
             assert!(once.contains(part), "{part} is not in {once}");
         }
         assert_eq!(with_section(&once, Some(&calibration), &result), once);

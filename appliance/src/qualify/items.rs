@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -131,7 +131,11 @@ fn kept(file: impl BufRead, head: &Head) -> Option<BTreeMap<String, Item>> {
 pub fn assess(engine: &Engine, mode: Mode, rows: &[Row], store: &mut Store) -> Result<(Vec<Option<Item>>, Vec<String>), Failure> {
     let waiting: Vec<&Row> = rows.iter().filter(|row| !store.known.contains_key(&row.sha256)).collect();
     if waiting.len() < rows.len() {
-        eprintln!("{} of {} images are answered already, from a qualification that was stopped", rows.len() - waiting.len(), rows.len());
+        eprintln!(
+            "{} of {} images are answered already, from a qualification that was stopped",
+            rows.len() - waiting.len(),
+            rows.len()
+        );
     }
     let mut failed = Vec::new();
     let next = AtomicUsize::new(0);
@@ -235,7 +239,15 @@ mod tests {
         let rgb = mmlnb_models::prepare::decode::Rgb8Image { width: 2, height: 2, pixels: vec![9; 12] };
         let appearance = Appearance::of(&rgb, None, false);
         let sha256 = sha256.to_owned();
-        Item { sha256, appearance, logits: Some(vec![0.1, 1.0 / 3.0]), image_logits: None, alpha_text: None, novelty: None, text: None }
+        Item {
+            sha256,
+            appearance,
+            logits: Some(vec![0.1, 1.0 / 3.0]),
+            image_logits: None,
+            alpha_text: None,
+            novelty: None,
+            text: None,
+        }
     }
 
     #[test]

@@ -35,7 +35,12 @@ pub struct Fitted {
 ///
 /// # Errors
 /// There is no such item, or one without usable numbers.
-pub fn fit(all: &[Answered<'_>], trainer: Option<&Calibration>, limit: Option<&NoveltyLimit>, options: &Options) -> Result<Fitted, MeasureError> {
+pub fn fit(
+    all: &[Answered<'_>],
+    trainer: Option<&Calibration>,
+    limit: Option<&NoveltyLimit>,
+    options: &Options,
+) -> Result<Fitted, MeasureError> {
     let items: Vec<Answered<'_>> = half(all, Half::Fitted);
     let (logits, labels) = (logits(&items), labels(&items));
     let temperature = temperature(&logits, &labels)?;
@@ -50,7 +55,8 @@ pub fn fit(all: &[Answered<'_>], trainer: Option<&Calibration>, limit: Option<&N
     if limit.is_some() && threshold.is_none() {
         let kept = trainer.and_then(|trainer| trainer.novelty.as_ref());
         let then = if kept.is_some() { "the trainer's stays" } else { "none is set" };
-        warnings.push(format!("{} images are too few for a threshold of the distance to the training data; {then}", scores.len()));
+        warnings
+            .push(format!("{} images are too few for a threshold of the distance to the training data; {then}", scores.len()));
     }
     let refitted = limit.zip(threshold).map(|(limit, threshold)| NoveltyLimit {
         threshold,
@@ -127,7 +133,12 @@ pub fn descriptions(all: &[Answered<'_>]) -> Result<Value, MeasureError> {
         all.iter().filter_map(|(row, item)| Some((*row, item.text.as_ref()?))).collect();
     let made: Vec<Generated<'_>> = written
         .iter()
-        .map(|(_, text)| Generated { text: &text.words, tokens: Some(text.tokens), stopped: Some(text.finished), tokens_cut: None })
+        .map(|(_, text)| Generated {
+            text: &text.words,
+            tokens: Some(text.tokens),
+            stopped: Some(text.finished),
+            tokens_cut: None,
+        })
         .collect();
     let (ours, given): (Vec<&str>, Vec<&str>) =
         written.iter().filter_map(|(row, text)| Some((text.words.as_str(), row.description.as_deref()?))).unzip();
@@ -193,7 +204,15 @@ mod tests {
             let strength = if sure { 6.0 } else { 0.4 };
             let logits = [0, 1].map(|class| if class == says { strength } else { 0.0 }).to_vec();
             let novelty = Some(at as f64 / count as f64);
-            Item { sha256: format!("{at}"), appearance, logits: Some(logits), image_logits: None, alpha_text: None, novelty, text: None }
+            Item {
+                sha256: format!("{at}"),
+                appearance,
+                logits: Some(logits),
+                image_logits: None,
+                alpha_text: None,
+                novelty,
+                text: None,
+            }
         };
         ((0..count).map(row).collect(), (0..count).map(item).collect())
     }

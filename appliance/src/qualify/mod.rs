@@ -26,7 +26,7 @@ use crate::cli::Qualify;
 use crate::commands::{bundle, print};
 use crate::engine::{Engine, Mode};
 use crate::error::{Exit, Failure};
-use items::{Item, Store};
+use items::Store;
 use measure::{Answered, Fitted};
 use rows::{Half, Needs, Row};
 
@@ -80,11 +80,13 @@ pub fn run(args: &Qualify) -> Result<Exit, Failure> {
         return Err(none(&failed, &args.data));
     }
     let trainers = opened.manifest.classifier.as_ref().and_then(|part| part.calibration.as_ref());
-    let fitted = classes.as_ref().map(|_| measure::fit(&all, trainers, limit.as_ref(), &options)).transpose().map_err(unmeasurable)?;
+    let fitted =
+        classes.as_ref().map(|_| measure::fit(&all, trainers, limit.as_ref(), &options)).transpose().map_err(unmeasurable)?;
     let recorded = answers::record(&opened, &engine, &all, options.answers)?;
     let mut result = measured(&opened, &all, fitted.as_ref(), &options)?;
     result["provider"] = engine.provider().name.into();
-    result["known_answers"] = json!({"checked": opened.manifest.known_answers.len(), "differences": differences, "recorded": recorded.len()});
+    result["known_answers"] =
+        json!({"checked": opened.manifest.known_answers.len(), "differences": differences, "recorded": recorded.len()});
     result["trainer"] = json!({
         "measures": trainer_measures(&opened),
         "calibration": trainers,
@@ -163,7 +165,12 @@ fn trainer_measures(opened: &Bundle) -> Value {
 }
 
 /// Puts everything into the bundle; its new hash.
-fn write(opened: &Bundle, calibration: Option<Calibration>, recorded: &[answers::Recorded], result: &Value) -> io::Result<String> {
+fn write(
+    opened: &Bundle,
+    calibration: Option<Calibration>,
+    recorded: &[answers::Recorded],
+    result: &Value,
+) -> io::Result<String> {
     let mut manifest = opened.manifest.clone();
     manifest.qualification = Some(result.clone());
     manifest.known_answers.retain(|answer| !answer.image.starts_with(answers::OURS));
@@ -173,7 +180,8 @@ fn write(opened: &Bundle, calibration: Option<Calibration>, recorded: &[answers:
     if let Some(part) = &mut manifest.classifier {
         part.calibration = calibration;
     }
-    let mut changed: Vec<(String, Vec<u8>)> = recorded.iter().map(|(answer, bytes)| (answer.image.clone(), bytes.clone())).collect();
+    let mut changed: Vec<(String, Vec<u8>)> =
+        recorded.iter().map(|(answer, bytes)| (answer.image.clone(), bytes.clone())).collect();
     changed.push((CARD.to_owned(), new.into_bytes()));
     replace::replace(opened, manifest, &changed, answers::OURS)
 }
@@ -196,7 +204,8 @@ fn tell(args: &Qualify, dir: &Path, sha256: &str, result: &Value) -> Result<(), 
 }
 
 fn none(failed: &[String], data: &Path) -> Failure {
-    let problem = |what: &String| crate::error::Problem::new(what, data.display().to_string(), "export the image again, best as 8-bit PNG");
+    let problem =
+        |what: &String| crate::error::Problem::new(what, data.display().to_string(), "export the image again, best as 8-bit PNG");
     Failure { exit: Exit::Usage, problems: failed.iter().map(problem).collect() }
 }
 

@@ -111,7 +111,8 @@ mod tests {
         let old = bundle(&dir);
         let mut manifest = old.manifest.clone();
         manifest.qualification = Some(serde_json::json!({"items": 3}));
-        let changed = [("MODEL_CARD.md".to_owned(), b"new card".to_vec()), ("known_answers/qualified-2.png".to_owned(), b"two".to_vec())];
+        let changed =
+            [("MODEL_CARD.md".to_owned(), b"new card".to_vec()), ("known_answers/qualified-2.png".to_owned(), b"two".to_vec())];
         let sha256 = replace(&old, manifest, &changed, "known_answers/qualified-").unwrap();
         let new = Bundle::open(&dir).unwrap();
         assert_eq!(new.sha256, sha256);

@@ -104,7 +104,10 @@ fn unreadable(file: &Path, error: SheetError) -> Failure {
         ),
         SheetError::Lines { problems, .. } => Failure {
             exit: Exit::Usage,
-            problems: problems.iter().map(|what| Problem::new(what.trim(), file.display().to_string(), "correct the file")).collect(),
+            problems: problems
+                .iter()
+                .map(|what| Problem::new(what.trim(), file.display().to_string(), "correct the file"))
+                .collect(),
         },
     }
 }
@@ -153,7 +156,9 @@ fn row(sheet: &Sheet, record: &Record, images: &Path, needs: &Needs<'_>) -> Resu
 
 /// The hash of an image that lies in the folder and has the header of one.
 fn image(file_name: &str, path: &Path) -> Result<String, String> {
-    if file_name.is_empty() || !Path::new(file_name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+    if file_name.is_empty()
+        || !Path::new(file_name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    {
         return Err(format!("file_name `{file_name}` does not lie in the image folder"));
     }
     let bytes = std::fs::read(path).map_err(|error| format!("{file_name}: {error}"))?;
@@ -186,7 +191,9 @@ fn halved(rows: Vec<(Row, Option<&str>)>, seed: u64) -> Vec<Row> {
     }
     let patient = |row: &Row| row.group.clone().unwrap_or_else(|| format!("\0{}", row.sha256));
     let mut patients: BTreeMap<String, Option<usize>> = BTreeMap::new();
-    rows.iter().for_each(|(row, _)| drop(patients.entry(patient(row)).or_insert(row.class)));
+    for (row, _) in &rows {
+        patients.entry(patient(row)).or_insert(row.class);
+    }
     let mut order: Vec<(Option<usize>, String, String)> =
         patients.into_iter().map(|(name, class)| (class, sha256_hex(format!("{seed} {name}").as_bytes()), name)).collect();
     order.sort();

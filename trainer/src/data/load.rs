@@ -4,10 +4,10 @@ use super::{
     check::{self, Problems},
     classes::{self, ClassOrder},
     images::{self, Looked},
-    sheet::{Record, Sheet},
     table::{Part, Row, Table},
 };
 use crate::error::TrainError;
+use mmlnb_models::sheet::{Record, Sheet};
 use std::path::Path;
 
 /// What a stage cannot do without.

@@ -6,16 +6,15 @@ mod images;
 mod load;
 mod order;
 mod overlap;
-mod sheet;
 mod split;
 mod summary;
 mod table;
 
 pub use classes::ClassOrder;
 pub use load::{Needs, TextLimit, load};
+pub use mmlnb_models::sheet::{Record, Sheet};
 pub use order::order;
 pub use overlap::{Overlap, TRAINING_DATA, TrainingData, check_overlap};
-pub use sheet::{Record, Sheet};
 pub use split::{SPLIT_SEED, Split, SplitBy, SplitOptions, split};
 pub use summary::{Range, Summary};
 pub use table::{Part, Row, Table};
