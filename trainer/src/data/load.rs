@@ -50,7 +50,7 @@ pub fn load(file: &Path, folder: &Path, needs: &Needs<'_>) -> Result<Table, Trai
         }
     }
     let named: Vec<(u64, &str)> =
-        sheet.records.iter().filter_map(|record| Some((record.line, field(&sheet, record, "class")?))).collect();
+        sheet.records.iter().filter_map(|record| Some((record.line, sheet.field(record, "class")?))).collect();
     let (classes, ordinal) = classes::classes(needs.order, &named, &mut problems);
     if needs.class && classes.len() == 1 {
         problems.whole(format!("every row has the class {}; at least two are needed", classes[0]));
@@ -65,31 +65,26 @@ pub fn load(file: &Path, folder: &Path, needs: &Needs<'_>) -> Result<Table, Trai
     Ok(Table { file: file.into(), images: folder.into(), rows, classes, ordinal })
 }
 
-/// A field that is not empty.
-fn field<'s>(sheet: &Sheet, record: &'s Record, column: &str) -> Option<&'s str> {
-    sheet.column(column).map(|at| record.fields[at].as_str()).filter(|text| !text.is_empty())
-}
-
 /// A column that has to be there, with something in every row.
 fn filled(sheet: &Sheet, column: &str, problems: &mut Problems) {
     if sheet.column(column).is_none() {
         return problems.whole(format!("no column `{column}`; the header has: {}", sheet.header.join(", ")));
     }
-    for record in sheet.records.iter().filter(|record| field(sheet, record, column).is_none()) {
+    for record in sheet.records.iter().filter(|record| sheet.field(record, column).is_none()) {
         problems.at(record.line, format!("`{column}` is empty"));
     }
 }
 
 fn row(sheet: &Sheet, record: &Record, classes: &[String], looked: Looked, problems: &mut Problems) -> Row {
-    let text = |column| field(sheet, record, column).map(str::to_string);
+    let text = |column| sheet.field(record, column).map(str::to_string);
     Row {
         line: record.line,
         file_name: text("file_name").unwrap_or_default(),
         description: text("description"),
-        class: field(sheet, record, "class").and_then(|class| classes.iter().position(|name| name == class)),
+        class: sheet.field(record, "class").and_then(|class| classes.iter().position(|name| name == class)),
         group: text("group"),
         site: text("site"),
-        split: field(sheet, record, "split").and_then(|split| part(split, record.line, problems)),
+        split: sheet.field(record, "split").and_then(|split| part(split, record.line, problems)),
         sha256: looked.sha256,
         width: looked.width,
         height: looked.height,
