@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::json::{self, ConfigError, Section};
 use crate::prepare::stain::StainNormalisation;
@@ -555,6 +555,81 @@ impl ClassifierConfig {
             dropout: dropout(&top)?,
         })
     }
+}
+
+impl ClassifierConfig {
+    /// As `config.json` of a classifier's folder has it; [`ClassifierConfig::from_json`] gives the same back. The dropout stands below `recipe`, where a
+    /// trainer adds the rest of its settings.
+    pub fn to_json(&self) -> Value {
+        let (fusion, alpha) = match self.fusion {
+            Fusion::Prmf => ("prmf", None),
+            Fusion::Concat => ("concat", None),
+            Fusion::Fixed(alpha) => ("fixed", Some(alpha)),
+        };
+        let mut config = json!({
+            "model_type": CLASSIFIER_MODEL_TYPE,
+            "classes": self.classes,
+            "image_encoder": self.image.as_ref().map(|(encoder, input)| encoder_json(encoder, input)),
+            "text_encoder": self.text.as_ref().map(bert_json),
+            "fusion": fusion,
+            "confidence_hidden": self.confidence_hidden,
+            "image_head": self.image_head,
+            "recipe": { "dropout": self.dropout },
+        });
+        if let Some(alpha) = alpha {
+            config["alpha_text"] = alpha.into();
+        }
+        if let Some(stain) = self.image.as_ref().and_then(|(_, input)| input.stain.as_ref()) {
+            config["stain_normalisation"] = json!(stain);
+        }
+        config
+    }
+}
+
+fn encoder_json(encoder: &ImageEncoder, input: &ImageInput) -> Value {
+    let mut section = match encoder {
+        ImageEncoder::Vgg16(config) => json!({ "architecture": "vgg16", "channels": config.channels }),
+        ImageEncoder::Swin(config) => json!({
+            "architecture": "swin",
+            "embed_dim": config.embed,
+            "depths": config.depths,
+            "num_heads": config.heads,
+            "window_size": config.window,
+            "patch_size": config.patch,
+            "mlp_ratio": config.mlp_ratio,
+            "layer_norm_eps": config.eps,
+        }),
+    };
+    section["feature_size"] = encoder.features().into();
+    section["image_size"] = json!([input.width, input.height]);
+    section["resample"] = match input.resample {
+        Resample::Bilinear => "bilinear".into(),
+        Resample::Bicubic => "bicubic".into(),
+    };
+    // Written as decimal numbers of f32: 0.485, not the f64 nearest to it.
+    let decimal = |values: [f32; 3]| values.map(|value| value.to_string().parse::<f64>().unwrap_or(f64::from(value)));
+    section["image_mean"] = json!(decimal(input.mean));
+    section["image_std"] = json!(decimal(input.std));
+    section
+}
+
+fn bert_json(config: &BertConfig) -> Value {
+    json!({
+        "model_type": "bert",
+        "vocab_size": config.vocabulary,
+        "hidden_size": config.hidden,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.inner,
+        "hidden_act": "gelu",
+        "max_position_embeddings": config.positions,
+        "type_vocab_size": config.types,
+        "layer_norm_eps": config.eps,
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "position_embedding_type": "absolute",
+        "max_length": config.max_length,
+    })
 }
 
 /// `fusion`: prmf where it is absent, concat, or fixed with a number `alpha_text` beside it.

@@ -13,6 +13,7 @@ pub enum LambdaSchedule {
     /// The end's value in every epoch.
     Constant,
     /// In a straight line from the start in the first epoch to the end in the last, whatever the boundaries are.
+    #[serde(rename = "zero-to-one")]
     OverAll,
 }
 

@@ -6,7 +6,7 @@ use tch::{Kind, Reduction, TchError, Tensor};
 
 /// What decides a step beside the batch.
 #[derive(Debug)]
-pub struct StepOptions<'t> {
+pub struct StepOptions {
     /// Weight of the fused loss.
     pub lambda: f64,
     /// Step size of the optimiser.
@@ -14,7 +14,7 @@ pub struct StepOptions<'t> {
     /// Share of a label that is spread over all classes.
     pub label_smoothing: f64,
     /// `[classes]`; `None`: all weigh 1.
-    pub class_weights: Option<&'t Tensor>,
+    pub class_weights: Option<Tensor>,
     /// What learns and what drops.
     pub mode: Mode,
 }
@@ -44,7 +44,7 @@ pub fn train_step(
     network: &Network,
     optimiser: &mut Optimiser,
     batch: &Batch,
-    options: &StepOptions<'_>,
+    options: &StepOptions,
 ) -> Result<StepResult, TrainError> {
     clear_gradients(network);
     let pass = network.forward_for_training(batch, options.mode)?;
@@ -67,7 +67,7 @@ struct Losses {
     image: Option<Tensor>,
 }
 
-fn losses(outputs: &Outputs, batch: &Batch, options: &StepOptions<'_>) -> Result<Losses, TrainError> {
+fn losses(outputs: &Outputs, batch: &Batch, options: &StepOptions) -> Result<Losses, TrainError> {
     let fused = cross_entropy(outputs.get("logits")?, batch, options)?;
     let Ok(image_logits) = outputs.get("image_logits") else {
         return Ok(Losses { whole: fused.shallow_clone(), fused, image: None });
@@ -78,8 +78,8 @@ fn losses(outputs: &Outputs, batch: &Batch, options: &StepOptions<'_>) -> Result
     Ok(Losses { whole, fused, image: Some(image) })
 }
 
-fn cross_entropy(logits: &Tensor, batch: &Batch, options: &StepOptions<'_>) -> Result<Tensor, TchError> {
-    logits.f_cross_entropy_loss(&batch.labels, options.class_weights, Reduction::Mean, -100, options.label_smoothing)
+fn cross_entropy(logits: &Tensor, batch: &Batch, options: &StepOptions) -> Result<Tensor, TchError> {
+    logits.f_cross_entropy_loss(&batch.labels, options.class_weights.as_ref(), Reduction::Mean, -100, options.label_smoothing)
 }
 
 fn result(outputs: &Outputs, batch: &Batch, losses: &Losses) -> Result<StepResult, TrainError> {
@@ -98,7 +98,7 @@ fn result(outputs: &Outputs, batch: &Batch, losses: &Losses) -> Result<StepResul
 }
 
 fn clear_gradients(network: &Network) {
-    for leaf in network.leaves() {
+    for leaf in network.leaves().filter(|leaf| leaf.tensor.requires_grad()) {
         leaf.tensor.shallow_clone().zero_grad();
     }
 }

@@ -1,5 +1,6 @@
 //! The commands of `mmlnb-train`, one file each.
 
+mod classify;
 mod compare;
 mod generate;
 mod import;
@@ -20,6 +21,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Classify(classify::Args),
     Compare(compare::Args),
     Generate(generate::Args),
     Import(import::Args),
@@ -38,6 +40,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), TrainError> {
     match command {
+        Command::Classify(args) => classify::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Import(args) => import::run(args),

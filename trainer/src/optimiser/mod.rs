@@ -2,7 +2,10 @@
 //!
 //! A tensor without a gradient is left alone: neither it nor its moments nor its step count move. Each tensor counts its own steps.
 
+mod fused;
+
 use crate::torch::Leaf;
+use fused::{Parts, Rates};
 use std::collections::BTreeMap;
 use tch::{Kind, TchError, Tensor};
 
@@ -62,6 +65,20 @@ impl Optimiser {
         }
         let moments = self.moments.get_mut(&leaf.name).expect("it was put there above");
         moments.steps += 1;
+        let corrected = |beta: f64| 1.0 - beta.powi(moments.steps as i32);
+        let rates = Rates {
+            beta1: beta1 as f32,
+            beta2: beta2 as f32,
+            eps: eps as f32,
+            shrink: if decoupled { (1.0 - learning_rate * weight_decay) as f32 } else { 1.0 },
+            decay: if decoupled { 0.0 } else { weight_decay as f32 },
+            step: (learning_rate / corrected(beta1)) as f32,
+            root: (1.0 / corrected(beta2).sqrt()) as f32,
+        };
+        let parts = Parts { weights: &leaf.tensor, gradient, first: &moments.first, second: &moments.second };
+        if parts.step(rates) {
+            return Ok(());
+        }
         let mut weights = leaf.tensor.shallow_clone();
         let mut gradient = gradient.shallow_clone();
         if weight_decay != 0.0 && decoupled {
@@ -72,7 +89,6 @@ impl Optimiser {
         let _ = moments.first.f_lerp_(&gradient, 1.0 - beta1)?;
         let squares = gradient.f_mul(&gradient)?.f_mul_scalar(1.0 - beta2)?;
         let _ = moments.second.f_mul_scalar_(beta2)?.f_add_(&squares)?;
-        let corrected = |beta: f64| 1.0 - beta.powi(moments.steps as i32);
         let root = moments.second.f_sqrt()?.f_div_scalar(corrected(beta2).sqrt())?.f_add_scalar(eps)?;
         let update = moments.first.f_div(&root)?.f_mul_scalar(-learning_rate / corrected(beta1))?;
         weights.f_add_(&update).map(|_| ())

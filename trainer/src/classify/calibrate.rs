@@ -1,0 +1,164 @@
+//! What a trained classifier's answers are worth: temperature, threshold with its promise, distance to the training data, ranges.
+
+use super::{
+    assess::Judge,
+    corpus::{Corpus, Opinion},
+    descriptions::Described,
+    draw::Draw,
+    recipe::Recipe,
+};
+use crate::{data::Table, error::TrainError};
+use mmlnb_models::{
+    bundle::{Calibration, NoveltyLimit, Ranges},
+    measures::{
+        MeasureError,
+        calibration::{Abstention, RiskCoverage, Temperature, abstention, confidence, risk_coverage, temperature},
+        novelty::{self, Neighbours},
+    },
+    verdict::leading,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A text that the describer writes for this share of the training images (and for [`GENERIC_COUNT`] at least) says nothing about one of them.
+const GENERIC_SHARE: f64 = 0.05;
+const GENERIC_COUNT: usize = 3;
+
+/// How the calibration was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Calibrated {
+    /// Items that temperature and thresholds were fitted on.
+    pub items: usize,
+    /// Temperature, with the likelihood before and after.
+    pub temperature: Temperature,
+    /// Every threshold that was tried.
+    pub abstention: Abstention,
+    /// Error against share answered, on these items.
+    pub risk_coverage: RiskCoverage,
+    /// Training items stored for the distance.
+    pub stored: usize,
+    /// Why there is no limit for the distance.
+    pub novelty_reason: Option<String>,
+}
+
+/// Rows with what the network says about them.
+pub(super) type Opinions<'o> = (&'o [usize], &'o [Opinion]);
+
+/// A classifier's calibration, the stored features, and how it was found.
+pub(super) struct Found {
+    pub calibration: Calibration,
+    pub neighbours: Neighbours,
+    pub report: Calibrated,
+}
+
+impl Found {
+    pub fn judge(&self) -> Judge<'_> {
+        Judge { calibration: Some(&self.calibration), neighbours: Some(&self.neighbours) }
+    }
+}
+
+/// Fits everything on `held`, with the training items for distances and ranges.
+///
+/// # Errors
+/// Parts without items, an image that cannot be read.
+pub(super) fn calibrate(
+    recipe: &Recipe,
+    table: &Table,
+    corpus: &Corpus,
+    described: Option<&Described>,
+    held: Opinions<'_>,
+    trained: Opinions<'_>,
+) -> Result<Found, TrainError> {
+    let failed = |error: MeasureError| TrainError::Failed(format!("the calibration part cannot be measured: {error}"));
+    let logits: Vec<Vec<f64>> = held.1.iter().map(|opinion| opinion.logits.clone()).collect();
+    let labels: Vec<usize> = held.0.iter().map(|row| corpus.labels[*row]).collect();
+    let groups = |rows: &[usize]| -> Vec<Option<&str>> { rows.iter().map(|row| table.rows[*row].group.as_deref()).collect() };
+    let fitted = temperature(&logits, &labels).map_err(failed)?;
+    let confidences: Vec<f64> = logits.iter().map(|row| confidence(row, fitted.temperature)).collect();
+    let correct: Vec<bool> = logits.iter().zip(&labels).map(|(row, label)| leading(row) == Some(*label)).collect();
+    let threshold = abstention(&confidences, &correct, &groups(held.0), recipe.accepted_error, recipe.accepted_confidence);
+    let threshold = threshold.map_err(failed)?;
+    let features: Vec<Vec<f32>> = trained.1.iter().map(|opinion| opinion.features.clone()).collect();
+    let neighbours = Neighbours::fit(&features, &groups(trained.0), recipe.seed).map_err(failed)?;
+    let scores: Vec<f64> = held.1.iter().map(|opinion| neighbours.score(&opinion.features)).collect();
+    let limit = novelty::threshold(&scores, recipe.false_alarm);
+    let novelty_reason = limit.is_none().then(|| {
+        format!(
+            "{} calibration images are too few for a false-alarm rate of {}; at least {} are needed",
+            scores.len(),
+            recipe.false_alarm,
+            (1.0 / recipe.false_alarm).ceil() as usize - 1
+        )
+    });
+    let calibration = Calibration {
+        temperature: fitted.temperature,
+        threshold: threshold.threshold,
+        guarantee: threshold.guarantee.clone(),
+        novelty: limit.map(|threshold| NoveltyLimit {
+            threshold,
+            false_alarm: recipe.false_alarm,
+            neighbours: neighbours.neighbours(),
+        }),
+        ranges: Some(ranges(table, corpus, trained.0)?),
+        generic_texts: described.map_or_else(Vec::new, |described| generic(described, trained.0)),
+        ..Calibration::default()
+    };
+    let report = Calibrated {
+        items: labels.len(),
+        temperature: fitted,
+        abstention: threshold,
+        risk_coverage: risk_coverage(&confidences, &correct).map_err(failed)?,
+        stored: neighbours.stored(),
+        novelty_reason,
+    };
+    Ok(Found { calibration, neighbours, report })
+}
+
+/// Half of the patients (of the rows, where there are none), by their hashes: nobody stands on both sides.
+pub(super) fn halved(table: &Table, rows: &[usize], seed: u64) -> (Vec<usize>, Vec<usize>) {
+    let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for row in rows {
+        let group = table.rows[*row].group.clone().unwrap_or_else(|| table.rows[*row].sha256.clone());
+        groups.entry(group).or_default().push(*row);
+    }
+    let mut ordered: Vec<(u64, Vec<usize>)> =
+        groups.into_iter().map(|(group, rows)| (Draw::new(seed, &group, &[]).below(usize::MAX) as u64, rows)).collect();
+    ordered.sort();
+    let mut halves = (Vec::new(), Vec::new());
+    for (_, rows) in ordered {
+        let smaller = if halves.0.len() <= halves.1.len() { &mut halves.0 } else { &mut halves.1 };
+        smaller.extend(rows);
+    }
+    halves.0.sort();
+    halves.1.sort();
+    halves
+}
+
+fn ranges(table: &Table, corpus: &Corpus, rows: &[usize]) -> Result<Ranges, TrainError> {
+    let sides = rows.iter().flat_map(|row| [table.rows[*row].width, table.rows[*row].height]).map(f64::from);
+    let mut scales = Vec::new();
+    if let Some(pictures) = &corpus.pictures {
+        for row in rows {
+            scales.extend(pictures.seen(*row)?.microns_per_pixel);
+        }
+    }
+    Ok(Ranges { image_side: range(sides), microns_per_pixel: range(scales.into_iter()) })
+}
+
+fn range(values: impl Iterator<Item = f64>) -> Option<[f64; 2]> {
+    values.fold(None, |range, value| {
+        let [least, most] = range.unwrap_or([value, value]);
+        Some([f64::min(least, value), f64::max(most, value)])
+    })
+}
+
+/// Generated texts that stand under many different training images.
+fn generic(described: &Described, rows: &[usize]) -> Vec<String> {
+    if described.finished.is_none() {
+        return Vec::new();
+    }
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    rows.iter().for_each(|row| *counts.entry(&described.served[*row]).or_default() += 1);
+    let least = GENERIC_COUNT.max((GENERIC_SHARE * rows.len() as f64).ceil() as usize);
+    counts.into_iter().filter(|(_, count)| *count >= least).map(|(text, _)| text.to_string()).collect()
+}

@@ -1,0 +1,138 @@
+//! Whose words the texts are: the CSV file's, the tuned describer's, or its base's.
+
+use super::recipe::{Descriptions, NullText, Recipe};
+use crate::{
+    data::{Part, Table},
+    error::TrainError,
+    generate::{Source, StopReason, describe_files},
+};
+use std::path::{Path, PathBuf};
+use tch::Device;
+
+/// The file in a run's folder that keeps descriptions as they are made.
+pub(super) const CACHE: &str = "descriptions.jsonl";
+
+/// Texts of all rows.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Described {
+    /// What validation, test and serving read.
+    pub served: Vec<String>,
+    /// What training reads too, in some epochs.
+    pub other: Option<Vec<String>>,
+    /// Of generated texts: whether the model ended it.
+    pub finished: Option<Vec<bool>>,
+}
+
+/// Who describes, as the recipe and the command line say; none when the CSV file does.
+///
+/// # Errors
+/// A describer that the recipe wants and nobody names.
+pub(super) fn source(
+    recipe: &Recipe,
+    describer: Option<&Path>,
+    base: Option<&Path>,
+    device: Device,
+) -> Result<(Descriptions, Option<Source>), TrainError> {
+    let kind = recipe.descriptions.unwrap_or(if describer.is_some() { Descriptions::Generated } else { Descriptions::Csv });
+    if !recipe.reads_texts() || kind == Descriptions::Csv {
+        return Ok((Descriptions::Csv, None));
+    }
+    let (checkpoint, adapter) = match describer {
+        Some(folder) => located(folder, base)?,
+        None => (base.map(Path::to_path_buf), None),
+    };
+    let checkpoint = checkpoint.ok_or_else(|| {
+        TrainError::Asked(match describer {
+            Some(folder) => {
+                format!("{} is an adapter; give the checkpoint beside which it was trained with --base", folder.display())
+            }
+            None => "this recipe's descriptions are generated; give --describer (and --base)".into(),
+        })
+    })?;
+    let adapter = if kind == Descriptions::Base { None } else { adapter };
+    if kind != Descriptions::Base && describer.is_none() {
+        return Err(TrainError::Asked("descriptions of a tuned describer need --describer".into()));
+    }
+    Ok((kind, Some(Source::new(&checkpoint, adapter.as_deref(), device))))
+}
+
+/// Checkpoint and adapter of what `--describer` names: a run of `describe`, an adapter's folder, or a whole checkpoint.
+fn located(folder: &Path, base: Option<&Path>) -> Result<(Option<PathBuf>, Option<PathBuf>), TrainError> {
+    let best = folder.join("best");
+    let folder = if best.is_dir() { best.as_path() } else { folder };
+    if folder.join("adapter_config.json").is_file() {
+        let base = match base {
+            Some(base) => Some(base.to_path_buf()),
+            None => recorded_base(folder)?,
+        };
+        return Ok((base, Some(folder.to_path_buf())));
+    }
+    if folder.join("config.json").is_file() {
+        return Ok((Some(folder.to_path_buf()), None));
+    }
+    Err(TrainError::Asked(format!(
+        "{} holds neither an adapter nor a checkpoint (nor a run with one in `best`)",
+        folder.display()
+    )))
+}
+
+/// The base that a run of `describe` was trained beside, if it still lies there.
+fn recorded_base(adapter: &Path) -> Result<Option<PathBuf>, TrainError> {
+    let Some(run) = adapter.parent().filter(|run| run.join("run.toml").is_file()) else { return Ok(None) };
+    let decided = crate::run::Decided::read(run)?;
+    let base = decided.0.get("paths").and_then(|paths| paths.get("base")).and_then(|base| base.as_str());
+    Ok(base.map(PathBuf::from).filter(|base| base.is_dir()))
+}
+
+/// The texts of all rows, generated where need be; what was generated before is taken from `cache`.
+///
+/// # Errors
+/// Rows without a text, all of them listed; a describer that cannot be used.
+pub(super) fn described(
+    table: &Table,
+    parts: &[Part],
+    recipe: &Recipe,
+    (kind, source): (Descriptions, Option<&Source>),
+    cache: &Path,
+) -> Result<Described, TrainError> {
+    let mut described = of_table(table, source, cache)?;
+    if kind == Descriptions::Mixed {
+        described.other = Some(of_file(table)?);
+    }
+    if recipe.null_text == NullText::Shuffled {
+        described.served = super::texts::shuffled(&described.served, table, parts, recipe.seed);
+        described.other = None;
+        described.finished = None;
+    }
+    Ok(described)
+}
+
+/// The describer's texts of all rows or, without one, the table's own.
+///
+/// # Errors
+/// As [`described`].
+pub(super) fn of_table(table: &Table, source: Option<&Source>, cache: &Path) -> Result<Described, TrainError> {
+    let Some(source) = source else { return Ok(Described { served: of_file(table)?, other: None, finished: None }) };
+    let files: Vec<PathBuf> = table.rows.iter().map(|row| table.image(row)).collect();
+    let made = whole(table, describe_files(source, &files, cache)?)?;
+    let finished = made.iter().map(|one| one.stop_reason == StopReason::EndToken).collect();
+    Ok(Described { served: made.into_iter().map(|one| one.text).collect(), other: None, finished: Some(finished) })
+}
+
+fn of_file(table: &Table) -> Result<Vec<String>, TrainError> {
+    let text = |text: &Option<String>| text.clone().ok_or_else(|| "`description` is empty".to_string());
+    whole(table, table.rows.iter().map(|row| text(&row.description)).collect())
+}
+
+/// All of them, or every row that has none.
+fn whole<T>(table: &Table, found: Vec<Result<T, String>>) -> Result<Vec<T>, TrainError> {
+    let mut problems = Vec::new();
+    let mut all = Vec::with_capacity(found.len());
+    for (row, one) in table.rows.iter().zip(found) {
+        match one {
+            Ok(one) => all.push(one),
+            Err(problem) => problems.push(format!("  line {}: {}: {problem}", row.line, row.file_name)),
+        }
+    }
+    if problems.is_empty() { Ok(all) } else { Err(TrainError::Data { file: table.file.clone(), problems }) }
+}
