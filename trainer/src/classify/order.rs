@@ -1,17 +1,16 @@
 //! Which items an epoch shows, and in which order.
 
 use super::{draw::Draw, recipe::Sampling};
+use crate::data;
 
 /// Items of one epoch in order; `items` are rows with their classes. The same for the same seed and epoch.
 pub(super) fn order(items: &[(usize, usize)], sampling: Sampling, seed: u64, epoch: u64) -> Vec<usize> {
-    let mut draw = Draw::new(seed, "order", &[epoch]);
-    let mut rows: Vec<usize> = match sampling {
+    let rows: Vec<usize> = match sampling {
         Sampling::InOrder => return items.iter().map(|(row, _)| *row).collect(),
         Sampling::Shuffled => items.iter().map(|(row, _)| *row).collect(),
-        Sampling::Balanced => balanced(items, &mut draw),
+        Sampling::Balanced => balanced(items, &mut Draw::new(seed, "balanced order", &[epoch])),
     };
-    draw.shuffle(&mut rows);
-    rows
+    data::order(seed, epoch, rows.len()).into_iter().map(|place| rows[place]).collect()
 }
 
 /// As many rows as there are items, each class as often as the others (but for the remainder); rows of a class repeat only after all were there.

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     data::{self, ClassOrder, Needs, Overlap, Part, Row, Split, SplitBy, SplitOptions, Summary, Table, TextLimit, check_overlap},
+    diagnostics::{cut_texts, generic_texts},
     error::TrainError,
     generate::Source,
     report,
@@ -155,6 +156,9 @@ pub fn run(options: &Options) -> Result<Option<RunMeasures>, TrainError> {
         ordinal: given.table.ordinal,
         save: &save,
     };
+    if state.is_none() {
+        given.diagnose_texts(&mut folder, &corpus, texts.as_ref())?;
+    }
     let best = train(&training, &mut folder, state)?;
     let finished =
         Finished { options, given: &given, config: &config, corpus: &corpus, network: &network, texts: texts.as_ref() };
@@ -296,6 +300,15 @@ impl Given {
         };
         input.stain = Some(target.ok_or_else(failed)?);
         Ok((config, Some(format!("stain target from {} training images", sampled.len()))))
+    }
+
+    /// Says what is wrong with the texts before a step is made.
+    fn diagnose_texts(&self, run: &mut RunFolder, corpus: &Corpus, texts: Option<&Described>) -> Result<(), TrainError> {
+        let (Some(texts), Some(written), Some(text)) = (texts, &corpus.written, &self.start.config.text) else { return Ok(()) };
+        let cut = written.cut();
+        let found =
+            [generic_texts(texts.served.iter().map(String::as_str)), cut_texts(cut.texts, cut.of, text.longest_text() as usize)];
+        found.iter().flatten().try_for_each(|found| run.diagnose(0, 0, found.code, &found.message, found.remedy))
     }
 
     fn corpus(&self, options: &Options, config: &ClassifierConfig, texts: Option<&Described>) -> Result<Corpus, TrainError> {

@@ -2,6 +2,7 @@
 
 use crate::{
     classify::{Options, Protocol, Recipe, RunMeasures, run as train},
+    data::SPLIT_SEED,
     error::TrainError,
     start,
 };
@@ -63,7 +64,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Seed of the split, so that several trainings share one
-    #[arg(long, value_name = "N", default_value_t = 2024)]
+    #[arg(long, value_name = "N", default_value_t = SPLIT_SEED)]
     split_seed: u64,
     /// Go on with a run that was stopped
     #[arg(long)]
