@@ -1,6 +1,8 @@
-//! `cargo xtask bench overhead`: how long the appliance itself takes from drop to report, beside inference.
+//! `cargo xtask bench`. `overhead`: how long the appliance itself takes from drop to report, beside inference.
 //!
 //! Files are renamed into the inbox: that is a complete file by contract, which needs no settling, so there is no settle time to subtract.
+
+mod classify;
 
 use crate::{
     appliance::{Appliance, Daemon, say},
@@ -19,6 +21,8 @@ use std::{
 pub enum Bench {
     /// Drop to report, less inference, over 200 files renamed into the inbox one after the other (such files need no settling)
     Overhead,
+    /// Steps of stage 2 at full size, beside PyTorch
+    Classify(classify::Options),
 }
 
 /// Files dropped.
@@ -30,9 +34,16 @@ const INFERENCE: [&str; 4] = ["vision", "prefill", "decode", "classify"];
 /// The limits: median and 99th percentile in milliseconds.
 const LIMITS: [f64; 2] = [25.0, 100.0];
 
-/// Measures, writes every single value to `target/overhead.csv`, prints the summary, and fails above the limits.
+/// Runs a benchmark.
 pub fn run(bench: &Bench) -> Result<()> {
-    let Bench::Overhead = bench;
+    match bench {
+        Bench::Overhead => overhead(),
+        Bench::Classify(options) => classify::run(options),
+    }
+}
+
+/// Measures, writes every single value to `target/overhead.csv`, prints the summary, and fails above the limits.
+fn overhead() -> Result<()> {
     let folder = std::env::temp_dir().join(format!("mmlnb-bench-{}", std::process::id()));
     let appliance = Appliance::make(folder.clone(), None)?;
     let tiles = slide::tiles(None)?;

@@ -344,7 +344,7 @@ fn protocol_name(protocol: &Protocol, table: &Table) -> String {
         Protocol::Usual if table.rows.iter().any(|row| row.split.is_some()) => "column".into(),
         Protocol::Usual => "default".into(),
         Protocol::Paper => "paper".into(),
-        Protocol::Fold { number, of } => format!("fold {number} of {of}"),
+        Protocol::Fold { number, of } => format!("fold {} of {of}", number + 1),
         Protocol::LeaveOut(site) => format!("leave-out {site}"),
     }
 }

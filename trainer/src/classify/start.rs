@@ -65,13 +65,14 @@ impl Start {
             image_head: recipe.image_head,
             dropout: recipe.dropout,
         };
+        let before_image = folder_config.as_ref().and_then(|config| config.image.as_ref()).map(|(encoder, _)| kind(encoder));
         let before = folder_config.map(|config| config.classes).unwrap_or_default();
         let rows: Option<Vec<usize>> = classes.iter().map(|name| before.iter().position(|other| other == name)).collect();
         let start = Start {
             seed: recipe.seed,
             rows: rows.filter(|rows| rows.len() == before.len()),
             folder: recipe.start.as_ref().map(|start| Checkpoint::open(start, Naming::Classifier)).transpose()?,
-            image: image_source(recipe)?,
+            image: image_source(recipe, before_image)?,
             text: text_source(recipe)?,
             tokenizer,
             config,
@@ -213,10 +214,6 @@ fn image(recipe: &Recipe, start: Option<&ClassifierConfig>) -> Result<Option<(Im
         let input = ImageInput { width, height, resample: Resample::Bilinear, mean: MEAN, std: STD, stain: None };
         return Ok(Some((recipe.encoder()?, input)));
     };
-    let kind = |encoder: &ImageEncoder| match encoder {
-        ImageEncoder::Vgg16(_) => EncoderKind::Vgg16,
-        ImageEncoder::Swin(_) => EncoderKind::Swin,
-    };
     match &start.image {
         Some((encoder, input)) if kind(encoder) == recipe.image_encoder => Ok(Some((encoder.clone(), input.clone()))),
         // Another encoder than the start's: its sizes are the recipe's own, the input's size is the start's.
@@ -250,7 +247,15 @@ fn text(recipe: &Recipe, start: Option<&ClassifierConfig>) -> Result<(Option<Ber
     Ok((Some(config), Some(folder)))
 }
 
-fn image_source(recipe: &Recipe) -> Result<Source, TrainError> {
+fn kind(encoder: &ImageEncoder) -> EncoderKind {
+    match encoder {
+        ImageEncoder::Vgg16(_) => EncoderKind::Vgg16,
+        ImageEncoder::Swin(_) => EncoderKind::Swin,
+    }
+}
+
+/// `before`: the kind of image encoder in the start's folder.
+fn image_source(recipe: &Recipe, before: Option<EncoderKind>) -> Result<Source, TrainError> {
     if recipe.inputs == Inputs::TextOnly {
         return Ok(Source::Absent);
     }
@@ -258,7 +263,7 @@ fn image_source(recipe: &Recipe) -> Result<Source, TrainError> {
         EncoderKind::Vgg16 => Naming::Vgg16,
         EncoderKind::Swin => Naming::Swin,
     };
-    match (recipe.image_init, &recipe.image_weights, &recipe.start) {
+    match (recipe.image_init, &recipe.image_weights, before.filter(|before| *before == recipe.image_encoder)) {
         (Init::Random, _, _) => Ok(Source::Random),
         (Init::Pretrained, Some(file), _) => Ok(Source::File(Checkpoint::open(file, naming)?)),
         (Init::Pretrained, None, Some(_)) => Ok(Source::Folder),

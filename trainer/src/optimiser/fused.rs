@@ -106,7 +106,7 @@ mod tests {
                 }
             }
             let off = (single.tensor.to_kind(Kind::Double) - &double.tensor).abs().max().double_value(&[]);
-            assert!(off < 1e-6, "decay {weight_decay}, decoupled {decoupled}: off by {off}");
+            assert!(off < 1e-5, "decay {weight_decay}, decoupled {decoupled}: off by {off}");
             assert!((double.tensor - start.to_kind(Kind::Double)).abs().max().double_value(&[]) > 1e-2, "the weights have moved");
         }
     }
