@@ -10,6 +10,7 @@ pub mod data;
 pub mod describe;
 pub mod diagnostics;
 pub mod error;
+pub mod evaluate;
 pub mod generate;
 pub mod import;
 pub mod optimiser;

@@ -53,7 +53,7 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     let Args { data, images, base, adapter, output, settings, image_size, batch, device } = args;
     let device = start::device(&device)?;
     let sheet = Sheet::read(&data)?;
-    let source = Source { base, adapter, settings, image_size, device, batch };
+    let source = Source { base, adapter, asked_as: None, settings, image_size, device, batch };
     let mut cache = OsString::from(output.as_os_str());
     cache.push(".descriptions.jsonl");
     let described = describe_files(&source, &image_files(&sheet, &images)?, &PathBuf::from(cache))?;

@@ -2,6 +2,7 @@
 
 mod classify;
 mod compare;
+mod evaluate;
 mod generate;
 mod import;
 mod merge;
@@ -23,6 +24,7 @@ struct Cli {
 enum Command {
     Classify(classify::Args),
     Compare(compare::Args),
+    Evaluate(evaluate::Args),
     Generate(generate::Args),
     Import(import::Args),
     Merge(merge::Args),
@@ -42,6 +44,7 @@ fn run(command: Command) -> Result<(), TrainError> {
     match command {
         Command::Classify(args) => classify::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Import(args) => import::run(args),
         Command::Merge(args) => merge::run(args),

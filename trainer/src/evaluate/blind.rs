@@ -3,7 +3,7 @@
 use super::Pair;
 use crate::{
     error::TrainError,
-    report::{page, picture},
+    report::{examples::picture_within, sheet::page},
     run::files,
 };
 use maud::html;
@@ -18,6 +18,8 @@ use std::path::Path;
 const PAGE: &str = "blind.html";
 /// The sheet that the expert fills in.
 const ANSWERS: &str = "blind_answers.csv";
+/// Longest side of a picture in pixels: it has to be read, not recognised.
+const SIDE: u32 = 1024;
 /// Who wrote what; to be kept from the expert.
 const KEY: &str = "blind_key.json";
 
@@ -47,15 +49,11 @@ pub fn write_blind(folder: &Path, pairs: &[Pair], images: &Path, seed: u64) -> R
         @for (number, (pair, one)) in order.iter().zip(&key).enumerate() {
             @let (a, b) = if one.a == "tuned" { (&pair.tuned, &pair.base) } else { (&pair.base, &pair.tuned) };
             h2 { "Picture " (number + 1) }
-            div class="example" {
-                (picture(&images.join(&pair.file_name)))
-                div {
-                    p { b { "A" } }
-                    blockquote { (a.text) }
-                    p { b { "B" } }
-                    blockquote { (b.text) }
-                }
-            }
+            (picture_within(&images.join(&pair.file_name), SIDE))
+            p { b { "A" } }
+            blockquote { (a.text) }
+            p { b { "B" } }
+            blockquote { (b.text) }
         }
     };
     files::replace_file(&folder.join(PAGE), page("Which description is better?", body).as_bytes())?;

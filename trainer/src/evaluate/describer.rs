@@ -138,7 +138,9 @@ fn side(table: &Table, pairs: &[Pair], written: &[Generated], references: Option
         overlap: references.map(|references| texts::measure(&words, references)).transpose()?,
         facts: references.map(|references| facts::measure(&words, references)).transpose()?,
         behaviour: generated::measure(&described)?,
-        contradicts_class: ClassRule::of(&table.classes).zip(classes).and_then(|(rule, classes)| rule.contradiction_rate(&words, &classes)),
+        contradicts_class: ClassRule::of(&table.classes)
+            .zip(classes)
+            .and_then(|(rule, classes)| rule.contradiction_rate(&words, &classes)),
     })
 }
 

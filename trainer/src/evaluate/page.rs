@@ -3,7 +3,7 @@
 use super::{Compared, DescriberMeasures, Pair, Side};
 use crate::{
     error::TrainError,
-    report::{page, picture},
+    report::{examples::picture, sheet::page},
     run::files,
 };
 use maud::{Markup, html};

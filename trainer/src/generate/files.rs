@@ -23,6 +23,8 @@ pub struct Source {
     pub base: PathBuf,
     /// The adapter that is merged into it.
     pub adapter: Option<PathBuf>,
+    /// The folder whose record of training says how it is asked; `None`: the adapter's, without one the checkpoint's.
+    pub asked_as: Option<PathBuf>,
     /// A file of prompt and generation settings.
     pub settings: Option<PathBuf>,
     /// Width and height that every image gets.
@@ -39,6 +41,7 @@ impl Source {
         Source {
             base: base.into(),
             adapter: adapter.map(Path::to_path_buf),
+            asked_as: None,
             settings: None,
             image_size: None,
             device,
@@ -46,12 +49,35 @@ impl Source {
         }
     }
 
+    /// What a folder holds: a run of `describe` (its best epoch), an adapter or a whole checkpoint. `base` is the checkpoint beside an adapter; without
+    /// it the one that the adapter's configuration names.
+    ///
+    /// # Errors
+    /// A folder that is none of these, an adapter whose base is not to be found.
+    pub fn of(folder: &Path, base: Option<&Path>, device: Device) -> Result<Source, TrainError> {
+        let best = folder.join("best");
+        let folder = if best.is_dir() { best.as_path() } else { folder };
+        if !folder.join("adapter_config.json").is_file() {
+            if folder.join("config.json").is_file() {
+                return Ok(Source::new(folder, None, device));
+            }
+            let problem = format!("{} holds neither an adapter nor a checkpoint, nor a run with one in `best`", folder.display());
+            return Err(TrainError::Asked(problem));
+        }
+        let named = Adapter::open(folder)?.config().base_model.clone().map(PathBuf::from);
+        let base = base.map(Path::to_path_buf).or(named.filter(|base| base.is_dir()));
+        let base = base
+            .ok_or_else(|| TrainError::Asked(format!("{} is an adapter; give its checkpoint with --base", folder.display())))?;
+        Ok(Source::new(&base, Some(folder), device))
+    }
+
     /// Configuration, tokenizer and settings.
     ///
     /// # Errors
     /// Those of [`Prompter::open`].
     pub fn prompter(&self) -> Result<Prompter, TrainError> {
-        Prompter::open(&self.base, self.adapter.as_deref(), self.settings.as_deref(), self.image_size)
+        let record = self.asked_as.as_deref().or(self.adapter.as_deref());
+        Prompter::open(&self.base, record, self.settings.as_deref(), self.image_size)
     }
 
     /// Hash of everything but the image that decides a description: weights, question, settings, image size, kind of device.

@@ -101,8 +101,13 @@ pub fn texts(example: &Example, images: &Path) -> Markup {
 }
 
 /// The image, small; an image that is no longer there leaves its place with a word.
-fn picture(path: &Path) -> Markup {
-    match thumbnail(path) {
+pub fn picture(path: &Path) -> Markup {
+    picture_within(path, SIDE)
+}
+
+/// The image, its longer side at most `side` pixels.
+pub fn picture_within(path: &Path, side: u32) -> Markup {
+    match thumbnail(path, side) {
         Some((jpeg, width, height)) => html! {
             img src=(format!("data:image/jpeg;base64,{}", base64::encode(&jpeg))) alt=(format!("patch, {width} x {height} px"));
         },
@@ -110,12 +115,12 @@ fn picture(path: &Path) -> Markup {
     }
 }
 
-fn thumbnail(path: &Path) -> Option<(Vec<u8>, usize, usize)> {
+fn thumbnail(path: &Path, longest: u32) -> Option<(Vec<u8>, usize, usize)> {
     let picture = decode::decode(&fs::read(path).ok()?, &Limits::default()).ok()?;
     let (width, height) = (picture.width as u32, picture.height as u32);
     let mut small = image::RgbImage::from_raw(width, height, picture.pixels)?;
-    if width.max(height) > SIDE {
-        let scale = f64::from(SIDE) / f64::from(width.max(height));
+    if width.max(height) > longest {
+        let scale = f64::from(longest) / f64::from(width.max(height));
         let side = |pixels: u32| ((f64::from(pixels) * scale).round() as u32).max(1);
         small = image::imageops::thumbnail(&small, side(width), side(height));
     }

@@ -4,7 +4,7 @@
 mod card;
 mod counts;
 mod curves;
-mod examples;
+pub(crate) mod examples;
 mod figures;
 mod measured;
 mod page;

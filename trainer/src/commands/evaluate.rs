@@ -1,0 +1,107 @@
+//! `mmlnb-train evaluate`
+
+use crate::{
+    data::{self, Needs},
+    error::TrainError,
+    evaluate::{compare_descriptions, write_blind, write_page},
+    generate::{BATCH, Generated, Source, write_descriptions},
+    run::files,
+    start,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+use tch::Device;
+
+/// Measures a trained model on other data than its own.
+///
+/// A run of `describe`: base and tuned descriptions side by side, with text measures and facts against the CSV file's descriptions, the difference of
+/// both with its interval over patients, and a page; --blind adds a shuffled A/B page for an expert's reading and its key.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The run's folder
+    #[arg(value_name = "RUN")]
+    run: PathBuf,
+    /// CSV file with the column file_name; description, class and group are used if there
+    #[arg(long, value_name = "CSV")]
+    data: PathBuf,
+    /// The folder that file_name is relative to
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// The checkpoint that the describer was trained from [default: the one that the adapter names]
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+    /// The folder to be written
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// A page with the texts of base and tuned describer in random order, for an expert, and the key apart from it
+    #[arg(long)]
+    blind: bool,
+    /// Of the order of the blind page
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Images that are described together
+    #[arg(long, value_name = "N", default_value_t = BATCH, value_parser = super::at_least_one)]
+    batch: usize,
+    /// Where it computes: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Wrong input, a run that cannot be used; [`TrainError::Partly`] when some images have no description.
+pub fn run(args: Args) -> Result<(), TrainError> {
+    let device = start::device(&args.device)?;
+    let best = args.run.join("best");
+    if !best.is_dir() {
+        return Err(TrainError::Asked(format!("{} is no run: there is no folder `best` in it", args.run.display())));
+    }
+    fs::create_dir_all(&args.output).map_err(TrainError::io("create", &args.output))?;
+    describer(&args, device)
+}
+
+fn describer(args: &Args, device: Device) -> Result<(), TrainError> {
+    let table = data::load(&args.data, &args.images, &Needs::default())?;
+    let tuned = Source { batch: args.batch, ..Source::of(&args.run, args.base.as_deref(), device)? };
+    let base = match (&tuned.adapter, &args.base) {
+        (Some(adapter), _) => Source { adapter: None, asked_as: Some(adapter.clone()), ..tuned.clone() },
+        (None, Some(base)) => Source { base: base.clone(), asked_as: Some(tuned.base.clone()), ..tuned.clone() },
+        (None, None) => {
+            let problem = format!("{} trained all weights; give the checkpoint that it began with by --base", args.run.display());
+            return Err(TrainError::Asked(problem));
+        }
+    };
+    let output = &args.output;
+    let compared = compare_descriptions(&table, &base, &tuned, &output.join("descriptions.jsonl"))?;
+    let measures = serde_json::to_string_pretty(&compared.measures).map_err(|error| TrainError::Failed(error.to_string()))?;
+    files::replace_file(&output.join("measures.json"), format!("{measures}\n").as_bytes())?;
+    let sheet = data::Sheet::read(&args.data)?;
+    for (name, of) in [("base.csv", false), ("tuned.csv", true)] {
+        let written = |record: &data::Record| -> Option<&Generated> {
+            let pair = compared.pairs.iter().find(|pair| pair.line == record.line)?;
+            Some(if of { &pair.tuned } else { &pair.base })
+        };
+        write_descriptions(&sheet, &output.join(name), &sheet.records.iter().map(written).collect::<Vec<_>>())?;
+    }
+    write_page(output, &named(&args.run), &compared, &args.images)?;
+    if args.blind {
+        write_blind(output, &compared.pairs, &args.images, args.seed)?;
+    }
+    for one in &compared.measures.differences {
+        let interval =
+            one.interval.map_or("too few patients for an interval".into(), |i| format!("{:.3} to {:.3}", i.low, i.high));
+        println!("{}: {} ({interval}), tuned minus base", one.measure, one.difference.map_or("-".into(), |d| format!("{d:+.3}")));
+    }
+    println!("{}: {} images", output.join("evaluation.html").display(), compared.pairs.len());
+    match compared.failed.as_slice() {
+        [] => Ok(()),
+        failed => Err(TrainError::Partly(format!("{} rows have no description:\n{}", failed.len(), failed.join("\n")))),
+    }
+}
+
+fn named(run: &Path) -> String {
+    run.file_name().map_or_else(|| run.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
