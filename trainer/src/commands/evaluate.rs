@@ -1,13 +1,15 @@
 //! `mmlnb-train evaluate`
 
 use crate::{
-    data::{self, Needs},
+    classify,
+    data::{self, ClassOrder, Needs},
     error::TrainError,
     evaluate::{compare_descriptions, write_blind, write_page},
     generate::{BATCH, Generated, Source, write_descriptions},
-    run::files,
+    run::{files, predictions},
     start,
 };
+use mmlnb_models::config::{CLASSIFIER_MODEL_TYPE, ClassifierConfig};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -18,6 +20,9 @@ use tch::Device;
 ///
 /// A run of `describe`: base and tuned descriptions side by side, with text measures and facts against the CSV file's descriptions, the difference of
 /// both with its interval over patients, and a page; --blind adds a shuffled A/B page for an expert's reading and its key.
+///
+/// A run of `classify`: predictions.jsonl and measures.json as in the run's own folder, with intervals over patients. Texts are the CSV file's, or with
+/// --describer a describer's.
 #[derive(clap::Args)]
 pub struct Args {
     /// The run's folder
@@ -29,6 +34,9 @@ pub struct Args {
     /// The folder that file_name is relative to
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
+    /// For a classifier: who describes the images, a run of `describe`, an adapter's folder or a checkpoint [default: the CSV file]
+    #[arg(long, value_name = "DIR")]
+    describer: Option<PathBuf>,
     /// The checkpoint that the describer was trained from [default: the one that the adapter names]
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
@@ -59,8 +67,59 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     if !best.is_dir() {
         return Err(TrainError::Asked(format!("{} is no run: there is no folder `best` in it", args.run.display())));
     }
-    fs::create_dir_all(&args.output).map_err(TrainError::io("create", &args.output))?;
+    let create = || fs::create_dir_all(&args.output).map_err(TrainError::io("create", &args.output));
+    if is_classifier(&best)? {
+        if args.blind {
+            return Err(TrainError::Asked("--blind compares texts, but this is a classifier's run".into()));
+        }
+        create()?;
+        return classifier(&args, &best, device);
+    }
+    if args.describer.is_some() {
+        return Err(TrainError::Asked("--describer is for a classifier's run, but this is a describer's".into()));
+    }
+    create()?;
     describer(&args, device)
+}
+
+fn is_classifier(best: &Path) -> Result<bool, TrainError> {
+    let file = best.join("config.json");
+    if !file.is_file() {
+        return Ok(false);
+    }
+    Ok(mmlnb_models::json::read(&file)?.get("model_type").and_then(|kind| kind.as_str()) == Some(CLASSIFIER_MODEL_TYPE))
+}
+
+fn classifier(args: &Args, best: &Path, device: Device) -> Result<(), TrainError> {
+    let config = ClassifierConfig::from_dir(best)?;
+    let describer = args.describer.as_deref().map(|folder| Source::of(folder, args.base.as_deref(), device)).transpose()?;
+    let describer = describer.map(|source| Source { batch: args.batch, ..source });
+    let needs = Needs {
+        class: true,
+        description: config.text.is_some() && describer.is_none(),
+        order: ClassOrder::Fixed(&config.classes),
+        ..Needs::default()
+    };
+    let table = data::load(&args.data, &args.images, &needs)?;
+    let output = &args.output;
+    let found = classify::evaluate(best, &table, describer.as_ref(), &output.join("descriptions.jsonl"), device)?;
+    predictions::write(output, &found.predictions)?;
+    let measures = serde_json::json!({ "test": found.measures });
+    let text = serde_json::to_string_pretty(&measures).map_err(|error| TrainError::Failed(error.to_string()))?;
+    files::replace_file(&output.join("measures.json"), format!("{text}\n").as_bytes())?;
+    for (name, one) in &found.measures.estimates.measures {
+        let interval = one.interval.map_or("no interval".into(), |i| format!("{:.3} to {:.3}", i.low, i.high));
+        println!("{name}: {} ({interval})", one.value.map_or("-".into(), |value| format!("{value:.3}")));
+    }
+    let accepted = &found.measures.accepted;
+    println!(
+        "{}: {} images, {} accepted, {} of these wrong",
+        output.display(),
+        accepted.items,
+        accepted.accepted,
+        accepted.errors
+    );
+    Ok(())
 }
 
 fn describer(args: &Args, device: Device) -> Result<(), TrainError> {

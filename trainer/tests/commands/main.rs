@@ -5,6 +5,7 @@
 mod evaluate;
 mod generate;
 mod peft;
+mod tissue;
 
 use std::{
     path::{Path, PathBuf},
