@@ -40,9 +40,9 @@ pub struct Args {
     /// The checkpoint that the describer was trained from [default: the one that the adapter names]
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
-    /// The folder to be written
+    /// The folder to be written [default: evaluations/NAME in the run's folder, NAME that of the CSV file]
     #[arg(long, value_name = "DIR")]
-    output: PathBuf,
+    output: Option<PathBuf>,
     /// A page with the texts of base and tuned describer in random order, for an expert, and the key apart from it
     #[arg(long)]
     blind: bool,
@@ -67,19 +67,21 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     if !best.is_dir() {
         return Err(TrainError::Asked(format!("{} is no run: there is no folder `best` in it", args.run.display())));
     }
-    let create = || fs::create_dir_all(&args.output).map_err(TrainError::io("create", &args.output));
+    let name = args.data.file_stem().unwrap_or_default();
+    let output = args.output.clone().unwrap_or_else(|| args.run.join("evaluations").join(name));
+    let create = || fs::create_dir_all(&output).map_err(TrainError::io("create", &output));
     if is_classifier(&best)? {
         if args.blind {
             return Err(TrainError::Asked("--blind compares texts, but this is a classifier's run".into()));
         }
         create()?;
-        return classifier(&args, &best, device);
+        return classifier(&args, &best, &output, device);
     }
     if args.describer.is_some() {
         return Err(TrainError::Asked("--describer is for a classifier's run, but this is a describer's".into()));
     }
     create()?;
-    describer(&args, device)
+    describer(&args, &output, device)
 }
 
 fn is_classifier(best: &Path) -> Result<bool, TrainError> {
@@ -90,7 +92,7 @@ fn is_classifier(best: &Path) -> Result<bool, TrainError> {
     Ok(mmlnb_models::json::read(&file)?.get("model_type").and_then(|kind| kind.as_str()) == Some(CLASSIFIER_MODEL_TYPE))
 }
 
-fn classifier(args: &Args, best: &Path, device: Device) -> Result<(), TrainError> {
+fn classifier(args: &Args, best: &Path, output: &Path, device: Device) -> Result<(), TrainError> {
     let config = ClassifierConfig::from_dir(best)?;
     let describer = args.describer.as_deref().map(|folder| Source::of(folder, args.base.as_deref(), device)).transpose()?;
     let describer = describer.map(|source| Source { batch: args.batch, ..source });
@@ -101,7 +103,6 @@ fn classifier(args: &Args, best: &Path, device: Device) -> Result<(), TrainError
         ..Needs::default()
     };
     let table = data::load(&args.data, &args.images, &needs)?;
-    let output = &args.output;
     let found = classify::evaluate(best, &table, describer.as_ref(), &output.join("descriptions.jsonl"), device)?;
     predictions::write(output, &found.predictions)?;
     let measures = serde_json::json!({ "test": found.measures });
@@ -122,7 +123,7 @@ fn classifier(args: &Args, best: &Path, device: Device) -> Result<(), TrainError
     Ok(())
 }
 
-fn describer(args: &Args, device: Device) -> Result<(), TrainError> {
+fn describer(args: &Args, output: &Path, device: Device) -> Result<(), TrainError> {
     let table = data::load(&args.data, &args.images, &Needs::default())?;
     let tuned = Source { batch: args.batch, ..Source::of(&args.run, args.base.as_deref(), device)? };
     let base = match (&tuned.adapter, &args.base) {
@@ -133,7 +134,6 @@ fn describer(args: &Args, device: Device) -> Result<(), TrainError> {
             return Err(TrainError::Asked(problem));
         }
     };
-    let output = &args.output;
     let compared = compare_descriptions(&table, &base, &tuned, &output.join("descriptions.jsonl"))?;
     let measures = serde_json::to_string_pretty(&compared.measures).map_err(|error| TrainError::Failed(error.to_string()))?;
     files::replace_file(&output.join("measures.json"), format!("{measures}\n").as_bytes())?;

@@ -18,8 +18,8 @@ fn golden_lora_evaluate_sets_base_and_tuned_side_by_side() {
     fs::write(folder.path().join("settings.toml"), "").unwrap();
     let rows = "file_name,description,class,group\n0.png,No neuropil.,UD,p1\n1.png,\"Abundant neuropil, rosettes.\",PD,p2\n2.png,Ganglion cells.,D,p3\n";
     fs::write(folder.path().join("data.csv"), rows).unwrap();
-    let (run, csv, images, output) = (path("run"), path("data.csv"), base.join("images"), path("out"));
-    let arguments = ["evaluate", &run, "--data", &csv, "--images", images.to_str().unwrap(), "--output", &output, "--blind"];
+    let (run, csv, images) = (path("run"), path("data.csv"), base.join("images"));
+    let arguments = ["evaluate", &run, "--data", &csv, "--images", images.to_str().unwrap(), "--blind"];
     let (code, errors) = outcome(&mmlnb_train(&arguments));
     assert_eq!(code, Some(2), "{errors}");
     assert!(errors.contains("--base"), "{errors}");
@@ -27,7 +27,9 @@ fn golden_lora_evaluate_sets_base_and_tuned_side_by_side() {
     let arguments = [arguments.as_slice(), &["--base", base.to_str().unwrap()]].concat();
     let (code, errors) = outcome(&mmlnb_train(&arguments));
     assert_eq!(code, Some(0), "{errors}");
-    let read = |name: &str| fs::read_to_string(folder.path().join("out").join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let read = |name: &str| {
+        fs::read_to_string(folder.path().join("run/evaluations/data").join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    };
     let measures: serde_json::Value = serde_json::from_str(&read("measures.json")).unwrap();
     assert_eq!(measures["items"], 3);
     for side in ["base", "tuned"] {
