@@ -43,6 +43,9 @@ pub struct Args {
     /// The folder to be written [default: evaluations/NAME in the run's folder, NAME that of the CSV file]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Prompt and generation settings (TOML), as for `mmlnb-export bundle`
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
     /// A page with the texts of base and tuned describer in random order, for an expert, and the key apart from it
     #[arg(long)]
     blind: bool,
@@ -95,7 +98,7 @@ fn is_classifier(best: &Path) -> Result<bool, TrainError> {
 fn classifier(args: &Args, best: &Path, output: &Path, device: Device) -> Result<(), TrainError> {
     let config = ClassifierConfig::from_dir(best)?;
     let describer = args.describer.as_deref().map(|folder| Source::of(folder, args.base.as_deref(), device)).transpose()?;
-    let describer = describer.map(|source| Source { batch: args.batch, ..source });
+    let describer = describer.map(|source| Source { batch: args.batch, settings: args.settings.clone(), ..source });
     let needs = Needs {
         class: true,
         description: config.text.is_some() && describer.is_none(),
@@ -125,7 +128,8 @@ fn classifier(args: &Args, best: &Path, output: &Path, device: Device) -> Result
 
 fn describer(args: &Args, output: &Path, device: Device) -> Result<(), TrainError> {
     let table = data::load(&args.data, &args.images, &Needs::default())?;
-    let tuned = Source { batch: args.batch, ..Source::of(&args.run, args.base.as_deref(), device)? };
+    let found = Source::of(&args.run, args.base.as_deref(), device)?;
+    let tuned = Source { batch: args.batch, settings: args.settings.clone(), ..found };
     let base = match (&tuned.adapter, &args.base) {
         (Some(adapter), _) => Source { adapter: None, asked_as: Some(adapter.clone()), ..tuned.clone() },
         (None, Some(base)) => Source { base: base.clone(), asked_as: Some(tuned.base.clone()), ..tuned.clone() },

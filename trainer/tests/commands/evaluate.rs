@@ -15,11 +15,12 @@ fn golden_lora_evaluate_sets_base_and_tuned_side_by_side() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
     copy(&lora.join("lora"), &folder.path().join("run/best"));
-    fs::write(folder.path().join("settings.toml"), "").unwrap();
+    fs::write(folder.path().join("settings.toml"), "max_new_tokens = 5\n").unwrap();
     let rows = "file_name,description,class,group\n0.png,No neuropil.,UD,p1\n1.png,\"Abundant neuropil, rosettes.\",PD,p2\n2.png,Ganglion cells.,D,p3\n";
     fs::write(folder.path().join("data.csv"), rows).unwrap();
-    let (run, csv, images) = (path("run"), path("data.csv"), base.join("images"));
-    let arguments = ["evaluate", &run, "--data", &csv, "--images", images.to_str().unwrap(), "--blind"];
+    let (run, csv, images, settings) = (path("run"), path("data.csv"), base.join("images"), path("settings.toml"));
+    let images = images.to_str().unwrap();
+    let arguments = ["evaluate", &run, "--data", &csv, "--images", images, "--settings", &settings, "--blind"];
     let (code, errors) = outcome(&mmlnb_train(&arguments));
     assert_eq!(code, Some(2), "{errors}");
     assert!(errors.contains("--base"), "{errors}");
