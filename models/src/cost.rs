@@ -1,5 +1,9 @@
 //! The reading of a network that counts: parameters, bytes of weights, work, and the memory that intermediate results need.
 
+mod learning;
+
+pub use learning::{Learning, Lesson, learning};
+
 use crate::{
     graph::{AttentionKind, Dim, Graph, Kind, Node, Op, Type, Value, Weight, infer},
     weights::DType,

@@ -17,5 +17,6 @@ pub mod optimiser;
 pub mod phantom;
 pub mod report;
 pub mod run;
+pub mod spelling;
 pub mod start;
 pub mod torch;

@@ -3,6 +3,7 @@
 //! Files are renamed into the inbox: that is a complete file by contract, which needs no settling, so there is no settle time to subtract.
 
 mod classify;
+mod describe;
 
 use crate::{
     appliance::{Appliance, Daemon, say},
@@ -23,6 +24,8 @@ pub enum Bench {
     Overhead,
     /// Steps of stage 2 at full size, beside PyTorch
     Classify(classify::Options),
+    /// Steps of tuning a describer, beside transformers and PEFT when --python names one that has them
+    Describe(describe::Options),
 }
 
 /// Files dropped.
@@ -39,6 +42,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Overhead => overhead(),
         Bench::Classify(options) => classify::run(options),
+        Bench::Describe(options) => describe::run(options),
     }
 }
 

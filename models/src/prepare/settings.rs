@@ -142,6 +142,17 @@ impl Settings {
             Some(file) => SettingsFile::read(file)?,
             None => SettingsFile::default(),
         };
+        Settings::complete(given, file, checkpoint, record, id_of)
+    }
+
+    /// As [`Settings::resolve_trained`], for settings that are read already; `file` is named in errors about them.
+    pub fn complete(
+        given: SettingsFile,
+        file: Option<&Path>,
+        checkpoint: &Path,
+        record: Option<&Record>,
+        id_of: impl Fn(&str) -> Option<i64>,
+    ) -> Result<Self, SettingsError> {
         let config = checkpoint.join("generation_config.json");
         let published = if config.exists() { Published::read(&config)? } else { Published::default() };
         let named = file.unwrap_or(&config);

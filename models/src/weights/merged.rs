@@ -27,6 +27,53 @@ pub fn write_merged(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), WeightError> {
     let weights = Weights::with_adapter(base, adapter)?;
+    rewrite(base, folder, progress, &mut |entry, output, count| match adapted(adapter, entry) {
+        None => Ok(false),
+        Some((weight, dtype)) => {
+            for block in weights.blocks(&weight, BLOCK)? {
+                count(output(&dtype.encode(&block?))?);
+            }
+            Ok(true)
+        }
+    })
+}
+
+/// Writes the base's weight files into `folder`, an existing one: tensors of which `changed` gives new numbers by the hub's key rounded once to the
+/// base's type, everything else byte for byte.
+///
+/// # Errors
+/// New numbers that are fewer or more than the tensor has, files that cannot be written, and what `changed` returns.
+pub fn write_changed(
+    base: &Checkpoint,
+    folder: &Path,
+    changed: Changed<'_>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), WeightError> {
+    rewrite(base, folder, progress, &mut |entry, output, count| {
+        let key = hub_key(&entry.name);
+        let (Some(dtype), Some(values)) = (DType::from_name(&entry.dtype), changed(&key)?) else { return Ok(false) };
+        if values.len() != entry.shape.iter().product::<usize>() {
+            let problem = format!("{} numbers for a tensor of shape {:?}", values.len(), entry.shape);
+            return Err(WeightError::Evaluation { weight: key, problem });
+        }
+        for block in values.chunks(BLOCK / 4) {
+            count(output(&dtype.encode(block))?);
+        }
+        Ok(true)
+    })
+}
+
+/// New numbers of the tensor with this key, if it has any.
+type Changed<'c> = &'c mut dyn FnMut(&str) -> Result<Option<Vec<f32>>, WeightError>;
+
+/// Writes an entry's bytes and counts them, or says that they stay.
+type Put<'p> = &'p mut dyn FnMut(&Entry, Output<'_>, &mut dyn FnMut(usize)) -> Result<bool, WeightError>;
+
+/// Writes bytes and gives their number back.
+type Output<'o> = &'o mut dyn FnMut(&[u8]) -> Result<usize, WeightError>;
+
+/// Every file with its header; `put` writes an entry's bytes, or says that they stay.
+fn rewrite(base: &Checkpoint, folder: &Path, progress: &mut dyn FnMut(u64, u64), put: Put<'_>) -> Result<(), WeightError> {
     let total: u64 = base.files().iter().map(Mapped::size).sum();
     let mut done = 0;
     for file in base.files() {
@@ -45,15 +92,9 @@ pub fn write_merged(
         output.write_all(file.header()).map_err(unwritable)?;
         count(file.header().len());
         for entry in &file.entries {
-            match adapted(adapter, entry) {
-                None => copy(file.bytes(entry), &mut output, &mut count).map_err(unwritable)?,
-                Some((weight, dtype)) => {
-                    for block in weights.blocks(&weight, BLOCK)? {
-                        let bytes = dtype.encode(&block?);
-                        output.write_all(&bytes).map_err(unwritable)?;
-                        count(bytes.len());
-                    }
-                }
+            let mut write = |bytes: &[u8]| output.write_all(bytes).map(|()| bytes.len()).map_err(unwritable);
+            if !put(entry, &mut write, &mut count)? {
+                copy(file.bytes(entry), &mut output, &mut count).map_err(unwritable)?;
             }
         }
         let written = output.into_inner().map_err(|error| unwritable(error.into_error()))?;

@@ -22,5 +22,5 @@ pub use checkpoint::Checkpoint;
 pub use error::{Mismatch, WeightError};
 pub use evaluate::{Blocks, Weights};
 pub use keys::{KeyStyle, Naming};
-pub use merged::write_merged;
+pub use merged::{write_changed, write_merged};
 pub use stored::{DType, Stored};

@@ -2,6 +2,7 @@
 
 mod classify;
 mod compare;
+mod describe;
 mod evaluate;
 mod generate;
 mod import;
@@ -24,6 +25,7 @@ struct Cli {
 enum Command {
     Classify(classify::Args),
     Compare(compare::Args),
+    Describe(describe::Args),
     Evaluate(evaluate::Args),
     Generate(generate::Args),
     Import(import::Args),
@@ -44,6 +46,7 @@ fn run(command: Command) -> Result<(), TrainError> {
     match command {
         Command::Classify(args) => classify::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Describe(args) => describe::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Generate(args) => generate::run(args),
         Command::Import(args) => import::run(args),

@@ -1,6 +1,6 @@
 //! The describer while it is trained: vision tower, embedding, language model and head as plans that share their tensors.
 
-use super::sample::{Batch, Image, UNLABELLED};
+use super::sample::{Batch, Image, Sample, UNLABELLED};
 use crate::{
     error::TrainError,
     torch::{Adapters, Leaf, Pass, Plan, PlanOptions, Randomness, Trainable},
@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 use tch::{Device, Kind, Reduction, TchError, Tensor};
 
 /// Positions whose logits are in memory at one time.
-const CHUNK: i64 = 256;
+pub(super) const CHUNK: i64 = 256;
 
 /// What is trained.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +55,7 @@ pub struct Describer {
     /// States to logits.
     pub head: Plan,
     device: Device,
+    kind: Kind,
 }
 
 /// A describer's graphs with the adapter of `weights` beside them: vision tower, embedding, layers, head.
@@ -106,7 +107,7 @@ impl Describer {
             let frozen = |leaf: &&Leaf| if is_merger(leaf) { !trained.merger } else { !trained.vision_blocks };
             vision.leaves().iter().filter(frozen).for_each(|leaf| drop(leaf.tensor.set_requires_grad(false)));
         }
-        Ok(Describer { config: config.clone(), vision, embedding, decoder, head, device })
+        Ok(Describer { config: config.clone(), vision, embedding, decoder, head, device, kind })
     }
 
     /// The plans that are loaded.
@@ -156,16 +157,46 @@ impl Describer {
     /// What libtorch refuses.
     pub fn nll(&self, batch: &Batch) -> Result<f64, TrainError> {
         let _inference = tch::no_grad_guard();
-        let images = self.image_rows(batch, &[])?;
-        let embeds = self.embedding.forward(&[("input_ids", &self.ids(batch))])?;
-        let embeds = self.with_images(embeds.get("inputs_embeds")?, batch, &images)?;
-        let outputs = self.decoder.forward(&self.decoder_inputs(batch, embeds)?)?;
+        let states = self.states(batch)?;
         let mut sum = 0.0;
-        for (part, targets) in self.chunks(outputs.get("states")?, batch) {
+        for (part, targets) in self.chunks(&states, batch) {
             let logits = self.head.forward(&[("states", &part)])?;
             sum += summed_nll(logits.get("logits")?, &targets)?.double_value(&[]);
         }
         Ok(sum)
+    }
+
+    /// Logits of the token after a sequence, without dropout and without gradients.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn next_logits(&self, sample: &Sample, image: &Image) -> Result<Vec<f32>, TrainError> {
+        let batch = Batch::ending(sample, image, &self.config).map_err(|error| TrainError::Failed(error.to_string()))?;
+        let states = self.states(&batch)?;
+        let logits = self.head.forward(&[("states", &states)])?;
+        Ok(Vec::<f32>::try_from(&logits.get("logits")?.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)?)
+    }
+
+    /// The type in which it computes.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// States `[places, hidden]` from which the batch's labelled tokens are predicted, without dropout and without gradients.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn states(&self, batch: &Batch) -> Result<Tensor, TrainError> {
+        let images = self.image_rows(batch, &[])?;
+        let embeds = self.embedding.forward(&[("input_ids", &self.ids(batch))])?;
+        let embeds = self.with_images(embeds.get("inputs_embeds")?, batch, &images)?;
+        let outputs = self.decoder.forward(&self.decoder_inputs(batch, embeds)?)?;
+        Ok(outputs.get("states")?.shallow_clone())
     }
 
     fn ids(&self, batch: &Batch) -> Tensor {
@@ -260,6 +291,6 @@ fn summed_nll(logits: &Tensor, targets: &Tensor) -> Result<Tensor, TchError> {
     logits.f_to_kind(Kind::Float)?.f_cross_entropy_loss(targets, None::<Tensor>, Reduction::Sum, UNLABELLED, 0.0)
 }
 
-fn not_loaded() -> TrainError {
+pub(super) fn not_loaded() -> TrainError {
     TrainError::Failed("an image came as pixels, but the describer was loaded without its vision tower".into())
 }

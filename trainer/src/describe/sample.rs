@@ -36,6 +36,16 @@ pub enum Image {
     Embeds(Tensor),
 }
 
+impl Image {
+    /// The same numbers in the same memory.
+    pub fn shared(&self) -> Image {
+        match self {
+            Image::Pixels(pixels) => Image::Pixels(pixels.shallow_clone()),
+            Image::Embeds(embeds) => Image::Embeds(embeds.shallow_clone()),
+        }
+    }
+}
+
 /// Samples padded on the right to one length.
 #[derive(Debug)]
 pub struct Batch {
@@ -89,6 +99,17 @@ impl Batch {
             batch.ids.resize(start + tokens, pad);
             batch.images.push((image, sample.grid));
         }
+        Ok(batch)
+    }
+
+    /// One sequence and the place of its last token, whatever its labels say.
+    ///
+    /// # Errors
+    /// As [`Batch::new`].
+    pub fn ending(sample: &Sample, image: &Image, config: &QwenConfig) -> Result<Batch, PositionError> {
+        let mut batch = Batch::new(vec![(sample.clone(), image.shared())], 0, config)?;
+        batch.places = vec![sample.ids.len() as i64 - 1];
+        batch.targets.clear();
         Ok(batch)
     }
 

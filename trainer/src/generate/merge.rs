@@ -114,7 +114,7 @@ fn logits(base: &Path, adapter: Option<&Path>, device: Device) -> Result<Tensor,
         None => Weights::new(&checkpoint),
     };
     let options = PlanOptions { adapters: Adapters::Live, ..PlanOptions::inference(device) };
-    let networks = Networks::new(&prompter.config, &weights, &options, &[])?;
+    let networks = Networks::new(&prompter.config, &weights, &options, &[], true)?;
     let prompt = prompter.prepare(&sample()).map_err(|error| TrainError::Failed(error.to_string()))?;
     networks.all_logits(&prompt)
 }

@@ -123,7 +123,21 @@ impl Generator {
         options: &PlanOptions,
         others: &[&Plan],
     ) -> Result<Generator, TrainError> {
-        let networks = Networks::new(&prompter.config, weights, options, others)?;
+        let networks = Networks::new(&prompter.config, weights, options, others, true)?;
+        Ok(Generator { prompter, networks, batch: BATCH })
+    }
+
+    /// As [`Generator::sharing`] without the vision tower: every prompt brings its image's rows ([`Prompter::with_rows`]).
+    ///
+    /// # Errors
+    /// As [`Generator::sharing`].
+    pub fn without_vision(
+        prompter: Prompter,
+        weights: &Weights<'_>,
+        options: &PlanOptions,
+        others: &[&Plan],
+    ) -> Result<Generator, TrainError> {
+        let networks = Networks::new(&prompter.config, weights, options, others, false)?;
         Ok(Generator { prompter, networks, batch: BATCH })
     }
 

@@ -24,7 +24,8 @@ pub fn graphs(config: &QwenConfig, weights: &Weights<'_>, cached: bool) -> [Grap
 #[derive(Debug)]
 pub(super) struct Networks {
     config: QwenConfig,
-    vision: Plan,
+    /// Absent where every prompt brings its image's rows.
+    vision: Option<Plan>,
     embedding: Plan,
     decoder: Plan,
     device: Device,
@@ -38,9 +39,10 @@ impl Networks {
         weights: &Weights<'_>,
         options: &PlanOptions,
         others: &[&Plan],
+        with_vision: bool,
     ) -> Result<Networks, TrainError> {
         let [vision, embedding, decoder] = graphs(config, weights, true);
-        let vision = Plan::sharing(&vision, weights, options, others)?;
+        let vision = if with_vision { Some(Plan::sharing(&vision, weights, options, others)?) } else { None };
         let embedding = Plan::sharing(&embedding, weights, options, others)?;
         // Tied embeddings are one tensor.
         let both: Vec<&Plan> = others.iter().copied().chain([&embedding]).collect();
@@ -111,8 +113,12 @@ impl Networks {
 
     /// Image tokens `[patches / 4, hidden]`.
     fn image(&self, prompt: &Prompt) -> Result<Tensor, TrainError> {
+        if let Some(rows) = &prompt.rows {
+            return Ok(Tensor::f_from_slice(rows)?.f_reshape([-1, self.config.text.hidden])?.f_to_device(self.device)?);
+        }
         let patches = prompt.vision.patch_positions.len() as i64;
-        let outputs = self.vision.forward(&[
+        let missing = || TrainError::Failed("an image came as pixels, but the describer writes without its vision tower".into());
+        let outputs = self.vision.as_ref().ok_or_else(missing)?.forward(&[
             ("pixel_values", Tensor::f_from_slice(&prompt.patches.pixel_values)?.f_reshape([patches, -1])?.f_to_kind(self.kind)?),
             ("patch_positions_hw", Tensor::f_from_slice(prompt.vision.patch_positions.as_flattened())?.f_reshape([-1, 2])?),
             ("window_index", Tensor::f_from_slice(&prompt.vision.window_index)?),

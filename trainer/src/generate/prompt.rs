@@ -10,7 +10,7 @@ use mmlnb_models::{
         positions::{self, TextPositions, VisionPositions},
         qwen_image::{QwenImageProcessor, QwenPatches, SizeError},
         qwen_tokenizer::QwenTokenizer,
-        settings::Settings,
+        settings::{Settings, SettingsFile},
     },
     record::Record,
 };
@@ -51,6 +51,8 @@ pub struct Prompt {
     pub positions: TextPositions,
     /// The image's SHA-256.
     pub sha256: [u8; 32],
+    /// What the vision tower makes of the patches, where it is known already: `[image tokens * hidden]`.
+    pub rows: Option<Vec<f32>>,
 }
 
 impl Prompter {
@@ -66,6 +68,23 @@ impl Prompter {
         settings: Option<&Path>,
         image_size: Option<[i64; 2]>,
     ) -> Result<Prompter, TrainError> {
+        let given = match settings {
+            Some(file) => SettingsFile::read(file).map_err(|error| TrainError::Asked(error.to_string()))?,
+            None => SettingsFile::default(),
+        };
+        Prompter::with_settings(base, adapter, given, image_size)
+    }
+
+    /// As [`Prompter::open`], for settings that are read already.
+    ///
+    /// # Errors
+    /// As [`Prompter::open`].
+    pub fn with_settings(
+        base: &Path,
+        adapter: Option<&Path>,
+        settings: SettingsFile,
+        image_size: Option<[i64; 2]>,
+    ) -> Result<Prompter, TrainError> {
         let unfit = |problem: String| TrainError::File { path: base.to_path_buf(), problem };
         let config = QwenConfig::from_dir(base)?;
         chat::check_template(base).map_err(|error| TrainError::Asked(error.to_string()))?;
@@ -75,7 +94,7 @@ impl Prompter {
         if let Some([width, height]) = image_size.or(record.as_ref().and_then(|record| record.image_size)) {
             processor = processor.with_size(width, height).map_err(|error| TrainError::Asked(error.to_string()))?;
         }
-        let settings = Settings::resolve_trained(settings, base, record.as_ref(), |token| tokenizer.id(token))
+        let settings = Settings::complete(settings, None, base, record.as_ref(), |token| tokenizer.id(token))
             .map_err(|error| TrainError::Asked(error.to_string()))?;
         let rendered = tokenizer
             .encode(&chat::render(settings.system.as_deref(), 1, &settings.prompt))
@@ -92,12 +111,30 @@ impl Prompter {
     /// An image that is more than 200 times as long as wide.
     pub fn prepare(&self, picture: &Picture) -> Result<Prompt, SizeError> {
         let patches = self.processor.patches(&picture.rgb)?;
-        let grids = [patches.grid];
-        let vision = positions::vision_positions(&grids, &self.config.vision);
+        let vision = positions::vision_positions(&[patches.grid], &self.config.vision);
+        let (ids, positions) = self.placed(patches.grid);
+        Ok(Prompt { patches, vision, ids, positions, sha256: picture.sha256, rows: None })
+    }
+
+    /// The prompt of an image of which the vision tower's rows are known.
+    pub fn with_rows(&self, grid: [i64; 3], rows: Vec<f32>, sha256: [u8; 32]) -> Prompt {
+        let (ids, positions) = self.placed(grid);
+        let patches = QwenPatches { pixel_values: Vec::new(), grid };
+        let vision = positions::vision_positions(&[grid], &self.config.vision);
+        Prompt { patches, vision, ids, positions, sha256, rows: Some(rows) }
+    }
+
+    /// Ids and positions for an image of this grid.
+    fn placed(&self, grid: [i64; 3]) -> (Vec<i64>, TextPositions) {
         let one_image = "the prompt has one image token, as `open` has seen, and the run is made from the grid";
-        let ids = positions::expand_images(&self.rendered, &grids, &self.config).expect(one_image);
-        let positions = positions::text_positions(&ids, &grids, &self.config).expect(one_image);
-        Ok(Prompt { patches, vision, ids, positions, sha256: picture.sha256 })
+        let ids = positions::expand_images(&self.rendered, &[grid], &self.config).expect(one_image);
+        let positions = positions::text_positions(&ids, &[grid], &self.config).expect(one_image);
+        (ids, positions)
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &QwenTokenizer {
+        &self.tokenizer
     }
 
     /// The text of an answer, without special tokens.

@@ -1,13 +1,14 @@
 //! Trainings of LoRA, rsLoRA and DoRA: every loss, every gradient's length and the weights at the end.
 
 use crate::{
-    files::{Tensors, family, integers, json, list, number, text, tolerance},
+    files::{Tensors, family, integers, json, list, number, picture, text, tolerance},
     qwen::Family,
     shared::compare::distance,
 };
 use mmlnb_models::weights::{Adapter, Checkpoint, Naming, Weights};
 use mmlnb_trainer::{
-    describe::{self, Batch, Describer, Image, Sample, Schedule, Trained},
+    describe::{self, Batch, Describer, Image, Recipe, Sample, Schedule, Templates, Trained},
+    generate::Prompter,
     optimiser::{Optimiser, OptimiserOptions},
 };
 use serde_json::Value;
@@ -46,6 +47,33 @@ fn start(folder: &Path, dir: &Path, training: &Value) -> Adapter {
     std::fs::copy(config, folder.join("adapter_config.json")).unwrap();
     std::fs::copy(dir.join(text(training, "start")), folder.join("adapter_model.safetensors")).unwrap();
     Adapter::open(folder).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Ids and labels of every row of every batch, by our own template from the example's image, question and answer.
+#[test]
+fn golden_lora_samples() {
+    let Some(dir) = family("lora") else { return };
+    let cases = json(&dir.join("cases.json"));
+    let Some(folder) = family(text(&cases, "base")) else { return };
+    let images = json(&folder.join("cases.json"));
+    let stored = Tensors::read(dir.join(text(&cases, "batch_tensors")));
+    let examples = list(&cases, "examples");
+    for (number, batch) in list(&cases, "batches").iter().enumerate() {
+        for (row, example) in integers(batch).into_iter().enumerate() {
+            let example = &examples[example as usize];
+            let file = text(&list(&images, "images")[example["image"].as_u64().unwrap() as usize], "file");
+            let picture = picture(&folder.join(file));
+            let recipe = Recipe { prompt: Some(text(example, "prompt").into()), ..Recipe::default() };
+            let prompter = Prompter::with_settings(&folder, None, recipe.settings(), None).unwrap();
+            let templates = Templates::new(&prompter, &recipe).unwrap();
+            let sample = templates.sample(picture.width as i64, picture.height as i64, text(example, "answer")).unwrap();
+            let length = sample.ids.len() as i64;
+            let row = |key: &str| stored.get(&format!("{number}.{key}")).i(row as i64);
+            let cut = |key: &str| Vec::<i64>::try_from(row(key).narrow(0, 0, length)).unwrap();
+            assert_eq!(row("attention_mask").sum(Kind::Int64).int64_value(&[]), length, "batch {number}");
+            assert_eq!((sample.ids, sample.labels), (cut("input_ids"), cut("labels")), "batch {number}");
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,173 @@
+//! `mmlnb-train describe`.
+
+use crate::{
+    data::{self, Needs, Part, Row, Split, SplitOptions, Summary, Table, TrainingData},
+    describe::{
+        self, Item, Recipe, Templates, Training,
+        memory::{self, Load},
+    },
+    error::TrainError,
+    generate::Prompter,
+    run::{Decided, Opened, RunFolder},
+    start,
+};
+use mmlnb_models::{
+    graph::Graph,
+    hash::sha256_hex,
+    record::Record,
+    weights::{Checkpoint, Naming, Weights},
+};
+use serde_json::json;
+use std::path::PathBuf;
+use tch::Device;
+
+/// Tune a Qwen2.5-VL describer on images and their descriptions (LoRA, rsLoRA, DoRA or all weights).
+#[derive(clap::Args)]
+pub struct Args {
+    /// CSV file with the columns file_name and description; group, site and split are used if there.
+    #[arg(long, value_name = "CSV")]
+    data: PathBuf,
+    /// The folder that file_name is relative to.
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// A Qwen2.5-VL checkpoint in the Hugging Face layout.
+    #[arg(long, value_name = "DIR")]
+    base: PathBuf,
+    /// The run's folder: best/, last/, metrics.jsonl, run.toml.
+    #[arg(long, value_name = "RUN")]
+    output: PathBuf,
+    /// Settings of the run (TOML); what it leaves out has the documented defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to compute: cpu, cuda, cuda:N, or auto for a GPU if there is one.
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    device: String,
+    /// Go on with the run in --output.
+    #[arg(long)]
+    resume: bool,
+    /// Check everything, show one sample token by token, the memory and the plan, and stop.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Trains.
+///
+/// # Errors
+/// Everything that is wrong with settings and data, before any weight is loaded; then whatever stops the training.
+pub fn run(args: Args) -> Result<(), TrainError> {
+    let device = device(&args.device)?;
+    let recipe = Recipe::read(args.config.as_deref())?;
+    let prompter = Prompter::with_settings(&args.base, None, recipe.settings(), recipe.image_size)?;
+    if recipe.method != describe::Method::Full {
+        describe::check_targets(&recipe, &prompter.config)?;
+    }
+    let templates = Templates::new(&prompter, &recipe)?;
+    let (table, split) = checked_data(&args, &recipe, &templates)?;
+    let [train, validation] = [Part::Train, Part::Validation].map(|part| templates.items(&table, &split.parts, part));
+    let (train, validation) = (train?, validation?);
+    if train.is_empty() {
+        return Err(TrainError::Asked(format!("{} has no row for training; see `split` and `fractions`", args.data.display())));
+    }
+    let base = Checkpoint::open(&args.base, Naming::Qwen)?;
+    let weights = Weights::new(&base);
+    base.check_all(describe::graphs(&prompter.config, &weights).iter().map(Graph::parameters))?;
+    eprintln!("{}", Summary::of(&table, &split, None));
+    split.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
+    say_plan(&recipe, &train, &validation, device);
+    plan_memory(&recipe, &prompter, &base, device, &train)?;
+    if args.dry_run {
+        println!("{}", templates.shown(&train[0].sample).join("\n"));
+        return Ok(());
+    }
+    let decided = decided(&recipe, &table, &split, &base, &prompter)?;
+    let (folder, state) = match RunFolder::open(&args.output, &decided, args.resume)? {
+        Opened::Fresh(folder) => (folder, None),
+        Opened::Resumed(folder, state) => (folder, Some(state)),
+        Opened::Finished => return Ok(()),
+    };
+    let prompt = Some(prompter.settings.prompt.clone());
+    let record = Record { image_size: recipe.image_size, prompt, data_sha256: table.sha256() };
+    let training = Training {
+        recipe: &recipe,
+        prompter: &prompter,
+        base: &base,
+        images: &args.images,
+        train: &train,
+        validation: &validation,
+        pad: templates.pad(),
+        device,
+        record: &record,
+        training_data: &TrainingData::of(&table, &split),
+    };
+    let outcome = training.run(folder, state)?;
+    let best = outcome.best.map_or(String::new(), |nll| format!(", best validation loss {nll:.4}"));
+    println!("{}: {} epochs{best}", args.output.display(), outcome.epochs);
+    Ok(())
+}
+
+fn device(name: &str) -> Result<Device, TrainError> {
+    match (name, start::start()?) {
+        ("auto", start::Cuda::Ready { .. }) => start::device("cuda"),
+        ("auto", _) => Ok(Device::Cpu),
+        (name, _) => start::device(name),
+    }
+}
+
+fn checked_data(args: &Args, recipe: &Recipe, templates: &Templates<'_>) -> Result<(Table, Split), TrainError> {
+    let tokens = |row: &Row| templates.tokens(row);
+    let limit = data::TextLimit { tokens: &tokens, most: recipe.max_tokens, cut: false };
+    let needs = Needs { description: true, text: Some(limit), ..Needs::default() };
+    let table = data::load(&args.data, &args.images, &needs)?;
+    let usual = SplitOptions::usual(&table, recipe.split_seed);
+    let split = data::split(&table, &SplitOptions { fractions: recipe.fractions, ..usual })?;
+    Ok((table, split))
+}
+
+fn say_plan(recipe: &Recipe, train: &[Item], validation: &[Item], device: Device) {
+    let each = train.len().div_ceil(recipe.batch_size).div_ceil(recipe.accumulation);
+    let longest = train.iter().map(|item| item.sample.ids.len()).max().unwrap_or(0);
+    eprintln!(
+        "{} images train, {} validate; longest sequence {longest} tokens; {} epochs of {each} steps of {} x {} images on {device:?}",
+        train.len(),
+        validation.len(),
+        recipe.epochs,
+        recipe.batch_size,
+        recipe.accumulation,
+    );
+}
+
+/// The memory table; a run that cannot fit is refused.
+fn plan_memory(
+    recipe: &Recipe,
+    prompter: &Prompter,
+    base: &Checkpoint,
+    device: Device,
+    train: &[Item],
+) -> Result<(), TrainError> {
+    let load = Load::of(train, recipe.batch_size);
+    let place = (device, describe::base_kind(recipe, base));
+    let given = recipe.memory_gib.map(|gib| (gib * (1u64 << 30) as f64) as i64);
+    let plan = match given.or_else(|| memory::free(device)) {
+        Some(available) => memory::check(recipe, &prompter.config, place, load, available)?,
+        None => {
+            eprintln!("warning: nobody says how much memory {device:?} has free; give `memory_gib` to have the plan checked");
+            memory::plan(recipe, &prompter.config, place, load)?
+        }
+    };
+    eprintln!("memory:\n{}", plan.lines().join("\n"));
+    Ok(())
+}
+
+/// Everything that decides the result.
+fn decided(recipe: &Recipe, table: &Table, split: &Split, base: &Checkpoint, prompter: &Prompter) -> Result<Decided, TrainError> {
+    let parts: String = split.parts.iter().map(|part| format!("{part:?}\n")).collect();
+    Decided::default()
+        .with("recipe", recipe)?
+        .with(
+            "data",
+            json!({ "sha256": table.sha256(), "split_sha256": sha256_hex(parts.as_bytes()), "rows": table.rows.len() }),
+        )?
+        .with("base", json!({ "sha256": base.sha256()?, "prompt": prompter.settings.prompt }))?
+        .with("seeds", json!({ "seed": recipe.seed, "split_seed": recipe.split_seed }))?
+        .with("versions", json!({ "mmlnb": env!("CARGO_PKG_VERSION"), "libtorch": start::TORCH_VERSION }))
+}

@@ -1,0 +1,68 @@
+//! In which order samples are seen: shuffled, but with neighbours of like length, so that little is padding.
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+
+/// Micro-batches whose samples are sorted by length together.
+const BUCKET: usize = 64;
+
+/// A micro-batch: numbers of samples.
+pub type Micro = Vec<usize>;
+
+/// The windows of an epoch, each of at most `accumulation` micro-batches of at most `batch` samples. Follows from the seed, the epoch and the lengths
+/// alone. Every sample comes once.
+pub fn windows(lengths: &[usize], (seed, epoch): (u64, u64), batch: usize, accumulation: usize) -> Vec<Vec<Micro>> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(epoch);
+    let mut numbers: Vec<usize> = (0..lengths.len()).collect();
+    shuffle(&mut numbers, &mut random);
+    let mut micros: Vec<Micro> = Vec::new();
+    for bucket in numbers.chunks_mut(BUCKET * batch) {
+        bucket.sort_by_key(|number| lengths[*number]);
+        let mut own: Vec<Micro> = bucket.chunks(batch).map(<[usize]>::to_vec).collect();
+        shuffle(&mut own, &mut random);
+        micros.extend(own);
+    }
+    micros.chunks(accumulation).map(<[Micro]>::to_vec).collect()
+}
+
+/// Fisher and Yates.
+fn shuffle<T>(items: &mut [T], random: &mut ChaCha8Rng) {
+    for end in (1..items.len()).rev() {
+        // 64 random bits: the remainder's bias is below 2^-40 for any list that fits into memory.
+        items.swap(end, (random.next_u64() % (end as u64 + 1)) as usize);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sample_comes_once_and_neighbours_are_alike() {
+        let lengths: Vec<usize> = (0..1003).map(|n| 10 + n * 7919 % 400).collect();
+        let windows = windows(&lengths, (1, 0), 4, 3);
+        let mut seen: Vec<usize> = windows.iter().flatten().flatten().copied().collect();
+        seen.sort();
+        assert_eq!(seen, (0..1003).collect::<Vec<_>>());
+        assert!(windows.iter().rev().skip(1).all(|window| window.len() == 3));
+        let spread = |micro: &Micro| {
+            let own = micro.iter().map(|number| lengths[*number]);
+            own.clone().max().unwrap() - own.min().unwrap()
+        };
+        let micros: Vec<&Micro> = windows.iter().flatten().collect();
+        let mean = micros.iter().map(|micro| spread(micro)).sum::<usize>() / micros.len();
+        assert!(mean < 40, "lengths within a batch differ by {mean} on average");
+    }
+
+    #[test]
+    fn the_order_follows_from_seed_and_epoch() {
+        let lengths = vec![5; 50];
+        let order = |seed, epoch| windows(&lengths, (seed, epoch), 4, 2);
+        assert_eq!(order(1, 2), order(1, 2));
+        assert_ne!(order(1, 2), order(1, 3));
+        assert_ne!(order(1, 2), order(2, 2));
+    }
+}
