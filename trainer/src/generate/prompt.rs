@@ -72,7 +72,7 @@ impl Prompter {
             Some(file) => SettingsFile::read(file).map_err(|error| TrainError::Asked(error.to_string()))?,
             None => SettingsFile::default(),
         };
-        Prompter::with_settings(base, adapter, given, image_size)
+        Prompter::with_settings(base, trained, given, image_size)
     }
 
     /// As [`Prompter::open`], for settings that are read already.
@@ -81,7 +81,7 @@ impl Prompter {
     /// As [`Prompter::open`].
     pub fn with_settings(
         base: &Path,
-        adapter: Option<&Path>,
+        trained: Option<&Path>,
         settings: SettingsFile,
         image_size: Option<[i64; 2]>,
     ) -> Result<Prompter, TrainError> {
