@@ -149,14 +149,19 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sites: BTreeSet<&String> = self.parts.iter().flat_map(|part| part.sites.keys()).collect();
         write!(f, "{:<12}{:>8}{:>10}", "part", "images", "patients")?;
-        self.classes.iter().try_for_each(|class| write!(f, "{class:>8}"))?;
-        sites.iter().try_for_each(|site| write!(f, "{:>12}", format!("site {site}")))?;
+        self.classes.iter().try_for_each(|class| write!(f, "  {class:>6}"))?;
+        sites.iter().try_for_each(|site| write!(f, "  site {site}"))?;
         writeln!(f)?;
         for part in &self.parts {
             let patients = part.patients.map_or("-".to_string(), |count| count.to_string());
             write!(f, "{:<12}{:>8}{patients:>10}", part.part, part.images)?;
-            part.per_class.iter().try_for_each(|count| write!(f, "{count:>8}"))?;
-            sites.iter().try_for_each(|site| write!(f, "{:>12}", part.sites.get(*site).unwrap_or(&0)))?;
+            self.classes
+                .iter()
+                .zip(&part.per_class)
+                .try_for_each(|(class, count)| write!(f, "{count:>width$}", width = class.len().max(6) + 2))?;
+            sites
+                .iter()
+                .try_for_each(|site| write!(f, "{:>width$}", part.sites.get(*site).unwrap_or(&0), width = site.len() + 7))?;
             writeln!(f)?;
         }
         let mut lines = Vec::new();

@@ -5,27 +5,27 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
-/// Micro-batches whose samples are sorted by length together.
-const BUCKET: usize = 64;
+/// Windows whose samples are sorted by length together.
+const BUCKET: usize = 8;
 
 /// A micro-batch: numbers of samples.
 pub type Micro = Vec<usize>;
 
 /// The windows of an epoch, each of at most `accumulation` micro-batches of at most `batch` samples. Follows from the seed, the epoch and the lengths
-/// alone. Every sample comes once.
+/// alone, and which samples make a step from `batch * accumulation` alone, so that less memory need not mean other steps. Every sample comes once; a
+/// last window that is not full takes random samples.
 pub fn windows(lengths: &[usize], (seed, epoch): (u64, u64), batch: usize, accumulation: usize) -> Vec<Vec<Micro>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(epoch);
     let mut numbers: Vec<usize> = (0..lengths.len()).collect();
     shuffle(&mut numbers, &mut random);
-    let mut micros: Vec<Micro> = Vec::new();
-    for bucket in numbers.chunks_mut(BUCKET * batch) {
-        bucket.sort_by_key(|number| lengths[*number]);
-        let mut own: Vec<Micro> = bucket.chunks(batch).map(<[usize]>::to_vec).collect();
-        shuffle(&mut own, &mut random);
-        micros.extend(own);
-    }
-    micros.chunks(accumulation).map(<[Micro]>::to_vec).collect()
+    let size = batch * accumulation;
+    let rest = numbers.split_off(numbers.len() - numbers.len() % size);
+    numbers.chunks_mut(BUCKET * size).for_each(|bucket| bucket.sort_by_key(|number| lengths[*number]));
+    let mut windows: Vec<&[usize]> = numbers.chunks(size).collect();
+    shuffle(&mut windows, &mut random);
+    windows.extend(Some(rest.as_slice()).filter(|rest| !rest.is_empty()));
+    windows.into_iter().map(|window| window.chunks(batch).map(<[usize]>::to_vec).collect()).collect()
 }
 
 /// Fisher and Yates.
@@ -55,6 +55,16 @@ mod tests {
         let micros: Vec<&Micro> = windows.iter().flatten().collect();
         let mean = micros.iter().map(|micro| spread(micro)).sum::<usize>() / micros.len();
         assert!(mean < 40, "lengths within a batch differ by {mean} on average");
+    }
+
+    #[test]
+    fn a_step_has_the_same_samples_however_it_is_cut() {
+        let lengths: Vec<usize> = (0..203).map(|n| 10 + n * 7919 % 400).collect();
+        let steps = |batch, accumulation| -> Vec<Vec<usize>> {
+            windows(&lengths, (3, 1), batch, accumulation).into_iter().map(|window| window.concat()).collect()
+        };
+        assert_eq!(steps(8, 1), steps(1, 8));
+        assert_eq!(steps(8, 1), steps(4, 2));
     }
 
     #[test]

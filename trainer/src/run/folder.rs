@@ -111,7 +111,7 @@ impl RunFolder {
     /// # Errors
     /// What the operating system refuses.
     pub fn diagnose(&mut self, step: u64, epoch: u64, code: &str, message: &str, remedy: &str) -> Result<(), TrainError> {
-        eprintln!("note: {message}; {remedy}");
+        eprintln!("note: {}; {remedy}", message.trim_end_matches('.'));
         let values = [("code", code), ("message", message), ("remedy", remedy)];
         self.metrics.write(Kind::Diagnostic, step, epoch, values.map(|(name, text)| (name.to_string(), Value::from(text))))
     }
