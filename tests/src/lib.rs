@@ -10,6 +10,7 @@ mod drops;
 mod ledger;
 mod notes;
 mod patches;
+mod trainer;
 
 pub use appliance::Appliance;
 pub use binaries::{Ran, appliance_binary, binary, command, has_failpoints, installed, run};
@@ -20,6 +21,7 @@ pub use drops::{drop_by_copy, drop_by_rename, drop_in_pieces, drop_size_first};
 pub use ledger::{FileRow, ReportRow};
 pub use notes::Note;
 pub use patches::{Patch, patches, sha256_hex};
+pub use trainer::{Stage, Training, checkout, losses, phantoms, send};
 
 use std::time::{Duration, Instant};
 
