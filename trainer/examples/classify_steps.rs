@@ -1,7 +1,7 @@
 //! Times the training step of stage 2 in its three phases, for `cargo xtask bench classify`: VGG16 and BERT-base with random weights.
 //!
 //! `classify_steps FOLDER BATCH STEPS THREADS PHASE..`: weights go into FOLDER and stay there; one JSON line a phase (all, text_frozen, last) with the
-//! seconds of each step.
+//! seconds and the processor seconds (of all threads) of each step.
 
 use mmlnb_models::{
     config::{BertConfig, ClassifierConfig, Fusion, ImageEncoder, ImageInput, Resample, Vgg16Config},
@@ -16,6 +16,7 @@ use mmlnb_trainer::{
     start,
     torch::Randomness,
 };
+use rustix::time::{ClockId, clock_gettime};
 use std::{
     fs,
     num::NonZeroU16,
@@ -43,8 +44,8 @@ fn main() -> Result<(), TrainError> {
     let checkpoint = Checkpoint::open(&file, Naming::Classifier)?;
     for phase in phases {
         let network = Network::new(&config, &checkpoint, Device::Cpu, false)?;
-        let seconds = time(&network, phase, batch, steps)?;
-        println!("{}", serde_json::json!({ "phase": phase, "seconds": seconds }));
+        let (seconds, processor): (Vec<f64>, Vec<f64>) = time(&network, phase, batch, steps)?.into_iter().unzip();
+        println!("{}", serde_json::json!({ "phase": phase, "seconds": seconds, "processor": processor }));
     }
     Ok(())
 }
@@ -108,8 +109,8 @@ fn weights(config: &ClassifierConfig, folder: &Path) -> Result<PathBuf, TrainErr
     Ok(file)
 }
 
-/// Seconds of each step of a phase.
-fn time(network: &Network, phase: &str, batch: i64, steps: i64) -> Result<Vec<f64>, TrainError> {
+/// Seconds and processor seconds of each step of a phase.
+fn time(network: &Network, phase: &str, batch: i64, steps: i64) -> Result<Vec<(f64, f64)>, TrainError> {
     let (image, text) = match phase {
         "all" => (false, false),
         "text_frozen" => (false, true),
@@ -138,9 +139,15 @@ fn time(network: &Network, phase: &str, batch: i64, steps: i64) -> Result<Vec<f6
             class_weights: None,
             mode: Mode { frozen, frozen_drop: false, randomness: Randomness { seed: 1, step } },
         };
-        let started = Instant::now();
+        let (started, processor) = (Instant::now(), processor_seconds());
         train_step(network, &mut optimiser, &batch, &options)?;
-        seconds.push(started.elapsed().as_secs_f64());
+        seconds.push((started.elapsed().as_secs_f64(), processor_seconds() - processor));
     }
     Ok(seconds)
+}
+
+/// What all threads of this process have used of the processors so far.
+fn processor_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
