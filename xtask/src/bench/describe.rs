@@ -91,21 +91,22 @@ fn description() -> String {
     (0..WORDS).map(|n| words[n % words.len()]).collect::<Vec<_>>().join(" ")
 }
 
-/// As many images as steps, a pixel apart, all with the same text.
+/// As many images as steps, a pixel apart, all with the same text, and one for validation, without which no run is.
 fn write_data(folder: &Path, steps: usize, description: &str) -> Result<()> {
     let images = folder.join("images");
     fs::create_dir_all(&images)?;
     let mut csv = String::from("file_name,description,split\n");
-    for number in 0..steps {
+    for number in 0..=steps {
         let pixel =
             |x: u32, y: u32| image::Rgb([(x * 7 % 256) as u8, (y * 5 % 256) as u8, if x + y == 0 { number as u8 } else { 90 }]);
         image::RgbImage::from_fn(252, 252, pixel).save(images.join(format!("{number}.png")))?;
-        csv += &format!("{number}.png,{description},train\n");
+        let part = if number == steps { "validation" } else { "train" };
+        csv += &format!("{number}.png,{description},{part}\n");
     }
     fs::write(folder.join("data.csv"), csv)?;
     let settings = format!(
         "rank = {RANK}\nalpha = {}\ndropout = 0.0\nepochs = 1\nbatch_size = 1\naccumulation = 1\nwarmup = 0.0\nsave_steps = 0\n\
-         image_size = [252, 252]\nprompt = \"{PROMPT}\"\n",
+         validation_texts = 0\nimage_size = [252, 252]\nprompt = \"{PROMPT}\"\n",
         2 * RANK
     );
     fs::write(folder.join("describe.toml"), settings)?;
