@@ -18,7 +18,7 @@ use mmlnb_models::{
     weights::{Checkpoint, Naming, Weights},
 };
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf, absolute};
 use tch::Device;
 
 /// Tune a Qwen2.5-VL describer on images and their descriptions (LoRA, rsLoRA, DoRA or all weights).
@@ -71,8 +71,7 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     let base = Checkpoint::open(&args.base, Naming::Qwen)?;
     let weights = Weights::new(&base);
     base.check_all(describe::graphs(&prompter.config, &weights).iter().map(Graph::parameters))?;
-    let summary = Summary::of(&table, &split, None);
-    eprintln!("{summary}");
+    eprintln!("{}", Summary::of(&table, &split, None));
     split.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
     say_plan(&recipe, &train, &validation, device);
     plan_memory(&recipe, &prompter, &base, device, &train)?;
@@ -80,13 +79,12 @@ pub fn run(args: Args) -> Result<(), TrainError> {
         println!("{}", templates.shown(&train[0].sample).join("\n"));
         return Ok(());
     }
-    let decided = decided(&recipe, &table, &split, &base, &prompter)?;
-    let (mut folder, state) = match RunFolder::open(&args.output, &decided, args.resume)? {
+    let decided = decided(&recipe, &table, &split, &base, &prompter, &args)?;
+    let (folder, state) = match RunFolder::open(&args.output, &decided, args.resume)? {
         Opened::Fresh(folder) => (folder, None),
         Opened::Resumed(folder, state) => (folder, Some(state)),
         Opened::Finished => return Ok(()),
     };
-    folder.write("measures.json", format!("{:#}\n", json!({ "data": summary })).as_bytes())?;
     let prompt = Some(prompter.settings.prompt.clone());
     let record = Record { image_size: recipe.image_size, prompt, data_sha256: table.sha256() };
     let training = Training {
@@ -161,7 +159,17 @@ fn plan_memory(
 }
 
 /// Everything that decides the result.
-fn decided(recipe: &Recipe, table: &Table, split: &Split, base: &Checkpoint, prompter: &Prompter) -> Result<Decided, TrainError> {
+fn decided(
+    recipe: &Recipe,
+    table: &Table,
+    split: &Split,
+    base: &Checkpoint,
+    prompter: &Prompter,
+    args: &Args,
+) -> Result<Decided, TrainError> {
+    // Later commands look for the base here, from whatever folder they are started.
+    let found = |path: &Path| absolute(path).map_err(TrainError::io("read", path));
+    let paths = json!({ "data": found(&args.data)?, "images": found(&args.images)?, "base": found(&args.base)? });
     let parts: String = split.parts.iter().map(|part| format!("{part:?}\n")).collect();
     Decided::default()
         .with("recipe", recipe)?
@@ -171,5 +179,6 @@ fn decided(recipe: &Recipe, table: &Table, split: &Split, base: &Checkpoint, pro
         )?
         .with("base", json!({ "sha256": base.sha256()?, "prompt": prompter.settings.prompt }))?
         .with("seeds", json!({ "seed": recipe.seed, "split_seed": recipe.split_seed }))?
-        .with("versions", json!({ "mmlnb": env!("CARGO_PKG_VERSION"), "libtorch": start::TORCH_VERSION }))
+        .with("versions", json!({ "mmlnb": env!("CARGO_PKG_VERSION"), "libtorch": start::TORCH_VERSION }))?
+        .with("paths", paths)
 }

@@ -4,7 +4,6 @@
 mod adapter;
 mod checkpoint;
 mod describer;
-mod examples;
 mod images;
 mod items;
 mod known_answers;
