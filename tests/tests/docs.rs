@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use mmlnb_tests::{Appliance, binary, command, drop_by_copy, installed, patches, run};
+use mmlnb_tests::{Appliance, binary, command, copy_folder, drop_by_copy, golden, installed, patches, phantoms, run};
 use rusqlite::{Connection, OpenFlags};
 
 fn root() -> PathBuf {
@@ -241,6 +241,89 @@ fn docs_name_every_column_of_both_views() {
             assert!(text.contains(&format!("`{column}`")), "docs/database.md explains `{column}` of {view}");
         }
     }
+}
+
+/// What docs/training.md starts from, small: phantoms in place of patches, golden checkpoints in place of the hub's.
+fn researchers_desk() -> tempfile::TempDir {
+    let desk = tempfile::tempdir().expect("a temporary folder can be made");
+    let at = |name: &str| desk.path().join(name);
+    for data in ["nbpath", "nbitp"] {
+        copy_folder(&phantoms(), &at(data));
+    }
+    copy_folder(&golden("qwen2_5_vl"), &at("Qwen2.5-VL-7B-Instruct"));
+    copy_folder(&golden("bert"), &at("bert-base-uncased"));
+    let rows = fs::read_to_string(phantoms().join("data.csv")).expect("phantoms were drawn");
+    let test = rows.lines().enumerate().filter(|(number, row)| *number == 0 || row.ends_with(",test"));
+    let test: String = test.map(|(_, row)| format!("{row}\n")).collect();
+    fs::write(at("nbitp/test.csv"), test).expect("the folder is writable");
+    fs::copy(golden("vgg16/model.zip.pth"), at("vgg16-397923af.pth")).expect("the folder is writable");
+    let describer =
+        "rank = 2\nepochs = 1\nimage_size = [56, 56]\nbase_dtype = \"f32\"\nvalidation_texts = 2\nmax_new_tokens = 6\n";
+    fs::write(at("describer.toml"), describer).expect("the folder is writable");
+    let channels = fs::read_to_string(golden("vgg16/config.json")).expect("the golden data is there");
+    let channels: serde_json::Value = serde_json::from_str(&channels).expect("it is JSON");
+    let classifier = format!(
+        "image_weights = \"vgg16.safetensors\"\ntext_weights = \"bert-base-uncased\"\nchannels = {}\nimage_size = [64, 64]\n\
+         max_length = 32\nepochs = 3\nbatch_size = 8\n",
+        channels["channels"]
+    );
+    fs::write(at("classifier.toml"), classifier).expect("the folder is writable");
+    desk
+}
+
+#[test]
+fn the_commands_of_training_md_run_in_their_order() {
+    let desk = researchers_desk();
+    let mut ran = 0;
+    for block in blocks(&root().join("docs/training.md")).iter().filter(|block| block.language == "sh") {
+        for words in commands(block) {
+            let (program, words) = ours(&words).unwrap_or_else(|| panic!("{}: {words:?} is no program of ours", block.place));
+            let mut command = command(&binary(&program));
+            command.current_dir(desk.path()).args(words).env("OMP_NUM_THREADS", "1");
+            if words[0] == "describe" && !words.iter().any(|word| word == "--config") {
+                command.args(["--config", "describer.toml"]);
+            }
+            if words[0] == "phantom" {
+                command.args(["--patches", "1", "--size", "32"]);
+            }
+            let outcome = run(&mut command);
+            assert_eq!(outcome.code, 0, "{}: {words:?}\n{}\n{}", block.place, outcome.out, outcome.err);
+            ran += 1;
+        }
+    }
+    assert!(ran >= 8, "only {ran} commands were found");
+}
+
+/// Settings that docs/training.md shows are keys that the stage knows: a dry run reads them.
+#[test]
+fn the_settings_of_training_md_are_known() {
+    let desk = researchers_desk();
+    let mut shown = 0;
+    for block in blocks(&root().join("docs/training.md")).iter().filter(|block| block.language == "toml") {
+        let stage = if block.text.contains("rank") { "describe" } else { "classify" };
+        let file = desk.path().join("shown.toml");
+        let small = fs::read_to_string(desk.path().join("classifier.toml")).expect("it was just written");
+        let small = small.lines().filter(|line| line.starts_with("channels") && stage == "classify");
+        let imported = desk.path().join("vgg16.safetensors");
+        fs::copy(golden("vgg16/model.safetensors"), imported).expect("the folder is writable");
+        fs::write(&file, format!("{}{}\n", block.text, small.collect::<String>())).expect("the folder is writable");
+        let mut command = command(&binary("mmlnb-train"));
+        command.current_dir(desk.path()).args([
+            stage,
+            "--data",
+            "nbpath/data.csv",
+            "--images",
+            "nbpath/images",
+            "--output",
+            "run",
+            "--dry-run",
+        ]);
+        command.args((stage == "describe").then_some(["--base", "Qwen2.5-VL-7B-Instruct"]).into_iter().flatten());
+        let outcome = run(command.args(["--config", "shown.toml"]));
+        assert_eq!(outcome.code, 0, "{}\n{}\n{}", block.place, outcome.out, outcome.err);
+        shown += 1;
+    }
+    assert!(shown >= 2, "only {shown} blocks of settings were found");
 }
 
 #[test]
