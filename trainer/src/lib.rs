@@ -3,6 +3,7 @@
 //! [`start`] comes first in every program: it loads the CUDA part if there is one and refuses a libtorch of another version. [`torch`] turns a
 //! graph and its weights into a plan that runs forward and, for training, backward.
 
+pub mod ablate;
 pub mod classify;
 pub mod commands;
 pub mod compare;

@@ -6,6 +6,7 @@ use crate::{
     error::TrainError,
     generate::{Source, StopReason, describe_files},
 };
+use mmlnb_models::measures::facts::mask_class_words;
 use std::path::{Path, PathBuf};
 use tch::Device;
 
@@ -103,6 +104,10 @@ pub(super) fn described(
         described.served = super::texts::shuffled(&described.served, table, parts, recipe.seed);
         described.other = None;
         described.finished = None;
+    }
+    if recipe.null_text == NullText::Masked {
+        let mask = |text: &mut String| *text = mask_class_words(text, &table.classes);
+        described.served.iter_mut().chain(described.other.iter_mut().flatten()).for_each(mask);
     }
     Ok(described)
 }

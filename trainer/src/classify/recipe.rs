@@ -160,6 +160,8 @@ pub enum NullText {
     None,
     /// The text of another patient.
     Shuffled,
+    /// Their own, with the words that name a class masked.
+    Masked,
 }
 
 /// What stands in the place of the images.

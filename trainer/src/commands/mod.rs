@@ -1,5 +1,6 @@
 //! The commands of `mmlnb-train`, one file each.
 
+mod ablate;
 mod classify;
 mod compare;
 mod describe;
@@ -23,6 +24,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Ablate(ablate::Args),
     Classify(classify::Args),
     Compare(compare::Args),
     Describe(describe::Args),
@@ -44,6 +46,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), TrainError> {
     match command {
+        Command::Ablate(args) => ablate::run(args),
         Command::Classify(args) => classify::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Describe(args) => describe::run(args),

@@ -1,4 +1,5 @@
 //! Stage 2 as a whole, at tiny sizes.
 
+mod ablations;
 mod data;
 mod runs;

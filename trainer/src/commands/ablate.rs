@@ -1,0 +1,95 @@
+//! `mmlnb-train ablate`
+
+use crate::{
+    ablate::{Options, USUAL, lines, markdown, run as train, variations},
+    error::TrainError,
+    start,
+};
+use std::path::PathBuf;
+
+/// Trains recipes over seeds on one split and compares them with the first: the paper's figure, ours with its interval, and the paired difference.
+///
+/// Besides recipes there are three variations of `paper` that take away what the method should need: shuffled-text (the text of another patient),
+/// blank-image, and masked-text (words that name a class). The first variation's classifiers are then asked with true, swapped, generic and empty texts:
+/// how alpha answers to worse texts. Each run has its own folder, OUTPUT/NAME/seed-N; finished runs are kept and stopped ones go on, so the same
+/// command continues after Ctrl-C. The tables are printed and written to ablation.md, ablation.json and ablation.html in OUTPUT.
+///
+/// Exit code 3: some runs could not be trained, and the table holds the others.
+#[derive(clap::Args)]
+pub struct Args {
+    /// CSV file with the columns file_name, description, class and, if known, group (patient), site, split
+    #[arg(long, value_name = "CSV")]
+    data: PathBuf,
+    /// The folder below which the images lie
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// The folder of all runs and of the table
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Recipes and variations; the others are compared with the first
+    #[arg(long, value_name = "A,B,..", value_delimiter = ',', default_values_t = USUAL.map(String::from))]
+    recipes: Vec<String>,
+    /// Seeds of weights, order and dropout
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_values_t = [1, 2, 3])]
+    seeds: Vec<u64>,
+    /// TOML file with keys for all recipes, and tables named like one with keys for it alone
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Who describes the images: a run of `describe`, an adapter's folder or a Qwen2.5-VL checkpoint [default: the CSV file]
+    #[arg(long, value_name = "DIR")]
+    describer: Option<PathBuf>,
+    /// The checkpoint beside which the describer's adapter was trained [default: the one that its run names]
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+    /// Names of the classes from the lowest to the highest [default: UD,PD,D where those are the names]
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    class_order: Option<Vec<String>>,
+    /// Seed of the split, the same for all runs, and of the draws
+    #[arg(long, value_name = "N", default_value_t = 2024)]
+    split_seed: u64,
+    /// Where to compute: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Lines of JSON instead of Markdown: one a variation, then one a condition of the texts
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Wrong data or settings, a signal, and [`TrainError::Partly`] when some runs could not be trained.
+pub fn run(args: Args) -> Result<(), TrainError> {
+    let device = start::device(&args.device)?;
+    let config = match &args.config {
+        None => toml::Table::new(),
+        Some(file) => {
+            let text = std::fs::read_to_string(file).map_err(TrainError::io("read", file))?;
+            text.parse().map_err(|error| TrainError::File { path: file.clone(), problem: format!("{error}") })?
+        }
+    };
+    let mut seeds = args.seeds;
+    seeds.sort_unstable();
+    seeds.dedup();
+    let ablation = train(&Options {
+        data: args.data,
+        images: args.images,
+        output: args.output,
+        variations: variations(&args.recipes, &config)?,
+        seeds,
+        describer: args.describer,
+        base: args.base,
+        class_order: args.class_order,
+        split_seed: args.split_seed,
+        device,
+    })?;
+    if args.json {
+        lines(&ablation).iter().for_each(|line| println!("{line}"));
+    } else {
+        print!("{}", markdown(&ablation));
+    }
+    if ablation.failed.is_empty() {
+        return Ok(());
+    }
+    Err(TrainError::Partly(format!("{} runs could not be trained:\n{}", ablation.failed.len(), ablation.failed.join("\n"))))
+}
