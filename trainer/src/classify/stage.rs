@@ -95,6 +95,8 @@ pub struct Options {
 /// `measures.json`: everything measured on the best epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunMeasures {
+    /// What was trained and measured on.
+    pub data: Summary,
     /// The best epoch and why it is the best.
     pub best: Best,
     /// `macro_f1` or, for the paper's protocol, `weighted_f1` on the reported part.
@@ -455,6 +457,7 @@ impl Finished<'_> {
         warnings.extend(found.report.novelty_reason.clone());
         let by_paper = self.given.split.reported_is_validation;
         Ok(RunMeasures {
+            data: self.given.summary.clone(),
             best,
             chosen_by: if by_paper { "weighted_f1 on the reported part" } else { "macro_f1" }.into(),
             validation: of(Part::Validation)?.ok_or_else(|| TrainError::Failed("the validation part is empty".into()))?,

@@ -71,7 +71,8 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     let base = Checkpoint::open(&args.base, Naming::Qwen)?;
     let weights = Weights::new(&base);
     base.check_all(describe::graphs(&prompter.config, &weights).iter().map(Graph::parameters))?;
-    eprintln!("{}", Summary::of(&table, &split, None));
+    let summary = Summary::of(&table, &split, None);
+    eprintln!("{summary}");
     split.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));
     say_plan(&recipe, &train, &validation, device);
     plan_memory(&recipe, &prompter, &base, device, &train)?;
@@ -80,11 +81,12 @@ pub fn run(args: Args) -> Result<(), TrainError> {
         return Ok(());
     }
     let decided = decided(&recipe, &table, &split, &base, &prompter, &args)?;
-    let (folder, state) = match RunFolder::open(&args.output, &decided, args.resume)? {
+    let (mut folder, state) = match RunFolder::open(&args.output, &decided, args.resume)? {
         Opened::Fresh(folder) => (folder, None),
         Opened::Resumed(folder, state) => (folder, Some(state)),
         Opened::Finished => return Ok(()),
     };
+    folder.write("measures.json", format!("{:#}\n", json!({ "data": summary })).as_bytes())?;
     let prompt = Some(prompter.settings.prompt.clone());
     let record = Record { image_size: recipe.image_size, prompt, data_sha256: table.sha256() };
     let training = Training {

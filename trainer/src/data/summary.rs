@@ -1,7 +1,7 @@
 //! What a data set holds, for the eyes of its owner and for the run's card.
 
 use super::{Part, Row, Split, Table, TextLimit};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -11,7 +11,7 @@ use std::{
 const PATIENTS_FOR_INTERVALS: usize = 10;
 
 /// Smallest, middle and largest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
     /// Smallest.
     pub least: usize,
@@ -22,7 +22,7 @@ pub struct Range {
 }
 
 /// Counts of one part.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartSummary {
     /// The part.
     pub part: Part,
@@ -37,7 +37,7 @@ pub struct PartSummary {
 }
 
 /// A data set and its split in numbers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// Names of the classes in the order of the logits.
     pub classes: Vec<String>,

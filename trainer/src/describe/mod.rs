@@ -4,6 +4,7 @@
 mod adapter;
 mod checkpoint;
 mod describer;
+mod examples;
 mod images;
 mod items;
 mod known_answers;

@@ -2,6 +2,7 @@
 
 use super::{
     describer::{Describer, Trained},
+    examples,
     images::Images,
     items::Item,
     loader::Loader,
@@ -123,6 +124,9 @@ impl Training<'_> {
         say_what_is_trained(&describer, self.base, &self.prompter.config);
         let saver = Saver { training: self, start: adapter.as_ref(), describer: &describer, images: &images };
         let validation = Validation { training: self, describer: &describer, images: &images, weights: &weights };
+        if position.step == 0 {
+            examples::keep_base(&mut run, &validation)?;
+        }
         self.epochs(&mut run, &mut position, &mut optimiser, (&describer, &images), (&saver, &validation))?;
         let outcome = Outcome { epochs: position.epoch, best: position.best };
         report::write(run.path(), self.images)?;
@@ -233,6 +237,9 @@ impl Training<'_> {
         }
         if better {
             run.replace("best", |folder| saver.write(folder))?;
+            if let Some(texts) = found.as_ref().and_then(|found| found.texts.as_ref()) {
+                examples::write(run, validation, &texts.texts)?;
+            }
         }
         run.replace("last", |folder| saver.write(folder))?;
         diagnose(run, position, found.as_ref())?;

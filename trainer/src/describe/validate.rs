@@ -96,14 +96,14 @@ impl Validation<'_> {
     }
 
     /// The items with the smallest hashes: the same ones in every epoch and every run, chosen by nobody.
-    fn subset(&self) -> Vec<&Item> {
+    pub(super) fn subset(&self) -> Vec<&Item> {
         let mut items: Vec<&Item> = self.training.validation.iter().collect();
         items.sort_by(|a, b| a.sha256.cmp(&b.sha256));
         items.truncate(self.training.recipe.validation_texts);
         items
     }
 
-    fn texts(&self) -> Result<Texts, TrainError> {
+    pub(super) fn texts(&self) -> Result<Texts, TrainError> {
         let items = self.subset();
         let written = self.written(&items)?;
         let texts: Vec<&str> = written.iter().map(|one| one.text.as_str()).collect();

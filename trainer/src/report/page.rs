@@ -164,13 +164,13 @@ fn measure_table(record: &Record) -> Markup {
                     }
                 }
             }
+            (alone(record, &parts))
         }
-        (alone(record, &parts))
         p class="small soft" { "In brackets: 95 % intervals, drawn over patients where they are known. All probabilities are after the temperature." }
     }
 }
 
-/// What each half of the network, the texts and each site are worth by themselves.
+/// Rows for what each half of the network, the texts and each site are worth by themselves.
 fn alone(record: &Record, parts: &[&str]) -> Markup {
     let rows = [
         ("accuracy of the image alone", ["image_only", "accuracy"]),
@@ -182,16 +182,17 @@ fn alone(record: &Record, parts: &[&str]) -> Markup {
     ];
     let number = |part: &str, path| measured::plain(record, part, path);
     html! {
-        table {
-            @for (words, path) in rows.into_iter().filter(|(_, path)| parts.iter().any(|part| number(part, *path).is_some())) {
-                tr {
-                    td { (words) }
-                    @for part in parts { td class="n" { (number(part, path).map_or_else(String::new, |value| format!("{value:.3}"))) } }
-                }
+        @for (words, path) in rows.into_iter().filter(|(_, path)| parts.iter().any(|part| number(part, *path).is_some())) {
+            tr {
+                td { (words) }
+                @for part in parts { td class="n" { (number(part, path).map_or_else(String::new, |value| format!("{value:.3}"))) } }
             }
-            @for part in parts {
-                @for (site, items, accuracy) in measured::sites(record, part) {
-                    tr { td { "accuracy at site " (site) ", " (part) } td class="n" { (format!("{accuracy:.3} on {items}")) } }
+        }
+        @for part in parts {
+            @for (site, items, accuracy) in measured::sites(record, part) {
+                tr {
+                    td { "accuracy at site " (site) }
+                    @for other in parts { td class="n" { @if other == part { (format!("{accuracy:.3} on {items}")) } } }
                 }
             }
         }
