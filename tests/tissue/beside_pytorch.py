@@ -3,7 +3,8 @@
     python beside_pytorch.py --patches DIR --program mmlnb-train --output DIR [--seeds 5] [--epochs 12] [--losses-only]
 
 DIR of patches: images/ and labels.csv (file_name, class, group). Each fold leaves patients out for the test and others for the choice of the
-epoch; each seed draws start weights and the order of the training images. Prints the largest difference of the loss over the first 20 steps, and
+epoch; each seed draws start weights and the order of the training images. Both programs read the same PNG copies, 256 pixels wide: JPEG decoders differ
+in the last bit of many pixels, which is not what is compared here. Prints the largest difference of the loss over the first 20 steps, and
 both programs' accuracy over all left-out images of each seed, with the interval over patients. Exit code 1 when a loss differs by more than 1e-3.
 """
 import argparse
@@ -24,7 +25,7 @@ from torch.nn import functional
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 DEPTHS = [2, 2, 3, 3, 3]
-TOLERANCE, STEPS, DRAWS = 1e-3, 20, 2000
+TOLERANCE, STEPS, DRAWS, COPY = 1e-3, 20, 2000, 256
 
 
 class Vgg(nn.Module):
@@ -70,6 +71,16 @@ def read_rows(patches):
         return [{key: row[key] for key in ("file_name", "class", "group")} for row in csv.DictReader(file)]
 
 
+def copies(patches, rows, folder):
+    """The images as PNG, read once by Pillow; rows get the copies' names."""
+    os.makedirs(folder, exist_ok=True)
+    for row in rows:
+        with Image.open(os.path.join(patches, "images", row["file_name"])) as image:
+            image = image.convert("RGB").resize((COPY, COPY), Image.BILINEAR)
+        row["file_name"] = os.path.splitext(row["file_name"])[0] + ".png"
+        image.save(os.path.join(folder, row["file_name"]))
+
+
 def folds(rows):
     """For each fold of patients (test) another one (validation), so that training keeps as many classes as can be."""
     patients = sorted({row["group"] for row in rows})
@@ -93,9 +104,9 @@ def split_rows(rows, test, validation, seed):
     return rows
 
 
-def pixels(patches, row, size, known):
+def pixels(images, row, size, known):
     if row["file_name"] not in known:
-        with Image.open(os.path.join(patches, "images", row["file_name"])) as image:
+        with Image.open(os.path.join(images, row["file_name"])) as image:
             image = image.convert("RGB").resize((size, size), Image.BILINEAR)
         values = torch.from_numpy(numpy.asarray(image).astype("float32") / 255)
         known[row["file_name"]] = ((values - torch.tensor(MEAN)) / torch.tensor(STD)).permute(2, 0, 1)
@@ -116,7 +127,7 @@ def plain_loop(options, rows, classes, start, known):
     data = {}
     for part in ("train", "validation", "test"):
         own = [row for row in rows if row["split"] == part]
-        data[part] = (torch.stack([pixels(options.patches, row, options.size, known) for row in own]),
+        data[part] = (torch.stack([pixels(options.images, row, options.size, known) for row in own]),
                       torch.tensor([classes.index(row["class"]) for row in own]))
     losses, best, answers = [], -1.0, None
     for _ in range(options.epochs):
@@ -146,7 +157,7 @@ def ours(options, rows, start, folder, seed):
         file.write(f'start = "{os.path.abspath(start)}"\nepochs = {options.epochs}\nbatch_size = {options.batch}\n'
                    f'learning_rate = {options.learning_rate}\nsampling = "in-order"\n')
     command = [options.program, "classify", "--recipe", "image-only", "--data", table, "--images",
-               os.path.join(options.patches, "images"), "--output", run, "--config", config, "--seed", str(seed)]
+               options.images, "--output", run, "--config", config, "--seed", str(seed)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}\n{done.stderr}")
@@ -190,6 +201,8 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = read_rows(options.patches)
+    options.images = os.path.join(options.output, "images")
+    copies(options.patches, rows, options.images)
     classes = sorted({row["class"] for row in rows})
     plans, known, worst, table = folds(rows), {}, 0.0, []
     for seed in range(1 if options.losses_only else options.seeds):

@@ -121,3 +121,49 @@ fn golden_lora_adapters_of_peft_load_here_and_merge_for_transformers() {
         near(&found, &expected, &format!("{kind} merged here, loaded by transformers, against PEFT"));
     }
 }
+
+/// An adapter of this method, trained for two epochs on the family's first images.
+fn trained(base: &Path, method: &str, folder: &Path) -> PathBuf {
+    let [data, config, run] = ["data.csv", "config.toml", "run"].map(|name| folder.join(format!("{method}_{name}")));
+    let rows = "file_name,description,split\n0.png,Small round cells in neuropil.,train\n1.png,Ganglion cells.,train\n2.png,No neuropil.,validation\n";
+    fs::write(&data, rows).unwrap();
+    let settings = format!(
+        "method = \"{method}\"\nrank = 4\nepochs = 2\nlearning_rate = 0.02\nbatch_size = 2\naccumulation = 1\nvalidation_texts = 0\n"
+    );
+    fs::write(&config, settings).unwrap();
+    let images = base.join("images");
+    let [data, images, base, config, output] = [&data, &images, base, &config, &run].map(|path| path.to_str().unwrap());
+    let arguments = [
+        "describe", "--data", data, "--images", images, "--base", base, "--config", config, "--output", output, "--device", "cpu",
+    ];
+    let (code, errors) = outcome(&mmlnb_train(&arguments));
+    assert_eq!(code, Some(0), "{errors}");
+    run.join("last")
+}
+
+#[test]
+fn golden_lora_adapters_trained_here_load_in_peft() {
+    let (Some(python), Some(base)) = (Python::find(), family("qwen2_5_vl")) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let input = path("input.safetensors");
+    write_input(&base, &input);
+    let plain = ours(&base, None, Adapters::Live);
+    for method in ["lora", "rslora", "dora"] {
+        let adapter = trained(&base, method, folder.path());
+        let found = ours(&base, Some(&adapter), Adapters::Live);
+        let moved = (&found - &plain).abs().max().double_value(&[]);
+        assert!(moved > 0.01, "{method}: training changed the logits by {moved:.1e} only");
+        let expected = python.logits(&base, Some(&adapter), &input, &path("expected.safetensors"));
+        near(&found, &expected, &format!("{method} trained here (logits moved by {moved:.2}), against PEFT"));
+        let merged = path(&format!("{method}_merged"));
+        let [base, adapter, output] = [&base, &adapter, &merged].map(|path| path.to_str().unwrap());
+        let (code, errors) = outcome(&mmlnb_train(&["merge", "--base", base, "--adapter", adapter, "--output", output]));
+        assert_eq!(code, Some(0), "{errors}");
+        near(
+            &python.logits(&merged, None, &input, &path("merged.safetensors")),
+            &expected,
+            &format!("{method} merged, in transformers"),
+        );
+    }
+}
