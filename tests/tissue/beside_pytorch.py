@@ -4,8 +4,9 @@
 
 DIR of patches: images/ and labels.csv (file_name, class, group). Each fold leaves patients out for the test and others for the choice of the
 epoch; each seed draws start weights and the order of the training images. Both programs read the same PNG copies, 256 pixels wide: JPEG decoders differ
-in the last bit of many pixels, which is not what is compared here. Prints the largest difference of the loss over the first 20 steps, and
-both programs' accuracy over all left-out images of each seed, with the interval over patients. Exit code 1 when a loss differs by more than 1e-3.
+in the last bit of many pixels, which is not what is compared here. Prints the largest difference of the loss over the first 20 steps at the recipe's
+learning rate, beside that of PyTorch to itself with other kernels; and both programs' accuracy over all left-out images of each seed, with the interval
+over patients. Exit code 1 when a loss differs by more than 1e-3.
 """
 import argparse
 import csv
@@ -25,7 +26,7 @@ from torch.nn import functional
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 DEPTHS = [2, 2, 3, 3, 3]
-TOLERANCE, STEPS, DRAWS, COPY = 1e-3, 20, 2000, 256
+TOLERANCE, STEPS, LEARNING_RATE, DRAWS, COPY = 1e-3, 20, 1e-4, 2000, 256
 
 
 class Vgg(nn.Module):
@@ -186,6 +187,54 @@ def interval(correct, groups, seed=2024):
     return means[math.floor(0.025 * DRAWS)], means[math.ceil(0.975 * DRAWS) - 1]
 
 
+def losses_alike(options, rows, classes, plan, known):
+    """Largest difference of the loss at the recipe's learning rate over the seeds; and of PyTorch to itself, with other convolutions."""
+    worst, kernels = 0.0, 0.0
+    for seed in range(options.seeds):
+        folder = os.path.join(options.output, f"loss{seed}")
+        start = os.path.join(folder, "start")
+        start_weights(start, options, classes, seed)
+        own = split_rows(rows, *plan, seed)
+        epochs = math.ceil(STEPS / math.ceil(sum(row["split"] == "train" for row in own) / options.batch))
+        same = argparse.Namespace(**{**vars(options), "learning_rate": LEARNING_RATE, "epochs": epochs})
+        theirs, _ = plain_loop(same, own, classes, start, known)
+        torch.backends.mkldnn.enabled = False
+        other, _ = plain_loop(same, own, classes, start, known)
+        torch.backends.mkldnn.enabled = True
+        losses, _ = ours(same, own, start, folder, seed)
+        apart = lambda one: max(abs(a - b) for a, b in zip(one[:STEPS], theirs[:STEPS], strict=True))
+        print(f"seed {seed}: the loss over {STEPS} steps differs by {apart(losses):.2e}, PyTorch's with other kernels by {apart(other):.2e} "
+              f"(first {theirs[0]:.4f}, last {theirs[STEPS - 1]:.4f})", flush=True)
+        worst, kernels = max(worst, apart(losses)), max(kernels, apart(other))
+    return worst, kernels
+
+
+def accuracies(options, rows, classes, plans, known):
+    """For each seed what both say about all left-out images."""
+    table = []
+    for seed in range(options.seeds):
+        result = {"ours": [], "pytorch": [], "truth": [], "group": []}
+        for number, (test, validation) in enumerate(plans):
+            folder = os.path.join(options.output, f"seed{seed}-fold{number}")
+            start = os.path.join(folder, "start")
+            start_weights(start, options, classes, 100 * seed + number)
+            own = split_rows(rows, test, validation, 100 * seed + number)
+            _, said = plain_loop(options, own, classes, start, known)
+            _, answers = ours(options, own, start, folder, seed)
+            tested = [row for row in own if row["split"] == "test"]
+            result["ours"] += answers
+            result["pytorch"] += said
+            result["truth"] += [row["class"] for row in tested]
+            result["group"] += [row["group"] for row in tested]
+            print(f"seed {seed}, fold {number} of {len(plans)}", flush=True)
+        right = {who: [said == truth for said, truth in zip(result[who], result["truth"])] for who in ("ours", "pytorch")}
+        table.append({"seed": seed, "items": len(result["truth"]), "patients": len(set(result["group"])),
+                      "same_answers": sum(a == b for a, b in zip(result["ours"], result["pytorch"])),
+                      **{who: {"accuracy": sum(hits) / len(hits), "interval": interval(hits, result["group"])}
+                         for who, hits in right.items()}})
+    return table
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--patches", required=True)
@@ -197,38 +246,16 @@ def main():
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--channels", type=int, nargs=5, default=[8, 16, 24, 32, 32])
-    parser.add_argument("--losses-only", action="store_true", help="one seed, one fold")
+    parser.add_argument("--losses-only", action="store_true", help="without the accuracies")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = read_rows(options.patches)
     options.images = os.path.join(options.output, "images")
     copies(options.patches, rows, options.images)
     classes = sorted({row["class"] for row in rows})
-    plans, known, worst, table = folds(rows), {}, 0.0, []
-    for seed in range(1 if options.losses_only else options.seeds):
-        result = {"ours": [], "pytorch": [], "truth": [], "group": []}
-        for number, (test, validation) in enumerate(plans[:1] if options.losses_only else plans):
-            folder = os.path.join(options.output, f"seed{seed}-fold{number}")
-            start = os.path.join(folder, "start")
-            start_weights(start, options, classes, 100 * seed + number)
-            own = split_rows(rows, test, validation, 100 * seed + number)
-            theirs, said = plain_loop(options, own, classes, start, known)
-            losses, answers = ours(options, own, start, folder, seed)
-            steps = min(STEPS, len(theirs))
-            difference = max(abs(a - b) for a, b in zip(losses[:steps], theirs[:steps], strict=True))
-            worst = max(worst, difference)
-            tested = [row for row in own if row["split"] == "test"]
-            result["ours"] += answers
-            result["pytorch"] += said
-            result["truth"] += [row["class"] for row in tested]
-            result["group"] += [row["group"] for row in tested]
-            print(f"seed {seed}, fold {number}: loss over {steps} steps differs by {difference:.2e} "
-                  f"(first {theirs[0]:.4f}, last of them {theirs[steps - 1]:.4f})", flush=True)
-        right = {who: [said == truth for said, truth in zip(result[who], result["truth"])] for who in ("ours", "pytorch")}
-        table.append({"seed": seed, "items": len(result["truth"]), "patients": len(set(result["group"])),
-                      "same_answers": sum(a == b for a, b in zip(result["ours"], result["pytorch"])),
-                      **{who: {"accuracy": sum(hits) / len(hits), "interval": interval(hits, result["group"])}
-                         for who, hits in right.items()}})
+    plans, known = folds(rows), {}
+    worst, kernels = losses_alike(options, rows, classes, plans[0], known)
+    table = [] if options.losses_only else accuracies(options, rows, classes, plans, known)
     if not options.losses_only:
         print("\n| seed | images (patients) | mmlnb-train | PyTorch | same answer |\n|---|---|---|---|---|")
         for row in table:
@@ -237,9 +264,10 @@ def main():
             print(f"| {row['seed']} | {row['items']} ({row['patients']}) | {shown[0]} | {shown[1]} | {row['same_answers']} |")
         means = [sum(row[who]["accuracy"] for row in table) / len(table) for who in ("ours", "pytorch")]
         print(f"| mean | | {means[0]:.3f} | {means[1]:.3f} | |")
-    print(f"\nlargest difference of the loss over the first {STEPS} steps: {worst:.2e} (allowed {TOLERANCE})")
+    print(f"\nlargest difference of the loss over the first {STEPS} steps: {worst:.2e} (allowed {TOLERANCE}); "
+          f"of PyTorch with other kernels: {kernels:.2e}")
     with open(os.path.join(options.output, "result.json"), "w", encoding="utf-8") as file:
-        json.dump({"largest_loss_difference": worst, "accuracy": table}, file, indent=1)
+        json.dump({"largest_loss_difference": worst, "pytorch_with_other_kernels": kernels, "accuracy": table}, file, indent=1)
     sys.exit(0 if worst <= TOLERANCE else 1)
 
 

@@ -38,51 +38,20 @@ pub(super) fn source(
     if !recipe.reads_texts() || kind == Descriptions::Csv {
         return Ok((Descriptions::Csv, None));
     }
-    let (checkpoint, adapter) = match describer {
-        Some(folder) => located(folder, base)?,
-        None => (base.map(Path::to_path_buf), None),
+    let found = match (describer, base) {
+        (Some(folder), base) => Source::of(folder, base, device)?,
+        (None, Some(base)) if kind == Descriptions::Base => Source::new(base, None, device),
+        (None, Some(_)) => return Err(TrainError::Asked("descriptions of a tuned describer need --describer".into())),
+        (None, None) => {
+            return Err(TrainError::Asked("this recipe's descriptions are generated; give --describer (and --base)".into()));
+        }
     };
-    let checkpoint = checkpoint.ok_or_else(|| {
-        TrainError::Asked(match describer {
-            Some(folder) => {
-                format!("{} is an adapter; give the checkpoint beside which it was trained with --base", folder.display())
-            }
-            None => "this recipe's descriptions are generated; give --describer (and --base)".into(),
-        })
-    })?;
-    let adapter = if kind == Descriptions::Base { None } else { adapter };
-    if kind != Descriptions::Base && describer.is_none() {
-        return Err(TrainError::Asked("descriptions of a tuned describer need --describer".into()));
-    }
-    Ok((kind, Some(Source::new(&checkpoint, adapter.as_deref(), device))))
-}
-
-/// Checkpoint and adapter of what `--describer` names: a run of `describe`, an adapter's folder, or a whole checkpoint.
-fn located(folder: &Path, base: Option<&Path>) -> Result<(Option<PathBuf>, Option<PathBuf>), TrainError> {
-    let best = folder.join("best");
-    let folder = if best.is_dir() { best.as_path() } else { folder };
-    if folder.join("adapter_config.json").is_file() {
-        let base = match base {
-            Some(base) => Some(base.to_path_buf()),
-            None => recorded_base(folder)?,
-        };
-        return Ok((base, Some(folder.to_path_buf())));
-    }
-    if folder.join("config.json").is_file() {
-        return Ok((Some(folder.to_path_buf()), None));
-    }
-    Err(TrainError::Asked(format!(
-        "{} holds neither an adapter nor a checkpoint (nor a run with one in `best`)",
-        folder.display()
-    )))
-}
-
-/// The base that a run of `describe` was trained beside, if it still lies there.
-fn recorded_base(adapter: &Path) -> Result<Option<PathBuf>, TrainError> {
-    let Some(run) = adapter.parent().filter(|run| run.join("run.toml").is_file()) else { return Ok(None) };
-    let decided = crate::run::Decided::read(run)?;
-    let base = decided.0.get("paths").and_then(|paths| paths.get("base")).and_then(|base| base.as_str());
-    Ok(base.map(PathBuf::from).filter(|base| base.is_dir()))
+    // The base is asked as the tuned one is: the same question, the same size of image.
+    let source = match kind {
+        Descriptions::Base => Source { asked_as: found.adapter.clone(), adapter: None, ..found },
+        Descriptions::Csv | Descriptions::Generated | Descriptions::Mixed => found,
+    };
+    Ok((kind, Some(source)))
 }
 
 /// The texts of all rows, generated where need be; what was generated before is taken from `cache`.

@@ -1,7 +1,10 @@
 //! Descriptions of image files: each image once, whatever was made before taken from the cache, images prepared beside the networks' work.
 
 use super::{BATCH, Cache, Generated, Generator, Picture, Prompt, Prompter};
-use crate::{error::TrainError, run::Progress};
+use crate::{
+    error::TrainError,
+    run::{Decided, Progress},
+};
 use mmlnb_models::{
     hash,
     prepare::decode::{Limits, decode},
@@ -50,7 +53,7 @@ impl Source {
     }
 
     /// What a folder holds: a run of `describe` (its best epoch), an adapter or a whole checkpoint. `base` is the checkpoint beside an adapter; without
-    /// it the one that the adapter's configuration names.
+    /// it the one that the adapter's run or its configuration names.
     ///
     /// # Errors
     /// A folder that is none of these, an adapter whose base is not to be found.
@@ -65,7 +68,8 @@ impl Source {
             return Err(TrainError::Asked(problem));
         }
         let named = Adapter::open(folder)?.config().base_model.clone().map(PathBuf::from);
-        let base = base.map(Path::to_path_buf).or(named.filter(|base| base.is_dir()));
+        let named = [base_of_run(folder)?, named].into_iter().flatten().find(|base| base.is_dir());
+        let base = base.map(Path::to_path_buf).or(named);
         let base = base
             .ok_or_else(|| TrainError::Asked(format!("{} is an adapter; give its checkpoint with --base", folder.display())))?;
         Ok(Source::new(&base, Some(folder), device))
@@ -98,6 +102,14 @@ impl Source {
         });
         Ok(hash::sha256_hex(identity.to_string().as_bytes()))
     }
+}
+
+/// The base that a run of `describe` names, if the folder is one of its adapters.
+fn base_of_run(adapter: &Path) -> Result<Option<PathBuf>, TrainError> {
+    let Some(run) = adapter.parent().filter(|run| run.join("run.toml").is_file()) else { return Ok(None) };
+    let base =
+        Decided::read(run)?.0.get("paths").and_then(|paths| paths.get("base")).and_then(|base| base.as_str()).map(PathBuf::from);
+    Ok(base)
 }
 
 /// Describes image files; `cache` is the file of what was made before and of what is made now. In the files' order: the description, or why that
