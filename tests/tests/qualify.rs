@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use mmlnb_tests::{Patch, Ran, appliance_binary, binary, bundle, command, copy_folder, has_failpoints, patches, run};
+use mmlnb_tests::{
+    Appliance, Patch, Ran, appliance_binary, binary, bundle, command, copy_folder, has_failpoints, patches, run, wait_for,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -103,6 +106,12 @@ fn a_known_answer_that_is_not_met_is_told() {
     let mut manifest = study.manifest();
     manifest["known_answers"][0]["classifier"]["probabilities"][0] = 0.987.into();
     fs::write(study.path("bundle/manifest.json"), manifest.to_string()).expect("the bundle is writable");
+    let appliance = Appliance::new();
+    appliance.set("bundle", &format!("{:?}", study.path("bundle").display().to_string()));
+    let daemon = appliance.daemon().start();
+    wait_for(Duration::from_secs(60), "a notice in STATUS.txt", || appliance.status_text().contains("a known answer"));
+    appliance.operator(&["status", "--check"]).expect(1);
+    assert_eq!(daemon.stop(Duration::from_secs(15)), 0);
     let ran = study.qualify("").expect(1);
     assert!(ran.err.contains("known_answers/qualified-1") && ran.err.contains("instead of 0.987"), "{}", ran.err);
 }

@@ -20,6 +20,7 @@ use crate::engine::{Engine, EngineError, EngineOptions, Mode, Provider};
 use crate::error::{Exit, Failure};
 use crate::intake::{self, Assess, Inbox, Intake, Scanner};
 use crate::ledger::{Ledger, RunStart, open, record};
+use crate::qualify::answers;
 use crate::{clock, verdict};
 use death::DeathMark;
 
@@ -47,6 +48,8 @@ pub struct Assessor {
     pub provider: Provider,
     /// Images that it takes together.
     pub slots: usize,
+    /// What people should know of the bundle on this machine.
+    pub notices: Vec<String>,
 }
 
 /// Runs the daemon until a signal, in the foreground.
@@ -66,8 +69,17 @@ fn load_engine(config: &Config, bundle: &Bundle) -> Result<Assessor, Failure> {
     if let Some(note) = &provider.note {
         tracing::warn!(event = "fallback", device = provider.name, note);
     }
+    let notices = differences(bundle, &engine)?;
     let assess = move |image, request: &crate::engine::Request| -> Result<_, EngineError> { engine.assess(image, request) };
-    Ok(Assessor { assess: Arc::new(assess), decoder: "/proc/self/exe".into(), provider, slots })
+    Ok(Assessor { assess: Arc::new(assess), decoder: "/proc/self/exe".into(), provider, slots, notices })
+}
+
+/// The known answers that this machine does not give, as notices; of the describer only one is asked, so that the start stays short.
+fn differences(bundle: &Bundle, engine: &Engine) -> Result<Vec<String>, Failure> {
+    let found = answers::check(bundle, engine, 1)?;
+    found.iter().for_each(|difference| tracing::error!(event = "known_answer", difference));
+    let notice = |difference| format!("the bundle does not give a known answer on this machine; qualify it here: {difference}");
+    Ok(found.into_iter().map(notice).collect())
 }
 
 /// [`run`] with something else than the engine, for tests of everything around it.
@@ -147,6 +159,7 @@ fn begin(config: Config, ledger: Ledger, bundle: &Bundle, assessor: Assessor, as
         desk: Default::default(),
         board: Default::default(),
         assess: assessor.assess,
+        notices: assessor.notices,
         mode: if bundle.manifest.describer.is_some() { Mode::Both } else { Mode::Classify },
         decoder: intake::decode::Decoder {
             program: assessor.decoder,

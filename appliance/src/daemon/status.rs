@@ -36,7 +36,7 @@ pub fn now(intake: &Intake, started_at: &str) -> Result<Status, LedgerError> {
         Some(_) => open::reader(intake.ledger.path()).and_then(|connection| known(&connection)).unwrap_or_default(),
     };
     let mut notices = sight.notices.clone();
-    notices.extend(intake.rules.provider.note.clone());
+    notices.extend(intake.notices.iter().chain(&intake.rules.provider.note).cloned());
     notices.extend(unreadable.iter().map(|row| format!("{}: {}", row.path_text, row.message.as_deref().unwrap_or(""))));
     if let Some(reason) = load.reason.as_ref().filter(|_| load.later > unreadable.len()) {
         notices.push(format!("{} files are tried again later: {reason}", load.later));

@@ -47,6 +47,8 @@ pub struct Intake {
     pub board: Board,
     /// What assesses images.
     pub assess: Assess,
+    /// What people should know of the bundle on this machine.
+    pub notices: Vec<String>,
     /// What the bundle can do.
     pub mode: Mode,
     /// Decoders.

@@ -32,6 +32,7 @@ fn daemon_process() {
             decoder: env!("CARGO_BIN_EXE_mmlnb-appliance").into(),
             provider: Provider { name: "cpu", note: None },
             slots: 4,
+            notices: Vec::new(),
         })
     });
     let exit = result.unwrap_or_else(|failure| {
