@@ -15,6 +15,7 @@ use mmlnb_models::{
     },
     config::{ClassifierConfig, QwenConfig},
     hash, json,
+    measures::intervals::Estimates,
     prepare::{
         bert_tokenizer::BertTokenizer, chat::check_template, qwen_image::QwenImageProcessor, qwen_tokenizer::QwenTokenizer,
         settings::Settings,
@@ -73,7 +74,10 @@ struct ClassifierInput {
     source: Source,
     config: ClassifierConfig,
     calibration: Option<Calibration>,
-    record: Option<Record>,
+    /// SHA-256 of the training data, if the trainer recorded it.
+    data_sha256: Option<String>,
+    /// What the trainer measured, if it recorded that.
+    measures: Option<Estimates>,
 }
 
 /// Writes a bundle; returns `bundle_sha256`. An older bundle in its place is replaced when the new one is whole.
@@ -108,11 +112,12 @@ pub fn export_bundle(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<Str
     if let Some(input) = &classifier {
         manifest.classifier = Some(write_classifier(input, recipe.precision, &part.path, progress)?);
         manifest.provenance.classifier = Some(provenance(&input.source, &CLASSIFIER_FILES)?);
-        manifest.provenance.data.extend(input.record.iter().map(|record| record.data_sha256.clone()));
+        manifest.provenance.data.extend(input.data_sha256.clone());
         manifest.known_answers.extend(known_answers(input.source.dir(), "classifier", recipe.precision, &part.path)?);
     }
     let card = part.path.join("MODEL_CARD.md");
-    fs::write(&card, model_card(&manifest)).map_err(ExportError::io("write", &card))?;
+    fs::write(&card, model_card(&manifest, classifier.as_ref().and_then(|input| input.measures.as_ref())))
+        .map_err(ExportError::io("write", &card))?;
     manifest.files = bundle::list_files(&part.path)?;
     let sha256 = manifest.write(&part.path)?;
     part.finish(&recipe.output)?;
@@ -195,9 +200,14 @@ fn open_classifier(dir: &Path) -> Result<ClassifierInput, ExportError> {
         let problem = format!("key `calibration.novelty` needs {NOVELTY} beside it, which is not there; train again or copy it");
         return Err(ExportError::Checkpoint { path: dir.join("config.json"), problem });
     }
-    let unfit = |problem: String| ExportError::Checkpoint { path: dir.to_path_buf(), problem };
-    let record = Record::read(dir).map_err(|error| unfit(error.to_string()))?;
-    Ok(ClassifierInput { source, config, calibration, record })
+    let settings = json::read(&dir.join("config.json"))?;
+    let data_sha256 = settings.get("data_sha256").and_then(|found| found.as_str()).map(str::to_string);
+    let measures = settings.get("measures").and_then(|found| found.get("estimates")).filter(|found| !found.is_null());
+    let measures = measures.map(|found| serde_json::from_value(found.clone())).transpose().map_err(|error| {
+        let problem = format!("key `measures.estimates`: {error}");
+        ExportError::Checkpoint { path: dir.join("config.json"), problem }
+    })?;
+    Ok(ClassifierInput { source, config, calibration, data_sha256, measures })
 }
 
 /// The `calibration` that training left in config.json.

@@ -1,9 +1,10 @@
 //! The model card: what a bundle is, for people.
 
 use mmlnb_models::bundle::{Classifier, Describer, Manifest, Provenance, Source};
+use mmlnb_models::measures::intervals::{Estimate, Estimates};
 
-/// The text of `MODEL_CARD.md`.
-pub(crate) fn model_card(manifest: &Manifest) -> String {
+/// The text of `MODEL_CARD.md`, with what the trainer measured of the classifier.
+pub(crate) fn model_card(manifest: &Manifest, measures: Option<&Estimates>) -> String {
     let mut card = String::from(
         "# MMLNB bundle\n\nFor research use only; not a medical device. A model of neuroblastoma histology patches after MMLNB \
          (arXiv 2503.12927).\n\n",
@@ -17,8 +18,25 @@ pub(crate) fn model_card(manifest: &Manifest) -> String {
         Some(classifier) => card += &classifier_section(classifier),
         None => card += "\n## Classifier\n\nNone: this bundle describes only.\n",
     }
+    if let Some(measures) = measures {
+        card += &measures_section(measures);
+    }
     card += &provenance_section(&manifest.provenance);
     card
+}
+
+/// The trainer's figures with their intervals.
+fn measures_section(estimates: &Estimates) -> String {
+    let draws = &estimates.draws;
+    let mut text = format!("\n## Measured by the trainer\n\nOver {} {}.\n\n", draws.units, draws.unit);
+    text += "| measure | value | 95 % interval |\n|---|---|---|\n";
+    for (name, Estimate { value, interval }) in &estimates.measures {
+        let value = value.map_or("undefined".to_string(), |value| format!("{value:.4}"));
+        let interval = interval.as_ref().map_or("-".to_string(), |found| format!("{:.4} to {:.4}", found.low, found.high));
+        text += &format!("| {name} | {value} | {interval} |\n");
+    }
+    let notes = draws.no_interval.iter().chain(&draws.warning);
+    text + &notes.map(|note| format!("\n{note}\n")).collect::<String>()
 }
 
 fn describer_section(describer: &Describer) -> String {

@@ -147,21 +147,19 @@ fn golden_lora_and_golden_curriculum_carry_what_training_left_beside_them() {
     ];
     fails(&arguments, &["novelty.safetensors"]);
     fs::write(classifier.join("novelty.safetensors"), b"features").unwrap();
-    for (folder, record, answers) in [
-        (
-            &adapter,
-            serde_json::json!({"data_sha256": "d1", "prompt": "What is it?", "images": [], "groups": [], "image_size": [56, 84]}),
-            serde_json::json!([{"image": "a.png", "describer": {"token_ids": [5], "logits": [2.0], "tolerance": 0.002}}]),
-        ),
-        (
-            &classifier,
-            serde_json::json!({"data_sha256": "d2", "prompt": null, "images": [], "groups": [], "image_size": null}),
-            serde_json::json!([{"image": "a.png", "classifier": {"description": "x", "probabilities": [0.5, 0.25, 0.25], "tolerance": 0.001}}]),
-        ),
-    ] {
-        fs::write(folder.join("training.json"), record.to_string()).unwrap();
+    let record = serde_json::json!({"image_size": [56, 84], "prompt": "What is it?", "data_sha256": "d1"});
+    fs::write(adapter.join("describer.json"), record.to_string()).unwrap();
+    let estimate = serde_json::json!({"value": 0.8125, "interval": {"low": 0.75, "high": 0.875, "redraws": 0}});
+    config["data_sha256"] = "d2".into();
+    config["measures"] = serde_json::json!({"part": "test", "estimates": {"unit": "patients", "units": 12, "draws": 2000, "seed": 1,
+        "no_interval": null, "warning": null, "measures": {"accuracy": estimate}}});
+    fs::write(classifier.join("config.json"), config.to_string()).unwrap();
+    let tokens = serde_json::json!({"token_ids": [5], "logits": [2.0], "tolerance": 0.002});
+    let probabilities = serde_json::json!({"description": "x", "probabilities": [0.5, 0.25, 0.25], "tolerance": 0.001});
+    for (folder, half, answer) in [(&adapter, "describer", tokens), (&classifier, "classifier", probabilities)] {
         fs::create_dir(folder.join("known_answers")).unwrap();
         fs::write(folder.join("known_answers/a.png"), b"image").unwrap();
+        let answers = serde_json::json!([{"image": "a.png", half: answer}]);
         fs::write(folder.join("known_answers/answers.json"), answers.to_string()).unwrap();
     }
     succeeds(&arguments);
@@ -175,7 +173,10 @@ fn golden_lora_and_golden_curriculum_carry_what_training_left_beside_them() {
         assert!(manifest["files"][file]["sha256"].is_string() && output.join(file).is_file(), "{file}");
     }
     let card = fs::read_to_string(output.join("MODEL_CARD.md")).unwrap();
-    assert!(card.contains("accepted from probability 0.7 on") && card.contains("SHA-256 d2"), "{card}");
+    assert_eq!(manifest["describer"]["prompt"], "What is it?");
+    for part in ["accepted from probability 0.7 on", "SHA-256 d2", "| accuracy | 0.8125 | 0.7500 to 0.8750 |"] {
+        assert!(card.contains(part), "{part} is not in {card}");
+    }
 }
 
 #[test]

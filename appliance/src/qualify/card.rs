@@ -78,7 +78,11 @@ fn classes(found: &Value, trainer: &Value) -> String {
             (Some(low), Some(high)) => format!("{low:.4} to {high:.4}"),
             _ => "-".to_owned(),
         };
-        text += &format!("| {name} | {} | {interval} | {} |\n", number(&estimate["value"]), number(&anywhere(trainer, key)));
+        text += &format!(
+            "| {name} | {} | {interval} | {} |\n",
+            number(&estimate["value"]),
+            number(&trainer["estimates"]["measures"][key]["value"])
+        );
     }
     let verdicts = &found["verdicts"];
     text += &format!(
@@ -114,18 +118,6 @@ fn descriptions(found: &Value) -> String {
     text
 }
 
-/// The number of this name in the trainer's measures, whichever part it stands in: a plain number, or one with an interval.
-fn anywhere(value: &Value, key: &str) -> Value {
-    let plain = |found: &Value| if found.is_number() { found.clone() } else { found["value"].clone() };
-    match value {
-        Value::Object(map) => match map.get(key).map(plain).filter(Value::is_number) {
-            Some(found) => found,
-            None => map.values().map(|inner| anywhere(inner, key)).find(Value::is_number).unwrap_or(Value::Null),
-        },
-        _ => Value::Null,
-    }
-}
-
 fn number(value: &Value) -> String {
     value.as_f64().map_or("-".to_owned(), |value| format!("{value:.4}"))
 }
@@ -144,7 +136,7 @@ mod tests {
         let result = json!({"producer": "p", "provider": "cpu", "data": {"sha256": "ab", "images": 4, "groups": 2, "fitted": 2, "reported": 2},
             "classes": {"intervals": {"measures": {"accuracy": {"value": 0.75, "interval": {"low": 0.5, "high": 1.0}}}},
                 "verdicts": {"accepted": 1, "abstain": 1, "abstain_rate": 0.5, "accepted_accuracy": 1.0, "reasons": {"low_confidence": 1}}},
-            "trainer": {"measures": {"test": {"accuracy": {"value": 0.8}}}}, "warnings": ["few images"]});
+            "trainer": {"measures": {"estimates": {"measures": {"accuracy": {"value": 0.8}}}}}, "warnings": ["few images"]});
         let calibration = Calibration { threshold: Some(0.7), ..Calibration::default() };
         let once = with_section("# Card\n\n## Classifier\n\nx\n", Some(&calibration), &result);
         assert!(once.starts_with("# Card\n\n## Classifier\n\nx\n\n## Qualification\n"), "{once}");

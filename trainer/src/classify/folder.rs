@@ -27,6 +27,8 @@ pub(super) struct Extras {
     pub calibration: Option<Calibration>,
     /// What was measured, in short.
     pub measures: Option<Value>,
+    /// SHA-256 of the data, for a bundle's provenance.
+    pub data_sha256: Option<String>,
     pub neighbours: Option<Neighbours>,
 }
 
@@ -47,6 +49,9 @@ pub(super) fn write(
     settings["recipe"] = Value::Object(recipe);
     if let Some(calibration) = &extras.calibration {
         settings["calibration"] = serde_json::to_value(calibration).map_err(|error| TrainError::Failed(error.to_string()))?;
+    }
+    if let Some(data) = &extras.data_sha256 {
+        settings["data_sha256"] = data.as_str().into();
     }
     if let Some(measures) = &extras.measures {
         settings["measures"] = measures.clone();

@@ -476,6 +476,7 @@ impl Finished<'_> {
         items: &[Prediction],
         (rows, said): (&[(usize, Part)], &[Opinion]),
     ) -> Result<(), TrainError> {
+        let table = &self.given.table;
         let reported = measured.test.as_ref().unwrap_or(&measured.validation);
         let short = json!({
             "part": if measured.test.is_some() { Part::Test } else { Part::Validation },
@@ -486,12 +487,13 @@ impl Finished<'_> {
             recipe: recipe_json(&self.options.recipe)?,
             calibration: Some(found.calibration.clone()),
             measures: Some(short),
+            data_sha256: Some(table.sha256()),
             neighbours: found.calibration.novelty.as_ref().map(|_| found.neighbours.clone()),
         };
         let tensors: Vec<(String, Tensor)> =
             self.network.leaves().map(|leaf| (leaf.name.clone(), leaf.tensor.detach())).collect();
         let tokenizer = self.given.start.tokenizer.as_deref();
-        let answers = known_answers::record(&self.given.table, self.texts, rows, said)?;
+        let answers = known_answers::record(table, self.texts, rows, said)?;
         run.replace("best", |folder| {
             folder::write(folder, self.config, &tensors, tokenizer, &extras)?;
             known_answers::write(folder, &answers)
