@@ -65,7 +65,7 @@ pub fn compare(
     let draws = units.draws(seed, &wanted, |counts| {
         first(counts).into_iter().zip(second(counts)).map(|(one, other)| difference(one.1, other.1)).collect()
     });
-    let row = |(place, (one, other)): (usize, (&(&'static str, Option<f64>), &(&'static str, Option<f64>)))| Difference {
+    let row = |place: usize, one: &(&str, Option<f64>), other: &(&str, Option<f64>)| Difference {
         measure: one.0.to_string(),
         first: one.1,
         second: other.1,
@@ -74,7 +74,7 @@ pub fn compare(
         not_above: share(&draws.values[place], |value| value <= 0.0),
         not_below: share(&draws.values[place], |value| value >= 0.0),
     };
-    ours.iter().zip(&theirs).enumerate().map(row).collect()
+    ours.iter().zip(&theirs).enumerate().map(|(place, (one, other))| row(place, one, other)).collect()
 }
 
 fn share(values: &Option<Vec<f64>>, kind: fn(f64) -> bool) -> Option<f64> {

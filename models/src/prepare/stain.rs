@@ -117,14 +117,15 @@ impl StainNormalisation {
     pub fn problem(&self) -> Option<String> {
         let (one_stain, least) = match self {
             StainNormalisation::Macenko { dyes, amounts } => {
-                (!(dot(unit(dyes[0]), unit(dyes[1])) < ONE_STAIN), amounts.iter().copied().fold(f32::INFINITY, f32::min))
+                let likeness = dot(unit(dyes[0]), unit(dyes[1]));
+                (likeness.is_nan() || likeness >= ONE_STAIN, amounts.iter().copied().fold(f32::INFINITY, f32::min))
             }
             StainNormalisation::Reinhard { std, .. } => (false, std.iter().copied().fold(f32::INFINITY, f32::min)),
         };
         if one_stain {
             return Some("the two dyes are the same".to_string());
         }
-        (!(least > 0.0)).then(|| format!("{least} is not above zero"))
+        (least.is_nan() || least <= 0.0).then(|| format!("{least} is not above zero"))
     }
 }
 
@@ -190,10 +191,9 @@ fn eigenvectors(mut matrix: [[f64; 3]; 3]) -> [(f64, [f64; 3]); 3] {
             for row in &mut matrix {
                 (row[p], row[q]) = (cosine * row[p] - sine * row[q], sine * row[p] + cosine * row[q]);
             }
-            for column in 0..3 {
-                let (above, below) = (matrix[p][column], matrix[q][column]);
-                (matrix[p][column], matrix[q][column]) = (cosine * above - sine * below, sine * above + cosine * below);
-            }
+            let (above, below) = (matrix[p], matrix[q]);
+            matrix[p] = [0, 1, 2].map(|column| cosine * above[column] - sine * below[column]);
+            matrix[q] = [0, 1, 2].map(|column| sine * above[column] + cosine * below[column]);
             for row in &mut vectors {
                 (row[p], row[q]) = (cosine * row[p] - sine * row[q], sine * row[p] + cosine * row[q]);
             }

@@ -130,8 +130,8 @@ fn as_word(token: &Token) -> Option<&str> {
 pub(super) fn clauses(tokens: &[Token], held: &[bool]) -> Vec<std::ops::Range<usize>> {
     let mut clauses = Vec::new();
     let mut start = 0;
-    for place in 0..tokens.len() {
-        if !held[place] && begins_new(tokens, start, place) {
+    for (place, held) in held.iter().enumerate() {
+        if !held && begins_new(tokens, start, place) {
             clauses.push(start..place);
             start = place;
         }
