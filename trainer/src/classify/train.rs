@@ -42,6 +42,9 @@ pub(super) enum Choice {
     WeightedF1,
 }
 
+/// Writes named tensors as a classifier's folder.
+pub(super) type Save<'s> = dyn Fn(&Path, &[(String, Tensor)]) -> Result<(), TrainError> + 's;
+
 /// What the loop works on.
 pub(super) struct Training<'t> {
     pub recipe: &'t Recipe,
@@ -54,7 +57,7 @@ pub(super) struct Training<'t> {
     pub choice: Choice,
     pub ordinal: bool,
     /// Writes a classifier's folder with the network's tensors.
-    pub save: &'t dyn Fn(&Path, &[(String, Tensor)]) -> Result<(), TrainError>,
+    pub save: &'t Save<'t>,
 }
 
 /// Where the loop stands; everything else follows from the recipe and the tensors.
