@@ -199,8 +199,8 @@ mod tests {
             half: if at % 4 < 2 { Half::Fitted } else { Half::Reported },
         };
         let item = |at: usize| {
-            let sure = at % 5 != 0;
-            let says = if !sure && at % 10 == 0 { 1 - at % 2 } else { at % 2 };
+            let sure = !at.is_multiple_of(5);
+            let says = if !sure && at.is_multiple_of(10) { 1 - at % 2 } else { at % 2 };
             let strength = if sure { 6.0 } else { 0.4 };
             let logits = [0, 1].map(|class| if class == says { strength } else { 0.0 }).to_vec();
             let novelty = Some(at as f64 / count as f64);

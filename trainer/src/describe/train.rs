@@ -198,7 +198,7 @@ impl Training<'_> {
                 position.step += 1;
                 position.window += 1;
                 position.micro += window.len() as u64;
-                let due = self.recipe.save_steps > 0 && position.step % self.recipe.save_steps == 0;
+                let due = self.recipe.save_steps > 0 && position.step.is_multiple_of(self.recipe.save_steps);
                 if due || stop_requested() {
                     save(run, position, describer, optimiser)?;
                 }

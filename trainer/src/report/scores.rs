@@ -104,7 +104,7 @@ mod tests {
     fn a_classs_numbers_have_intervals_over_patients() {
         let patients: Vec<String> = (0..60).map(|item| format!("p{}", item % 15)).collect();
         let groups: Vec<Option<&str>> = patients.iter().map(|patient| Some(patient.as_str())).collect();
-        let meant = |item: usize| (item % 2 == 0, item % 2 == 0 && item % 6 != 0);
+        let meant = |item: usize| (item.is_multiple_of(2), item.is_multiple_of(2) && !item.is_multiple_of(6));
         let [recall, precision, f1] = of_class(&Units::new(&groups), 1, meant);
         assert_eq!((recall.value, precision.value, f1.value), (Some(20.0 / 30.0), Some(1.0), Some(0.8)));
         let (low, high) = recall.interval.unwrap();

@@ -63,10 +63,10 @@ fn classifier_run(calibration: serde_json::Value) -> Made {
 
 fn prediction(number: usize) -> Prediction {
     let truth = number % 3;
-    let said = if number % 5 == 0 { (truth + 1) % 3 } else { truth };
+    let said = if number.is_multiple_of(5) { (truth + 1) % 3 } else { truth };
     let logits: Vec<f64> = (0..3).map(|class| if class == said { 1.0 + number as f64 / 40.0 } else { 0.0 }).collect();
     Prediction {
-        file_name: if number % 2 == 0 { "a.png".into() } else { format!("gone/{number}\"<b>.png") },
+        file_name: if number.is_multiple_of(2) { "a.png".into() } else { format!("gone/{number}\"<b>.png") },
         sha256: format!("{number:064x}"),
         line: number as u64 + 2,
         group: Some(format!("p{}", number % 12)),
@@ -79,8 +79,8 @@ fn prediction(number: usize) -> Prediction {
         alpha_text: Some(0.3 + number as f64 / 200.0),
         description: Some(HOSTILE.into()),
         novelty: Some(0.1),
-        verdict: if number % 4 == 0 { "abstain".into() } else { "accepted".into() },
-        verdict_reasons: if number % 4 == 0 { vec!["low_confidence".into()] } else { Vec::new() },
+        verdict: if number.is_multiple_of(4) { "abstain".into() } else { "accepted".into() },
+        verdict_reasons: if number.is_multiple_of(4) { vec!["low_confidence".into()] } else { Vec::new() },
     }
 }
 

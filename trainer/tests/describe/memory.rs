@@ -89,8 +89,11 @@ fn what_cannot_fit_is_refused_with_the_setting_that_helps() {
     assert!(wide.to_string().contains("base_dtype = \"bf16\""), "{wide}");
 }
 
-/// The cases that are measured: width, layers, words, type, method, dropout, rows, tokens, answers a row.
-const CASES: [(i64, i64, i64, Kind, Method, f64, [i64; 3]); 3] = [
+/// Width, layers, words, type, method, dropout; rows, tokens, answers a row.
+type Case = (i64, i64, i64, Kind, Method, f64, [i64; 3]);
+
+/// The cases that are measured.
+const CASES: [Case; 3] = [
     (384, 6, 2000, Kind::Float, Method::Lora, 0.0, [2, 300, 100]),
     (256, 4, 30_000, Kind::Float, Method::Full, 0.0, [2, 300, 150]),
     (384, 4, 2000, Kind::Float, Method::Dora, 0.1, [2, 300, 100]),

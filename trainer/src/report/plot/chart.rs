@@ -104,7 +104,7 @@ impl Chart {
     }
 
     fn frame(&self, top: f64) -> Frame {
-        let all = || self.series.iter().flat_map(|series| thinned(series)).filter(|(x, y)| x.is_finite() && y.is_finite());
+        let all = || self.series.iter().flat_map(thinned).filter(|(x, y)| x.is_finite() && y.is_finite());
         let stages = self.stages.iter().flat_map(|stage| [stage.from, stage.to]);
         let y = Scale::new(&self.y, all().map(|(_, y)| y), (HEIGHT - 44.0, top + 8.0), 5.0);
         let widest = y.ticks.iter().map(|tick| text_width(&y.name(*tick), SIZE)).fold(0.0, f64::max);
