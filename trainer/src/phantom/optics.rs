@@ -3,7 +3,7 @@
 //! H and E are the unit vectors of optical density of Ruifrok and Johnston (2001); amounts are in decadic optical density.
 
 use super::{canvas::Ink, random::Stream};
-use image::{Rgb, RgbImage};
+use image::RgbImage;
 use serde::Serialize;
 
 const HAEMATOXYLIN: [f32; 3] = [0.650, 0.704, 0.286];
@@ -97,26 +97,33 @@ impl Scanner {
 /// The image that the scanner takes of these amounts of stain, row by row of `width` pixels.
 pub fn develop(ink: &[Ink], width: usize, stain: &Stain, scanner: &Scanner, sensor: &mut Stream) -> RgbImage {
     let height = ink.len() / width;
+    // Plain loops: this runs on every pixel of every phantom.
     let mut planes = [0, 1, 2].map(|channel| {
-        let (blue, pink) = (stain.haematoxylin[channel] * stain.amounts[0], stain.eosin[channel] * stain.amounts[1]);
+        let blue = -std::f32::consts::LN_10 * stain.haematoxylin[channel] * stain.amounts[0];
+        let pink = -std::f32::consts::LN_10 * stain.eosin[channel] * stain.amounts[1];
         let light = stain.light[channel] / 255.0;
-        ink.iter().map(|ink| light * (-std::f32::consts::LN_10 * (blue * ink.blue + pink * ink.pink)).exp()).collect::<Vec<f32>>()
+        let mut plane = vec![0.0; ink.len()];
+        for (place, ink) in plane.iter_mut().zip(ink) {
+            *place = light * (blue * ink.blue + pink * ink.pink).exp();
+        }
+        plane
     });
     planes.iter_mut().for_each(|plane| blur(plane, width, scanner.blur_px));
-    let mut image = RgbImage::new(width as u32, height as u32);
     let powers = power_table(scanner.gamma);
-    for (index, pixel) in image.pixels_mut().enumerate() {
-        let across = [index % width, index / width].map(|place| place as f32);
-        let lit =
-            1.0 + scanner.slope[0] * (across[0] / width as f32 - 0.5) + scanner.slope[1] * (across[1] / height as f32 - 0.5);
-        let light = [0, 1, 2].map(|channel| planes[channel][index] * lit);
-        *pixel = Rgb([0, 1, 2].map(|channel| {
-            let mixed: f32 = scanner.matrix[channel].iter().zip(light).map(|(part, light)| part * light).sum();
-            let value = powers[(mixed.clamp(0.0, 1.0) * (powers.len() - 1) as f32) as usize] * 255.0;
-            (value + scanner.noise * sensor.rough_normal()).round().clamp(0.0, 255.0) as u8
-        }));
+    let last = (powers.len() - 1) as f32;
+    let mut pixels = Vec::with_capacity(3 * ink.len());
+    for index in 0..ink.len() {
+        let [right, down] = [(index % width) as f32 / width as f32, (index / width) as f32 / height as f32];
+        let lit = 1.0 + scanner.slope[0] * (right - 0.5) + scanner.slope[1] * (down - 0.5);
+        let (red, green, blue) = (planes[0][index], planes[1][index], planes[2][index]);
+        for row in &scanner.matrix {
+            let mixed = lit * (row[0] * red + row[1] * green + row[2] * blue);
+            let value = powers[(mixed.clamp(0.0, 1.0) * last) as usize] * 255.0;
+            // The conversion cuts off below 0 and above 255.
+            pixels.push((value + scanner.noise * sensor.rough_normal() + 0.5) as u8);
+        }
     }
-    image
+    RgbImage::from_raw(width as u32, height as u32, pixels).expect("three bytes were pushed for every pixel")
 }
 
 /// x^gamma at 4,096 steps of 0..1.
@@ -140,8 +147,11 @@ pub fn blur(plane: &mut [f32], width: usize, deviation: f32) {
         row[reach + width..].fill(line[width - 1]);
         for (at, value) in line.iter_mut().enumerate() {
             let centre = at + reach;
-            *value = weights[0] * row[centre]
-                + (1..=reach).map(|step| weights[step] * (row[centre - step] + row[centre + step])).sum::<f32>();
+            let mut sum = weights[0] * row[centre];
+            for step in 1..=reach {
+                sum += weights[step] * (row[centre - step] + row[centre + step]);
+            }
+            *value = sum;
         }
     }
     blur_columns(plane, width, &weights);

@@ -40,15 +40,20 @@ impl Noise {
 
 /// One grid of random corners, smoothly interpolated.
 fn grid(key: u64, x: f32, y: f32) -> f32 {
-    let (left, top) = (x.floor(), y.floor());
-    let (right_share, bottom_share) = (smooth(x - left), smooth(y - top));
-    let (column, row) = (left as i32, top as i32);
-    let between = |from: f32, to: f32, share: f32| from + (to - from) * share;
-    between(
-        between(corner(key, column, row), corner(key, column + 1, row), right_share),
-        between(corner(key, column, row + 1), corner(key, column + 1, row + 1), right_share),
-        bottom_share,
-    )
+    let (column, row) = (floor(x), floor(y));
+    let (right, down) = (smooth(x - column as f32), smooth(y - row as f32));
+    let above = between(corner(key, column, row), corner(key, column + 1, row), right);
+    let below = between(corner(key, column, row + 1), corner(key, column + 1, row + 1), right);
+    between(above, below, down)
+}
+
+/// The largest whole number that is not above.
+fn floor(value: f32) -> i32 {
+    value as i32 - i32::from(value < 0.0)
+}
+
+fn between(from: f32, to: f32, share: f32) -> f32 {
+    from + (to - from) * share
 }
 
 /// A random number in 0..1 for a grid point (the finaliser of MurmurHash3 over key and place).
@@ -126,10 +131,12 @@ impl<const N: usize> Coarse<N> {
         let (right, below) = (x.fract(), y.fract());
         let first = y as usize * self.columns + x as usize;
         let [upper, lower] = [first, first + self.columns].map(|at| (&self.values[at], &self.values[at + 1]));
-        std::array::from_fn(|part| {
-            let above = upper.0[part] + (upper.1[part] - upper.0[part]) * right;
-            let beneath = lower.0[part] + (lower.1[part] - lower.0[part]) * right;
-            above + (beneath - above) * below
-        })
+        let mut values = [0.0; N];
+        for (part, value) in values.iter_mut().enumerate() {
+            let above = between(upper.0[part], upper.1[part], right);
+            let beneath = between(lower.0[part], lower.1[part], right);
+            *value = between(above, beneath, below);
+        }
+        values
     }
 }
