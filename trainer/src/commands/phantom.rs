@@ -45,6 +45,9 @@ pub struct Args {
     /// Also write masks/: a number for what stands at each pixel
     #[arg(long)]
     masks: bool,
+    /// Describe with one wording a finding, in a fixed order and without the class: for describers too small to learn a language as well
+    #[arg(long, conflicts_with = "class_words")]
+    plain_texts: bool,
     /// Share of descriptions that name the class
     #[arg(long, value_name = "P", default_value_t = Texts::default().class_words, value_parser = probability)]
     class_words: f32,
@@ -81,6 +84,7 @@ pub fn run(args: &Args) -> Result<(), TrainError> {
         set: args.set,
         class_shares: args.class_shares.0,
         texts: Texts {
+            plain: args.plain_texts,
             class_words: args.class_words,
             swapped: args.p_swap,
             generic: args.p_generic,

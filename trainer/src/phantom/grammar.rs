@@ -67,6 +67,29 @@ pub fn describe(findings: &Findings, class_words: f32, stream: &mut Stream) -> D
     Description { text, facts: opening.facts.into_iter().chain(kept.into_iter().flat_map(|clause| clause.facts)).collect() }
 }
 
+/// The findings that tell phantoms apart, in a fixed order and always in the same words.
+pub fn describe_plainly(findings: &Findings) -> Description {
+    const SMALL: Fact = Fact { finding: "small round cells", state: State::Present };
+    let (word, state) = cellularity(findings.cellularity);
+    let opening = Fact { finding: "cellularity", state };
+    let yes_or_no = [
+        ("rosettes", findings.rosettes > 0),
+        ("Schwannian stroma", findings.stroma),
+        ("haemorrhage", findings.haemorrhage),
+        ("necrosis", findings.necrosis),
+    ];
+    let ([fibres, ..], amount) = neuropil(findings.neuropil);
+    let mut clauses = vec![Clause::new(fibres, "neuropil", amount), differentiating(findings.differentiating)];
+    for (finding, is_there) in yes_or_no {
+        let (word, state) = if is_there { ("present", State::Present) } else { ("absent", State::Absent) };
+        let verb = if finding == "rosettes" { "are" } else { "is" };
+        clauses.push(Clause::new(format!("{finding} {verb} {word}"), finding, state));
+    }
+    let words: Vec<&str> = clauses.iter().map(|clause| clause.text.as_str()).collect();
+    let text = format!("There are small round cells with {word} cellularity. {}", sentence(&words.join("; ")));
+    Description { text, facts: [SMALL, opening].into_iter().chain(clauses.into_iter().flat_map(|clause| clause.facts)).collect() }
+}
+
 fn opening(findings: &Findings, stream: &mut Stream) -> Clause {
     let (pattern, wordings): (_, &[&str]) = match findings.pattern {
         Pattern::Sheets => ("sheets", &["sheets of", "broad sheets of", "solid sheets of"]),
@@ -74,11 +97,7 @@ fn opening(findings: &Findings, stream: &mut Stream) -> Clause {
         Pattern::Lobules => ("lobules", &["lobules of", "large lobules of", "separate lobules of"]),
         Pattern::Loose => ("loose arrangement", &["loosely arranged", "loosely placed"]),
     };
-    let (word, cellularity) = match findings.cellularity {
-        Cellularity::Low => ("low", State::Little),
-        Cellularity::Moderate => ("moderate", State::Moderate),
-        Cellularity::High => ("high", State::Much),
-    };
+    let (word, cellularity) = cellularity(findings.cellularity);
     let density = stream.choose(&["cellularity", "cell density"]);
     let text =
         format!("{} {} {} with {word} {density}.", stream.choose(&OPENINGS), stream.choose(wordings), stream.choose(&CELLS));
@@ -86,9 +105,19 @@ fn opening(findings: &Findings, stream: &mut Stream) -> Clause {
     Clause { text, facts: facts.map(|(finding, state)| Fact { finding, state }).to_vec() }
 }
 
+fn cellularity(amount: Cellularity) -> (&'static str, State) {
+    match amount {
+        Cellularity::Low => ("low", State::Little),
+        Cellularity::Moderate => ("moderate", State::Moderate),
+        Cellularity::High => ("high", State::Much),
+    }
+}
+
 /// All clauses that may be said, the weightiest first, but for up to two that are left out at random.
 fn clauses(findings: &Findings, stream: &mut Stream) -> Vec<Clause> {
-    let mut weighty = vec![neuropil(findings.neuropil, stream), ganglion_like(findings.differentiating, stream)];
+    let (wordings, state) = neuropil(findings.neuropil);
+    let fibres = Clause::new(stream.choose(&wordings), "neuropil", state);
+    let mut weighty = vec![fibres, ganglion_like(findings.differentiating, stream)];
     let (mut present, mut absent): (Vec<Clause>, Vec<Clause>) =
         yes_or_no(findings, stream).into_iter().partition(|clause| clause.facts[0].state != State::Absent);
     if findings.blurred {
@@ -106,8 +135,9 @@ fn clauses(findings: &Findings, stream: &mut Stream) -> Vec<Clause> {
     weighty
 }
 
-fn neuropil(amount: Amount, stream: &mut Stream) -> Clause {
-    let (wordings, state) = match amount {
+/// Wordings for an amount of neuropil.
+fn neuropil(amount: Amount) -> ([&'static str; 3], State) {
+    match amount {
         Amount::Absent => (["neuropil is absent", "no neuropil is seen", "there is no neuropil"], State::Absent),
         Amount::Scant => (["neuropil is scant", "scant neuropil is seen", "there is scant fibrillary neuropil"], State::Little),
         Amount::Moderate => (
@@ -117,13 +147,32 @@ fn neuropil(amount: Amount, stream: &mut Stream) -> Clause {
         Amount::Abundant => {
             (["neuropil is abundant", "abundant neuropil is seen", "there is abundant fibrillary neuropil"], State::Much)
         }
-    };
-    Clause::new(stream.choose(&wordings), "neuropil", state)
+    }
 }
 
-/// Differentiating neuroblasts, under a name that is not the class's.
+/// The finding that the grammar calls ganglion-like cells, a name that is not the class's.
+const NAME: &str = "differentiating cells";
+
+/// Differentiating neuroblasts in the first wording of each amount.
+fn differentiating(percent: u32) -> Clause {
+    match percent {
+        0 => Clause::new("ganglion-like cells are absent", NAME, State::Absent),
+        1..5 => Clause::new("ganglion-like cells are rare", NAME, State::Little),
+        _ => {
+            let (about, state) = estimated(percent);
+            Clause::new(format!("about {about}% of the cells are ganglion-like"), NAME, state)
+        }
+    }
+}
+
+/// A share of at least 5 % in coarse steps, as people estimate.
+fn estimated(percent: u32) -> (u32, State) {
+    let about = if percent < 12 { percent } else { (percent + 2) / 5 * 5 };
+    (about, if about <= 20 { State::Moderate } else { State::Much })
+}
+
+/// Differentiating neuroblasts.
 fn ganglion_like(percent: u32, stream: &mut Stream) -> Clause {
-    const NAME: &str = "differentiating cells";
     match percent {
         0 => {
             let wordings =
@@ -136,9 +185,7 @@ fn ganglion_like(percent: u32, stream: &mut Stream) -> Clause {
             Clause::new(stream.choose(&wordings), NAME, State::Little)
         }
         _ => {
-            // In coarse steps above, as people estimate.
-            let about = if percent < 12 { percent } else { (percent + 2) / 5 * 5 };
-            let state = if about <= 20 { State::Moderate } else { State::Much };
+            let (about, state) = estimated(percent);
             let wordings = ["of the cells are ganglion-like", "of the cells show ganglion-like change"];
             let mut clause = Clause::new(format!("about {about}% {}", stream.choose(&wordings)), NAME, state);
             if stream.chance(0.4) {

@@ -40,6 +40,8 @@ pub struct Plan {
 /// Probabilities that decide the descriptions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Texts {
+    /// One wording a finding, in a fixed order: for describers too small to learn a language beside the findings.
+    pub plain: bool,
     /// The class is named.
     pub class_words: f32,
     /// The text is that of another patient's patch.
@@ -54,7 +56,7 @@ pub struct Texts {
 
 impl Default for Texts {
     fn default() -> Self {
-        Self { class_words: 0.2, swapped: 0.0, generic: 0.0, truncated: 0.0, wrong: 0.0 }
+        Self { plain: false, class_words: 0.2, swapped: 0.0, generic: 0.0, truncated: 0.0, wrong: 0.0 }
     }
 }
 
@@ -127,7 +129,10 @@ impl Plan {
         if wrong {
             findings = findings.spoiled(spoiling);
         }
-        let description = grammar::describe(&findings, self.texts.class_words, words);
+        let description = match self.texts.plain {
+            true => grammar::describe_plainly(&findings),
+            false => grammar::describe(&findings, self.texts.class_words, words),
+        };
         if spoiling.chance(self.texts.generic) {
             return (grammar::generic(), Spoiling::Generic);
         }

@@ -36,10 +36,11 @@ proptest! {
     fn the_lexicon_reads_back_what_the_grammar_says(
         seed in any::<u64>(),
         set in prop::sample::select(vec![Set::Easy, Set::Standard, Set::Hard, Set::Ood]),
+        plain in any::<bool>(),
         class_words in 0.0f32..=1.0,
         wrong in 0.0f32..=1.0,
     ) {
-        let plan = Plan { size: 16, um_per_px: 7.0, texts: Texts { class_words, wrong, ..Texts::default() }, ..plan(set, seed, 12) };
+        let plan = Plan { size: 16, um_per_px: 7.0, texts: Texts { plain, class_words, wrong, ..Texts::default() }, ..plan(set, seed, 12) };
         for (truth, patient, patch) in truths(&plan) {
             let (description, _) = plan.describe(&truth, patient, patch);
             prop_assert_eq!(sorted(&read(&description.text)), sorted(&description.facts), "{}", description.text);
