@@ -45,7 +45,7 @@ pub struct Args {
     /// Also write masks/: a number for what stands at each pixel
     #[arg(long)]
     masks: bool,
-    /// Describe with one wording a finding, in a fixed order and without the class: for describers too small to learn a language as well
+    /// State four findings in one fixed wording and never the class: for describers too small to learn a language as well
     #[arg(long, conflicts_with = "class_words")]
     plain_texts: bool,
     /// Share of descriptions that name the class

@@ -67,27 +67,19 @@ pub fn describe(findings: &Findings, class_words: f32, stream: &mut Stream) -> D
     Description { text, facts: opening.facts.into_iter().chain(kept.into_iter().flat_map(|clause| clause.facts)).collect() }
 }
 
-/// The findings that tell phantoms apart, in a fixed order and always in the same words.
+/// The four findings that tell phantoms apart best, in a fixed order and always in the same words.
 pub fn describe_plainly(findings: &Findings) -> Description {
-    const SMALL: Fact = Fact { finding: "small round cells", state: State::Present };
-    let (word, state) = cellularity(findings.cellularity);
-    let opening = Fact { finding: "cellularity", state };
-    let yes_or_no = [
-        ("rosettes", findings.rosettes > 0),
-        ("Schwannian stroma", findings.stroma),
-        ("haemorrhage", findings.haemorrhage),
-        ("necrosis", findings.necrosis),
-    ];
+    let (word, density) = cellularity(findings.cellularity);
     let ([fibres, ..], amount) = neuropil(findings.neuropil);
-    let mut clauses = vec![Clause::new(fibres, "neuropil", amount), differentiating(findings.differentiating)];
-    for (finding, is_there) in yes_or_no {
-        let (word, state) = if is_there { ("present", State::Present) } else { ("absent", State::Absent) };
-        let verb = if finding == "rosettes" { "are" } else { "is" };
-        clauses.push(Clause::new(format!("{finding} {verb} {word}"), finding, state));
-    }
+    let (are, rosettes) = if findings.rosettes > 0 { ("present", State::Present) } else { ("absent", State::Absent) };
+    let clauses = [
+        Clause::new(format!("{word} cellularity"), "cellularity", density),
+        Clause::new(fibres, "neuropil", amount),
+        differentiating(findings.differentiating),
+        Clause::new(format!("rosettes are {are}"), "rosettes", rosettes),
+    ];
     let words: Vec<&str> = clauses.iter().map(|clause| clause.text.as_str()).collect();
-    let text = format!("There are small round cells with {word} cellularity. {}", sentence(&words.join("; ")));
-    Description { text, facts: [SMALL, opening].into_iter().chain(clauses.into_iter().flat_map(|clause| clause.facts)).collect() }
+    Description { text: sentence(&words.join("; ")), facts: clauses.into_iter().flat_map(|clause| clause.facts).collect() }
 }
 
 fn opening(findings: &Findings, stream: &mut Stream) -> Clause {

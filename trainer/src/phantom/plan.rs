@@ -40,7 +40,7 @@ pub struct Plan {
 /// Probabilities that decide the descriptions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Texts {
-    /// One wording a finding, in a fixed order: for describers too small to learn a language beside the findings.
+    /// Four findings in one fixed wording: for describers too small to learn a language beside the findings.
     pub plain: bool,
     /// The class is named.
     pub class_words: f32,
