@@ -35,7 +35,7 @@ impl Appliance {
         say("writing checkpoints of random weights");
         let describer = folder.join("checkpoints/describer");
         let classifier = folder.join("checkpoints/classifier");
-        write_describer(&DescriberOptions { shape: Shape::Tiny, output: describer.clone(), seed: 0 })?;
+        write_describer(&DescriberOptions { shape: Shape::Tiny, output: describer.clone(), seed: 0, corpus: None })?;
         write_classifier(&ClassifierOptions::small(classifier.clone()))?;
         let settings = folder.join("checkpoints/settings.toml");
         fs::write(&settings, SETTINGS)?;
@@ -50,6 +50,14 @@ impl Appliance {
         Ok(appliance)
     }
 
+    /// An appliance that serves a copy of this bundle.
+    pub fn around(folder: PathBuf, bundle: &Path) -> Result<Self> {
+        let appliance = Self { folder };
+        copy_folder(bundle, &appliance.path("bundle"))?;
+        finish(program("mmlnb-appliance").arg("init").arg(&appliance.folder).stdout(Stdio::null()))?;
+        Ok(appliance)
+    }
+
     /// A folder below the appliance's, such as `inbox`.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
@@ -59,6 +67,20 @@ impl Appliance {
     pub fn config(&self) -> PathBuf {
         self.path("appliance.toml")
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("{} cannot be made", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("{} cannot be read", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target).with_context(|| format!("{} cannot be written", target.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// A running `mmlnb-appliance run`; killed if it is dropped before it was stopped.

@@ -81,7 +81,7 @@ fn base(options: &Options, folder: &Path) -> Result<PathBuf> {
     }
     let base = folder.join("base");
     if !base.join("config.json").exists() {
-        write_describer(&DescriberOptions { shape: Shape::Half, output: base.clone(), seed: 0 })?;
+        write_describer(&DescriberOptions { shape: Shape::Half, output: base.clone(), seed: 0, corpus: None })?;
     }
     Ok(base)
 }

@@ -27,13 +27,16 @@ pub struct ClassifierOptions {
     /// Another seed gives other weights
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Let the vocabulary hold the words of this text too
+    #[arg(long, value_name = "FILE")]
+    pub corpus: Option<PathBuf>,
 }
 
 impl ClassifierOptions {
     /// What the command's defaults give.
     pub fn small(output: PathBuf) -> Self {
         let classes = ["A", "B", "C"].map(String::from).to_vec();
-        Self { output, channels: vec![16, 32, 48, 64, 64], image_size: vec![224, 224], classes, seed: 0 }
+        Self { output, channels: vec![16, 32, 48, 64, 64], image_size: vec![224, 224], classes, seed: 0, corpus: None }
     }
 }
 
@@ -51,7 +54,7 @@ pub fn write_classifier(options: &ClassifierOptions) -> Result<()> {
     ensure!(options.channels.len() == STAGES.len(), "--channels takes the channels of five stages, like 16,32,48,64,64");
     ensure!(options.image_size.len() == 2, "--image-size takes a width and a height, like 224,224");
     make_folder(&options.output)?;
-    let vocabulary = tokenizer::bert_vocabulary();
+    let vocabulary = tokenizer::bert_vocabulary(&tokenizer::corpus(options.corpus.as_deref())?);
     tokenizer::write_bert(&options.output, &vocabulary, MAX_LENGTH)?;
     let config = json!({
         "model_type": "mmlnb_classifier",

@@ -3,7 +3,7 @@
 use super::{
     Fill, Tensor, make_folder,
     random::{self, Type},
-    tokenizer::QwenTokenizer,
+    tokenizer::{QwenTokenizer, corpus},
     write_json,
 };
 use anyhow::Result;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// What `cargo xtask checkpoint` writes.
 #[derive(Debug, clap::Args)]
 pub struct DescriberOptions {
-    /// The sizes: tiny (1 million parameters), those of a 0.5B text model, or those of the real 3B and 7B
+    /// The sizes: tiny and demo (1 million parameters), those of a 0.5B text model, or those of the real 3B and 7B
     #[arg(long, value_enum)]
     pub shape: Shape,
     /// The folder to write
@@ -22,13 +22,18 @@ pub struct DescriberOptions {
     /// Another seed gives other weights
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Let the tokenizer learn the words of this text too
+    #[arg(long, value_name = "FILE")]
+    pub corpus: Option<PathBuf>,
 }
 
 /// A checkpoint's sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shape {
-    /// For the demo and tests.
+    /// For tests.
     Tiny,
+    /// Small enough to learn from nothing in minutes on two cores.
+    Demo,
     /// 24 layers, hidden 896, the vision tower of the real ones.
     #[value(name = "0.5b")]
     Half,
@@ -72,7 +77,8 @@ const REAL_TOKENS: usize = 151_643;
 pub fn write_describer(options: &DescriberOptions) -> Result<()> {
     let folder = &options.output;
     make_folder(folder)?;
-    let tokenizer = QwenTokenizer::learn((options.shape != Shape::Tiny).then_some(REAL_TOKENS));
+    let invented = !matches!(options.shape, Shape::Tiny | Shape::Demo);
+    let tokenizer = QwenTokenizer::learn(&corpus(options.corpus.as_deref())?, invented.then_some(REAL_TOKENS));
     let sizes = sizes(options.shape, tokenizer.len());
     tokenizer.write(folder)?;
     write_configuration(folder, &sizes, &tokenizer)?;
@@ -124,6 +130,12 @@ fn sizes(shape: Shape, tokens: usize) -> Sizes {
             // Wide enough for the layers to matter beside the residual stream: the words then differ from image to image.
             deviation: 0.12,
             vision: VisionSizes { hidden: 64, depth: 4, heads: 4, intermediate: 112, full_attention: vec![1, 3] },
+        },
+        Shape::Demo => Sizes {
+            layers: 3,
+            deviation: 0.05,
+            vision: VisionSizes { hidden: 96, depth: 3, heads: 4, intermediate: 192, full_attention: vec![0, 1, 2] },
+            ..self::sizes(Shape::Tiny, tokens)
         },
     }
 }
@@ -250,7 +262,7 @@ mod tests {
 
     #[test]
     fn rope_sections_fill_half_a_head() {
-        for shape in [Shape::Tiny, Shape::Half, Shape::Three, Shape::Seven] {
+        for shape in [Shape::Tiny, Shape::Demo, Shape::Half, Shape::Three, Shape::Seven] {
             let sizes = sizes(shape, 2000);
             assert_eq!(sizes.mrope_section.iter().sum::<usize>() * 2 * sizes.heads, sizes.hidden, "{shape:?}");
         }
@@ -260,7 +272,8 @@ mod tests {
     fn a_tiny_checkpoint_is_whole_and_repeatable() {
         let [one, two] = [(), ()].map(|()| tempfile::tempdir().unwrap());
         for folder in [&one, &two] {
-            write_describer(&DescriberOptions { shape: Shape::Tiny, output: folder.path().into(), seed: 3 }).unwrap();
+            write_describer(&DescriberOptions { shape: Shape::Tiny, output: folder.path().into(), seed: 3, corpus: None })
+                .unwrap();
         }
         let read = |folder: &tempfile::TempDir, name: &str| std::fs::read(folder.path().join(name)).unwrap();
         for name in [

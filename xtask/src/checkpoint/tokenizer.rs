@@ -1,14 +1,22 @@
 //! Tokenizers made on the spot from a page of pathologists' English: Qwen's byte-level BPE and BERT's WordPiece.
 
 use super::{bytes, write_json, write_text};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 use std::{
     collections::{BTreeMap, HashSet},
+    fs,
     path::Path,
 };
 
 const CORPUS: &str = include_str!("corpus.txt");
+
+/// The built-in page, with the text of `file` after it if there is one.
+pub fn corpus(file: Option<&Path>) -> Result<String> {
+    let Some(file) = file else { return Ok(CORPUS.to_owned()) };
+    let text = fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+    Ok(format!("{CORPUS}\n{text}"))
+}
 
 /// The template that Qwen2.5-VL checkpoints carry.
 const CHAT_TEMPLATE: &str = include_str!("chat_template.jinja");
@@ -51,8 +59,8 @@ pub struct QwenTokenizer {
 
 impl QwenTokenizer {
     /// Learns merges from the corpus; `size` ordinary tokens exactly, the rest being made-up words, or as many as the corpus gives.
-    pub fn learn(size: Option<usize>) -> Self {
-        let mut words = corpus_words();
+    pub fn learn(corpus: &str, size: Option<usize>) -> Self {
+        let mut words = corpus_words(corpus);
         let mut merges = Vec::new();
         let mut tokens: Vec<String> = bytes::sorted().into_iter().map(String::from).collect();
         while let Some(pair) = most_frequent_pair(&words) {
@@ -129,10 +137,10 @@ impl QwenTokenizer {
 }
 
 /// The corpus's words as lists of byte characters, a blank belonging to the word after it, with their counts.
-fn corpus_words() -> BTreeMap<Vec<String>, usize> {
+fn corpus_words(corpus: &str) -> BTreeMap<Vec<String>, usize> {
     let alphabet = bytes::alphabet();
     let mut counts = BTreeMap::new();
-    for word in CORPUS.lines().flat_map(|line| line.split_inclusive(|c: char| !c.is_alphabetic()).flat_map(split_tail)) {
+    for word in corpus.lines().flat_map(|line| line.split_inclusive(|c: char| !c.is_alphabetic()).flat_map(split_tail)) {
         // Each word is learned both with the blank before it and as a line's first.
         for form in [word.to_owned(), format!(" {word}")] {
             let characters = form.bytes().map(|byte| alphabet[byte as usize].to_string()).collect();
@@ -194,10 +202,10 @@ fn made_up_word(number: usize) -> String {
 const BERT_SPECIAL: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
 /// A WordPiece vocabulary: special tokens, signs, the corpus's words, and single characters for all the rest.
-pub fn bert_vocabulary() -> Vec<String> {
+pub fn bert_vocabulary(corpus: &str) -> Vec<String> {
     let characters: Vec<String> = ('a'..='z').chain('0'..='9').map(String::from).collect();
     let signs = ".,:;()%-'\"/?!<>=+".chars().map(String::from);
-    let lower = CORPUS.to_lowercase();
+    let lower = corpus.to_lowercase();
     let words: std::collections::BTreeSet<&str> =
         lower.split(|c: char| !c.is_alphabetic()).filter(|word| word.len() > 1).collect();
     let specials = BERT_SPECIAL.map(String::from).into_iter();
@@ -244,7 +252,7 @@ mod tests {
 
     #[test]
     fn real_shapes_have_the_real_ids() {
-        let tokenizer = QwenTokenizer::learn(Some(151_643));
+        let tokenizer = QwenTokenizer::learn(CORPUS, Some(151_643));
         let ids = [
             "<|endoftext|>",
             "<|im_start|>",
@@ -262,7 +270,7 @@ mod tests {
 
     #[test]
     fn merges_build_whole_words_of_the_corpus() {
-        let tokenizer = QwenTokenizer::learn(None);
+        let tokenizer = QwenTokenizer::learn(CORPUS, None);
         for word in ["Ġneuroblastoma", "Ġneuropil", "describe", "ĠSchwann"] {
             assert!(tokenizer.tokens.iter().any(|token| token == word), "{word}");
         }
@@ -271,7 +279,7 @@ mod tests {
 
     #[test]
     fn bert_entries_are_distinct() {
-        let vocabulary = bert_vocabulary();
+        let vocabulary = bert_vocabulary(CORPUS);
         assert_eq!(vocabulary.iter().collect::<HashSet<_>>().len(), vocabulary.len());
         assert_eq!(vocabulary[2], "[CLS]");
     }
