@@ -30,7 +30,7 @@ pub struct ClassMeasures {
     pub classes: Vec<String>,
     /// Whether the order of the classes means something; without it kappa is not weighted.
     pub ordinal: bool,
-    /// Counts, [truth][prediction].
+    /// Counts, `[truth][prediction]`.
     pub confusion: Vec<Vec<u64>>,
     /// Share of items on the diagonal.
     pub accuracy: f64,

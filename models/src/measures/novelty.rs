@@ -77,7 +77,7 @@ impl Neighbours {
         self.neighbours
     }
 
-    /// The distance (0 to 2) of `features` [hidden] to the k-th nearest stored item, the farthest one when fewer are stored.
+    /// The distance (0 to 2) of `features` `[hidden]` to the k-th nearest stored item, the farthest one when fewer are stored.
     ///
     /// # Panics
     /// When `features` is not [`Neighbours::hidden`] wide.
