@@ -30,7 +30,7 @@ impl Share {
     /// Two-sided, 95 % (Clopper-Pearson). Every item is a patient of its own, so they are independent.
     fn interval(self) -> [f64; 2] {
         let (count, of) = (self.count as f64, self.of as f64);
-        [1.0 - upper_bound(of - count, of, 0.025), upper_bound(count, of, 0.025)]
+        [1.0 - upper_bound(of - count, of, 0.975), upper_bound(count, of, 0.975)]
     }
 }
 
