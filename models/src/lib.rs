@@ -12,5 +12,6 @@ pub mod networks;
 pub mod prepare;
 pub mod record;
 pub mod sheet;
+pub mod spelling;
 pub mod verdict;
 pub mod weights;

@@ -1,5 +1,7 @@
 //! Names that a person may have meant.
 
+use mmlnb_models::spelling::distance;
+
 /// The known names that are nearest to an unknown one, at most three, nearest first; none when nothing is near.
 pub fn nearest<'n>(asked: &str, known: impl IntoIterator<Item = &'n str>) -> Vec<&'n str> {
     let limit = (asked.chars().count() / 3).max(2);
@@ -17,21 +19,6 @@ pub fn hint<'n>(asked: &str, known: impl IntoIterator<Item = &'n str> + Clone) -
         [] => format!("; known are {}", known.into_iter().collect::<Vec<_>>().join(", ")),
         near => format!("; did you mean {}?", near.join(" or ")),
     }
-}
-
-/// Insertions, deletions and exchanges that make one of the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mmlnb_models::spelling::distance;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Exit, Failure, Problem};
@@ -179,22 +180,6 @@ fn unknown(name: &str, place: &str) -> Problem {
         _ => "remove the line; `mmlnb-appliance init` writes every key with its meaning".to_owned(),
     };
     Problem::new(format!("`{name}` is no key of the configuration"), place, mend)
-}
-
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn from_toml(key: &Key, value: &DeValue<'_>) -> Result<Setting, String> {

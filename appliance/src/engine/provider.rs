@@ -36,7 +36,7 @@ fn cuda_works(runtime: &Runtime, half: bool) -> Result<(), String> {
                     export the bundle with --precision f16"
             .to_string());
     }
-    preload(runtime.library_folder())?;
+    preload(runtime.folder())?;
     runtime.builder(true).map_err(|error| error.to_string())?;
     let copied = || Tensor::from_array(([1], vec![1.0f32]))?.to(AllocationDevice::CUDA, 0);
     let value: Tensor<f32> = copied().map_err(|error: ort::Error| error.to_string())?;

@@ -26,7 +26,7 @@ const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
 pub(super) struct Runtime {
     environment: Environment,
     /// The library that was loaded.
-    library: PathBuf,
+    shared_object: PathBuf,
     /// Where sessions run.
     pub provider: Provider,
 }
@@ -35,7 +35,7 @@ impl Runtime {
     /// Loads the library (once a process) and settles the provider; `half` says whether the describer is in f16.
     pub fn open(options: &EngineOptions, half: bool) -> Result<Runtime, EngineError> {
         let (environment, library) = environment(options)?;
-        let mut runtime = Runtime { environment, library, provider: Provider { name: "cpu", note: None } };
+        let mut runtime = Runtime { environment, shared_object: library, provider: Provider { name: "cpu", note: None } };
         runtime.provider = provider::choose(&runtime, options.provider, half);
         Ok(runtime)
     }
@@ -62,8 +62,8 @@ impl Runtime {
     }
 
     /// The folder of the library, beside which the GPU's libraries are laid out.
-    pub fn library_folder(&self) -> &Path {
-        self.library.parent().unwrap_or(Path::new("/"))
+    pub fn folder(&self) -> &Path {
+        self.shared_object.parent().unwrap_or(Path::new("/"))
     }
 
     /// ONNX Runtime's error while `doing`: on the GPU it may have been lost, on the processor it is internal.
@@ -110,7 +110,7 @@ fn default_threads() -> usize {
 /// The first library that exists. A path that somebody named must exist itself.
 fn find_library(options: &EngineOptions) -> Result<PathBuf, EngineError> {
     let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(path) = named("MMLNB_ORT_LIB").or_else(|| options.library.clone()) {
+    if let Some(path) = named("MMLNB_ORT_LIB").or_else(|| options.onnx_runtime.clone()) {
         return if path.is_file() { Ok(path) } else { Err(absent(&[path])) };
     }
     let mut candidates = Vec::new();
@@ -180,7 +180,8 @@ mod tests {
 
     #[test]
     fn a_named_library_that_is_absent_is_an_error_with_its_path() {
-        let options = EngineOptions { library: Some(PathBuf::from("/absent/libonnxruntime.so")), ..EngineOptions::default() };
+        let options =
+            EngineOptions { onnx_runtime: Some(PathBuf::from("/absent/libonnxruntime.so")), ..EngineOptions::default() };
         if std::env::var_os("MMLNB_ORT_LIB").is_none() {
             let error = find_library(&options).unwrap_err().to_string();
             assert!(error.contains("/absent/libonnxruntime.so") && error.contains("MMLNB_ORT_LIB"), "{error}");

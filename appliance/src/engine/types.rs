@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mmlnb_models::prepare::decode::Rgb8Image;
+pub use mmlnb_models::prepare::sampling::StopReason;
 
 use super::trace::Trace;
 
@@ -22,7 +23,7 @@ pub struct EngineOptions {
     /// Most memory that the engine may plan for, in bytes; `None`: what the machine has available at the start.
     pub memory_limit: Option<u64>,
     /// The ONNX Runtime library; `None`: `MMLNB_ORT_LIB`, then beside the executable, then `ORT_DYLIB_PATH`.
-    pub library: Option<PathBuf>,
+    pub onnx_runtime: Option<PathBuf>,
     /// Which halves of the bundle to load.
     pub load: Mode,
 }
@@ -35,7 +36,7 @@ impl Default for EngineOptions {
             slots: 4,
             max_tokens: None,
             memory_limit: None,
-            library: None,
+            onnx_runtime: None,
             load: Mode::Both,
         }
     }
@@ -133,25 +134,6 @@ pub struct Description {
     pub mean_token_logprob: f64,
     /// Why it ends.
     pub stop_reason: StopReason,
-}
-
-/// Why a description ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StopReason {
-    /// The model ended it.
-    EndToken,
-    /// The longest length was reached.
-    MaxTokens,
-}
-
-impl StopReason {
-    /// The name in reports and JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            StopReason::EndToken => "end_token",
-            StopReason::MaxTokens => "max_tokens",
-        }
-    }
 }
 
 /// The classifier's opinion; all lists are in the order of `classes`.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::settings::GenerationSettings;
@@ -20,6 +21,26 @@ pub enum LogitsError {
     /// Nothing but minus infinity, or nothing at all.
     #[error("no token has a finite logit; the weights are damaged, or the precision is too low for this model")]
     AllImpossible,
+}
+
+/// Why a description ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// The model ended it.
+    EndToken,
+    /// It reached `max_new_tokens`.
+    MaxTokens,
+}
+
+impl StopReason {
+    /// Its name in files, reports and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            StopReason::EndToken => "end_token",
+            StopReason::MaxTokens => "max_tokens",
+        }
+    }
 }
 
 /// A chosen token.

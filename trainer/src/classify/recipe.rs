@@ -2,7 +2,10 @@
 
 use super::schedule::{Curriculum, LambdaSchedule};
 use crate::{error::TrainError, optimiser::OptimiserOptions};
-use mmlnb_models::config::{Fusion, ImageEncoder, SwinConfig, Vgg16Config};
+use mmlnb_models::{
+    config::{Fusion, ImageEncoder, SwinConfig, Vgg16Config},
+    spelling::distance,
+};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -411,26 +414,10 @@ fn near<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
     let plain = |text: &str| text.to_lowercase().replace('-', "_");
     let close = |other: &&str| {
         let (a, b) = (plain(name), plain(other));
-        edits(&a, &b) <= 1 + a.len() / 4 || b.contains(&a) || (b.len() > 3 && a.contains(&b))
+        distance(&a, &b) <= 1 + a.len() / 4 || b.contains(&a) || (b.len() > 3 && a.contains(&b))
     };
     let found: Vec<String> = known.filter(close).map(|name| format!("`{name}`")).collect();
     if found.is_empty() { String::new() } else { format!("; did you mean {}?", found.join(" or ")) }
-}
-
-/// Insertions, deletions and exchanges that turn one text into the other (Levenshtein).
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let exchanged = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = exchanged.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

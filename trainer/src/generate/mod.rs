@@ -14,6 +14,7 @@ mod sheet;
 
 pub use cache::Cache;
 pub use files::{Source, describe_files};
+pub use mmlnb_models::prepare::sampling::StopReason;
 pub use networks::graphs;
 pub use prompt::{Picture, Prompt, Prompter};
 pub use sheet::{file_name, image_files, write_descriptions};
@@ -34,26 +35,6 @@ use tch::{Device, Kind, Tensor};
 
 /// Images that are described together unless told otherwise.
 pub const BATCH: usize = 8;
-
-/// Why a description ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StopReason {
-    /// The model ended it.
-    EndToken,
-    /// It reached `max_new_tokens`.
-    MaxTokens,
-}
-
-impl StopReason {
-    /// As files write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            StopReason::EndToken => "end_token",
-            StopReason::MaxTokens => "max_tokens",
-        }
-    }
-}
 
 /// A description.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
