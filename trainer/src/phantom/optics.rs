@@ -112,10 +112,10 @@ pub fn develop(ink: &[Ink], width: usize, stain: &Stain, scanner: &Scanner, sens
     let powers = power_table(scanner.gamma);
     let last = (powers.len() - 1) as f32;
     let mut pixels = Vec::with_capacity(3 * ink.len());
-    for index in 0..ink.len() {
+    let [reds, greens, blues] = &planes;
+    for (index, ((red, green), blue)) in reds.iter().zip(greens).zip(blues).enumerate() {
         let [right, down] = [(index % width) as f32 / width as f32, (index / width) as f32 / height as f32];
         let lit = 1.0 + scanner.slope[0] * (right - 0.5) + scanner.slope[1] * (down - 0.5);
-        let (red, green, blue) = (planes[0][index], planes[1][index], planes[2][index]);
         for row in &scanner.matrix {
             let mixed = lit * (row[0] * red + row[1] * green + row[2] * blue);
             let value = powers[(mixed.clamp(0.0, 1.0) * last) as usize] * 255.0;
