@@ -19,25 +19,36 @@ use std::{
 /// # Errors
 /// What the operating system refuses; the old file stays then.
 pub fn replace_file(target: &Path, content: &[u8]) -> Result<(), TrainError> {
-    replace_file_by(target, |path| {
-        let mut file = File::create(path).map_err(TrainError::io("create", path))?;
-        fault::point(path)?;
-        file.write_all(content).map_err(TrainError::io("write", path))
-    })
+    let new = beside(target, "new");
+    fault::point(&new)?;
+    let mut file = File::create(&new).map_err(TrainError::io("create", &new))?;
+    fault::point(&new)?;
+    file.write_all(content).map_err(TrainError::io("write", &new))?;
+    sync(&new)?;
+    fault::point(target)?;
+    fs::rename(&new, target).map_err(TrainError::io("rename", &new))?;
+    sync(parent(target))
 }
 
-/// As [`replace_file`], for a writer that wants a path.
+/// As [`replace_file`], for a writer that wants a path. It gets one in a folder of its own: what it leaves beside its file goes with the folder,
+/// also when the process is killed (safetensors writes a temporary file first).
 ///
 /// # Errors
 /// Those of the writer, and what the operating system refuses; the old file stays then.
 pub fn replace_file_by(target: &Path, write: impl FnOnce(&Path) -> Result<(), TrainError>) -> Result<(), TrainError> {
-    let new = beside(target, "new");
+    let folder = beside(target, "new");
+    remove_folder(&folder)?;
+    fault::point(&folder)?;
+    fs::create_dir(&folder).map_err(TrainError::io("create", &folder))?;
+    let new = folder.join(target.file_name().unwrap_or_default());
     fault::point(&new)?;
     write(&new)?;
     sync(&new)?;
     fault::point(target)?;
     fs::rename(&new, target).map_err(TrainError::io("rename", &new))?;
-    sync(parent(target))
+    sync(parent(target))?;
+    fault::point(&folder)?;
+    remove_folder(&folder)
 }
 
 /// Writes a folder anew: `fill` gets an empty folder; what it leaves there takes the place of `target`.
@@ -228,6 +239,32 @@ mod tests {
         }
         replace_file(&target, b"new").unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"new");
+    }
+
+    #[test]
+    fn what_a_killed_writer_leaves_beside_its_file_goes_too() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("state");
+        let untidy = |path: &Path| {
+            fs::write(path.with_file_name(".tmp0a1B2c"), "half").unwrap();
+            fs::write(path, "new").map_err(TrainError::io("write", path))
+        };
+        let mut points = 0;
+        for passes in 0.. {
+            replace_file(&target, b"old").unwrap();
+            fault::PASSES.set(Some(passes));
+            let outcome = replace_file_by(&target, untidy);
+            fault::PASSES.set(None);
+            settle(root.path()).unwrap();
+            assert!(matches!(fs::read(&target).unwrap().as_slice(), b"old" | b"new"), "after {passes} points");
+            assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "nothing is left beside it after {passes} points");
+            if outcome.is_ok() {
+                break;
+            }
+            points += 1;
+        }
+        assert_eq!(fs::read(&target).unwrap(), b"new");
+        assert_eq!(points, 4);
     }
 
     #[test]
