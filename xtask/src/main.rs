@@ -9,7 +9,6 @@ mod progress;
 mod setup;
 mod slide;
 mod test;
-mod trained;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -27,16 +26,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show the appliance at work on real H&E tiles; nothing is trained
-    Demo {
-        /// Take the wheels from this folder and do not use the network
-        #[arg(long, value_name = "DIR")]
-        offline_dir: Option<PathBuf>,
-    },
-    /// Draw phantoms, train both stages on them, serve unseen ones and real tissue, and fail if the answers are not good enough
-    // Not in the help until its describer passes the demo's own checks (docs/demo.md).
-    #[command(hide = true)]
-    TrainedDemo(trained::Options),
+    /// Draw phantoms, train both stages on them, serve unseen ones and real tissue; fails if the answers are not good enough
+    Demo(demo::Options),
     /// Bring the native libraries into native/; a second run does nothing
     Setup(setup::Options),
     /// Write a Qwen2.5-VL checkpoint of random weights in the hub's layout
@@ -74,8 +65,7 @@ fn run(command: Command) -> Result<()> {
         Command::Checkpoint(options) => checkpoint::write_describer(&options),
         Command::Classifier(options) => checkpoint::write_classifier(&options),
         Command::Bench { bench } => bench::run(&bench),
-        Command::Demo { offline_dir } => demo::run(offline_dir),
-        Command::TrainedDemo(options) => trained::run(&options),
+        Command::Demo(options) => demo::run(&options),
         Command::Tiles { offline_dir } => {
             println!("{}", slide::tiles(offline_dir)?.display());
             Ok(())

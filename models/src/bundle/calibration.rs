@@ -21,7 +21,7 @@ pub struct Calibration {
     /// What the training images were like.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranges: Option<Ranges>,
-    /// Descriptions written for many different images, which therefore say nothing about one.
+    /// Descriptions written for many training images of differing classes, which therefore say nothing about one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub generic_texts: Vec<String>,
     /// Whether the parts of the data were split by patient; null: not recorded.

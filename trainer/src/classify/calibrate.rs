@@ -20,7 +20,8 @@ use mmlnb_models::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A text that the describer writes for this share of the training images (and for [`GENERIC_COUNT`] at least) says nothing about one of them.
+/// A text that the describer writes for this share of the training images (and for [`GENERIC_COUNT`] at least), whatever their class, says nothing about
+/// one of them.
 const GENERIC_SHARE: f64 = 0.05;
 const GENERIC_COUNT: usize = 3;
 
@@ -100,7 +101,7 @@ pub(super) fn calibrate(
             neighbours: neighbours.neighbours(),
         }),
         ranges: Some(ranges(table, corpus, trained.0)?),
-        generic_texts: described.map_or_else(Vec::new, |described| generic(described, trained.0)),
+        generic_texts: described.map_or_else(Vec::new, |described| generic(described, trained.0, &corpus.labels)),
         ..Calibration::default()
     };
     let report = Calibrated {
@@ -152,13 +153,51 @@ fn range(values: impl Iterator<Item = f64>) -> Option<[f64; 2]> {
     })
 }
 
-/// Generated texts that stand under many different training images.
-fn generic(described: &Described, rows: &[usize]) -> Vec<String> {
+/// Generated texts that stand under many training images and hardly tell their classes apart: the share of the commonest class among these images is less than
+/// halfway from its share among all images to certainty.
+fn generic(described: &Described, rows: &[usize], labels: &[usize]) -> Vec<String> {
     if described.finished.is_none() {
         return Vec::new();
     }
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    rows.iter().for_each(|row| *counts.entry(&described.served[*row]).or_default() += 1);
+    let mut images: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    rows.iter().for_each(|row| images.entry(&described.served[*row]).or_default().push(labels[*row]));
     let least = GENERIC_COUNT.max((GENERIC_SHARE * rows.len() as f64).ceil() as usize);
-    counts.into_iter().filter(|(_, count)| *count >= least).map(|(text, _)| text.to_string()).collect()
+    let all: Vec<usize> = rows.iter().map(|row| labels[*row]).collect();
+    let says_little = |classes: &[usize]| {
+        let (class, share) = commonest(classes);
+        let usual = all.iter().filter(|label| **label == class).count() as f64 / all.len() as f64;
+        share < f64::midpoint(usual, 1.0)
+    };
+    images.retain(|_, classes| classes.len() >= least && says_little(classes));
+    images.into_keys().map(String::from).collect()
+}
+
+/// The commonest class and its share.
+fn commonest(classes: &[usize]) -> (usize, f64) {
+    let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+    classes.iter().for_each(|class| *counts.entry(*class).or_default() += 1);
+    let (class, count) = counts.into_iter().max_by_key(|(_, count)| *count).unwrap_or_default();
+    (class, count as f64 / classes.len().max(1) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_under_many_images_is_generic_only_when_their_classes_differ() {
+        // Of 30 images, ten a class: one text on seven of the first class alone, one on two of each class, one on a single image, others once.
+        let labels: Vec<usize> = (0..30).map(|row| row / 10).collect();
+        let text = |row: usize| match row % 10 {
+            0..=6 if row < 10 => "High cellularity.".to_string(),
+            8 | 9 => "A patch of tissue.".to_string(),
+            _ => format!("Text {row}."),
+        };
+        let served: Vec<String> = (0..30).map(text).collect();
+        let rows: Vec<usize> = (0..30).collect();
+        let mut described = Described { served, other: None, finished: Some(vec![true; 30]) };
+        assert_eq!(generic(&described, &rows, &labels), ["A patch of tissue."]);
+        described.finished = None;
+        assert!(generic(&described, &rows, &labels).is_empty(), "the table's own texts are never called so");
+    }
 }

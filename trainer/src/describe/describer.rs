@@ -21,7 +21,7 @@ use tch::{Device, Kind, Reduction, TchError, Tensor};
 /// Positions whose logits are in memory at one time.
 pub(super) const CHUNK: i64 = 256;
 
-/// What is trained.
+/// What is trained, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Trained {
     /// An adapter's tensors, or else the base's own.
@@ -32,6 +32,8 @@ pub struct Trained {
     pub vision_blocks: bool,
     /// The merger between both.
     pub merger: bool,
+    /// Whether blocks are computed again for their gradients, instead of being kept.
+    pub recompute: bool,
 }
 
 impl Trained {
@@ -85,7 +87,11 @@ impl Describer {
         adapter_dropout: f64,
         with_vision: bool,
     ) -> Result<Describer, TrainError> {
-        let [vision, embedding, decoder, head] = graphs(config, weights);
+        let mut graphs = graphs(config, weights);
+        if !trained.recompute {
+            graphs.iter_mut().flat_map(|graph| &mut graph.nodes).for_each(|node| node.region = None);
+        }
+        let [vision, embedding, decoder, head] = graphs;
         let options = |part_is_trained: bool| {
             let trainable = match (trained.adapters, part_is_trained) {
                 (true, _) => Trainable::Adapters,

@@ -98,7 +98,13 @@ pub fn plan(recipe: &Recipe, config: &QwenConfig, (device, kind): (Device, Kind)
     let parts = trained(recipe);
     let with = adapter::adaption(recipe, config)?;
     let adapted = |graph: Graph| {
-        graph.adapt(&|module| with(module), &[]).expect("adapting fails only for modules that are expected and not found")
+        let adapted = graph.adapt(&|module| with(module), &[]);
+        let mut graph = adapted.expect("adapting fails only for modules that are expected and not found");
+        if !recipe.recompute {
+            // One block: all of it is kept.
+            graph.nodes.iter_mut().for_each(|node| node.region = Some(0));
+        }
+        graph
     };
     let text = &config.text;
     let [embedding, head] = [networks::embedding(text), networks::head(text)];
@@ -120,12 +126,20 @@ pub fn plan(recipe: &Recipe, config: &QwenConfig, (device, kind): (Device, Kind)
     }
     let lesson = Lesson { float, all: !parts.adapters, dropout: recipe.dropout > 0.0 && recipe.method != Method::Full };
     let step = learning(&decoder, &|name| size(name, load), lesson).map_err(unknown)?;
-    let mut moments = vec![(format!("{} again, with its gradients", step.block), step.block_bytes)];
+    let block = |learning: &Learning| match recipe.recompute {
+        true => (format!("{} again, with its gradients", learning.block), learning.block_bytes),
+        false => ("all that is kept, with its gradients".to_string(), learning.block_bytes),
+    };
+    let mut moments = vec![block(&step)];
     let mut kept = step.kept_bytes;
     if !parts.vision_is_frozen() {
-        let Learning { kept_bytes, block_bytes, block } = learning(&vision, &|name| size(name, load), lesson).map_err(unknown)?;
-        kept += load.rows * kept_bytes;
-        moments.push((format!("{block} again, with its gradients"), block_bytes));
+        let vision = learning(&vision, &|name| size(name, load), lesson).map_err(unknown)?;
+        kept += load.rows * vision.kept_bytes;
+        match recipe.recompute {
+            true => moments.push(block(&vision)),
+            // Every image's pass stands until its gradients are due, also while the language model works.
+            false => kept += load.rows * vision.block_bytes,
+        }
     }
     moments.push((format!("logits of {} positions", CHUNK.min(load.answers)), logits(text.vocabulary, load, float)));
     let largest = largest_leaf(&decoder, &language, parts);
@@ -246,6 +260,9 @@ pub fn check(
     }
     if place.1 == Kind::Float && fits(recipe, Kind::BFloat16, load)? {
         advice.push("`base_dtype = \"bf16\"` fits".into());
+    }
+    if !recipe.recompute && fits(&Recipe { recompute: true, ..recipe.clone() }, place.1, load)? {
+        advice.push("`recompute = true` fits".into());
     }
     let ranks = std::iter::successors(Some(recipe.rank / 2), |rank| Some(rank / 2)).take_while(|rank| *rank >= 1);
     for rank in ranks.filter(|_| recipe.method != Method::Full) {

@@ -89,10 +89,10 @@ pub fn base_kind(recipe: &Recipe, base: &Checkpoint) -> Number {
     }
 }
 
-/// Which parts a recipe trains.
+/// Which parts a recipe trains, and how.
 pub fn trained(recipe: &Recipe) -> Trained {
-    let Recipe { language, vision_blocks, merger, .. } = *recipe;
-    Trained { adapters: recipe.method != Method::Full, language, vision_blocks, merger }
+    let Recipe { language, vision_blocks, merger, recompute, .. } = *recipe;
+    Trained { adapters: recipe.method != Method::Full, language, vision_blocks, merger, recompute }
 }
 
 impl Training<'_> {

@@ -70,6 +70,24 @@ fn accumulating_four_times_one_equals_one_time_four() {
 }
 
 #[test]
+fn keeping_all_leaves_gradients_as_computing_again_does() {
+    for method in [Method::Lora, Method::Dora, Method::Full] {
+        let found = [true, false].map(|recompute| {
+            let recipe = Recipe { method, recompute, dropout: 0.1, vision_blocks: true, merger: true, ..quick() };
+            with_describer(&recipe, Kind::Float, true, |bench, describer| {
+                gradients(describer, &[batch(bench, &recipe, &bench.items(&recipe, Part::Train))])
+            })
+        });
+        let [again, kept] = found;
+        assert_eq!(again.len(), kept.len());
+        for ((name, again), (_, kept)) in again.iter().zip(&kept) {
+            let off = (again - kept).abs().max().double_value(&[]);
+            assert!(off <= 1e-6, "{method:?} {name}: off by {off:.2e}");
+        }
+    }
+}
+
+#[test]
 fn every_tensor_that_is_meant_to_learn_has_a_gradient() {
     let parts = [(true, false, false), (true, true, true), (false, true, false), (false, false, true)];
     for (language, vision_blocks, merger) in parts {
@@ -163,7 +181,7 @@ fn dropout_follows_from_the_seed_and_the_number_of_the_micro_batch() {
 
 #[test]
 fn trained_parts_decide_whether_the_vision_tower_is_frozen() {
-    let part = |vision_blocks, merger| Trained { adapters: true, language: true, vision_blocks, merger };
+    let part = |vision_blocks, merger| Trained { adapters: true, language: true, vision_blocks, merger, recompute: true };
     assert!(part(false, false).vision_is_frozen());
     assert!(!part(true, false).vision_is_frozen() && !part(false, true).vision_is_frozen());
 }

@@ -89,19 +89,21 @@ fn what_cannot_fit_is_refused_with_the_setting_that_helps() {
     assert!(wide.to_string().contains("base_dtype = \"bf16\""), "{wide}");
 }
 
-/// Width, layers, words, type, method, dropout; rows, tokens, answers a row.
-type Case = (i64, i64, i64, Kind, Method, f64, [i64; 3]);
+/// Width, layers, words, type, method, dropout; rows, tokens, answers a row; whether blocks are computed again.
+type Case = (i64, i64, i64, Kind, Method, f64, [i64; 3], bool);
 
 /// The cases that are measured.
-const CASES: [Case; 3] = [
-    (384, 6, 2000, Kind::Float, Method::Lora, 0.0, [2, 300, 100]),
-    (256, 4, 30_000, Kind::Float, Method::Full, 0.0, [2, 300, 150]),
-    (384, 4, 2000, Kind::Float, Method::Dora, 0.1, [2, 300, 100]),
+const CASES: [Case; 5] = [
+    (384, 6, 2000, Kind::Float, Method::Lora, 0.0, [2, 300, 100], true),
+    (256, 4, 30_000, Kind::Float, Method::Full, 0.0, [2, 300, 150], true),
+    (384, 4, 2000, Kind::Float, Method::Dora, 0.1, [2, 300, 100], true),
+    (384, 6, 2000, Kind::Float, Method::Lora, 0.0, [2, 300, 100], false),
+    (256, 4, 2000, Kind::Float, Method::Full, 0.0, [2, 300, 100], false),
 ];
 const CHILD: &str = "MMLNB_MEMORY_CASE";
 
-fn recipe(method: Method, dropout: f64) -> Recipe {
-    Recipe { method, dropout, rank: 16, ..quick() }
+fn recipe(method: Method, dropout: f64, recompute: bool) -> Recipe {
+    Recipe { method, dropout, recompute, rank: 16, ..quick() }
 }
 
 #[test]
@@ -109,9 +111,12 @@ fn the_plan_is_within_15_percent_of_what_a_process_takes() {
     if let Ok(case) = std::env::var(CHILD) {
         return measured(case.parse().unwrap());
     }
-    for (number, (hidden, layers, words, kind, method, dropout, [rows, tokens, answers])) in CASES.into_iter().enumerate() {
+    for (number, (hidden, layers, words, kind, method, dropout, [rows, tokens, answers], recompute)) in
+        CASES.into_iter().enumerate()
+    {
         let load = Load { rows, tokens, answers: rows * answers, patches: 4 };
-        let plan = memory::plan(&recipe(method, dropout), &sizes(hidden, layers, words), (Device::Cpu, kind), load).unwrap();
+        let plan =
+            memory::plan(&recipe(method, dropout, recompute), &sizes(hidden, layers, words), (Device::Cpu, kind), load).unwrap();
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "memory::the_plan_is_within_15_percent_of_what_a_process_takes", "--nocapture"])
             .env(CHILD, number.to_string())
@@ -142,11 +147,11 @@ fn anonymous() -> i64 {
 
 /// Two steps in this process; prints by how much its memory grew at most.
 fn measured(case: usize) {
-    let (hidden, layers, words, kind, method, dropout, [rows, tokens, answers]) = CASES[case];
+    let (hidden, layers, words, kind, method, dropout, [rows, tokens, answers], recompute) = CASES[case];
     let config = sizes(hidden, layers, words);
     let folder = tempfile::tempdir().unwrap();
     let checkpoint = random(&config, folder.path(), kind);
-    let recipe = recipe(method, dropout);
+    let recipe = recipe(method, dropout, recompute);
     let trained = describe::trained(&recipe);
     tch::set_num_threads(1);
     // What libtorch takes for itself comes with its first product.

@@ -89,7 +89,7 @@ fn golden_lora_trainings() {
         let start_folder = tempfile::tempdir().unwrap();
         let adapter = start(start_folder.path(), &dir, training);
         let weights = Weights::with_adapter(&checkpoint, &adapter).unwrap();
-        let trained = Trained { adapters: true, language: true, vision_blocks: false, merger: false };
+        let trained = Trained { adapters: true, language: true, vision_blocks: false, merger: false, recompute: true };
         let place = (Device::Cpu, Kind::Float);
         let describer = Describer::new(&base.config, &weights, place, trained, adapter.config().dropout, true).unwrap();
         train(&cases, training, &describer, |number| batch(&cases, &stored, &base, number));

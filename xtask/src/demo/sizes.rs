@@ -1,6 +1,6 @@
 //! How much the demo draws and trains.
 
-/// Sizes of one demo. Every patient gives one patch or two.
+/// Sizes of one demo. Every patient gives one patch or two; [`super::data`] draws enough of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sizes {
     /// Patients from whom the describer learns from nothing.
@@ -21,29 +21,22 @@ pub struct Sizes {
 
 /// About 20 minutes on two cores, building included.
 pub const FULL: Sizes = Sizes {
-    first_patients: 500,
-    tuning_patients: 250,
-    qualifying_patients: 160,
-    served_patients: 60,
-    first_epochs: 10,
-    tuning_epochs: 5,
+    first_patients: 1500,
+    tuning_patients: 300,
+    qualifying_patients: 900,
+    served_patients: 80,
+    first_epochs: 5,
+    tuning_epochs: 4,
     classifier_epochs: 18,
 };
 
 /// Under 8 minutes.
 pub const QUICK: Sizes = Sizes {
-    first_patients: 300,
-    tuning_patients: 150,
-    qualifying_patients: 120,
+    first_patients: 1200,
+    tuning_patients: 200,
+    qualifying_patients: 600,
     served_patients: 40,
-    first_epochs: 8,
-    tuning_epochs: 2,
+    first_epochs: 3,
+    tuning_epochs: 3,
     classifier_epochs: 12,
 };
-
-impl Sizes {
-    /// All patients.
-    pub fn patients(&self) -> usize {
-        self.first_patients + self.tuning_patients + self.qualifying_patients + self.served_patients
-    }
-}

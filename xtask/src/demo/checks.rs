@@ -166,9 +166,8 @@ mod tests {
             })
             .collect();
         let tissue = (0..12).map(|_| item("", "UD", if error { "accepted" } else { "abstain" }, "", "")).collect();
-        let paths = [(); 3].map(|()| std::path::PathBuf::new());
-        let [page, bundle, config] = paths;
-        Served { phantoms, foreign: Vec::new(), tissue, page, bundle, config }
+        let [page, note, bundle, config] = [(); 4].map(|()| std::path::PathBuf::new());
+        Served { phantoms, foreign: Vec::new(), tissue, page, note, bundle, config }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `cargo xtask trained-demo`: from nothing to reports. Phantoms are drawn, a small describer learns from them, its texts and their images train a small
+//! `cargo xtask demo`: from nothing to reports. Phantoms are drawn, a small describer learns from them, its texts and their images train a small
 //! classifier, and the appliance serves both to phantoms of patients that no training saw, and to real tissue, which it must refuse.
 
 mod checks;
@@ -16,7 +16,7 @@ use anyhow::Result;
 use kept::Kept;
 use std::{path::PathBuf, time::Instant};
 
-/// What `cargo xtask trained-demo` takes.
+/// What `cargo xtask demo` takes.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Fewer phantoms and epochs: under 8 minutes instead of 20, with wider intervals
@@ -43,6 +43,7 @@ pub fn run(options: &Options) -> Result<()> {
     let figures = checks::Figures::of(&served)?;
     println!("{figures}");
     println!("\nOpen this page first:  {}", served.page.display());
+    println!("The broken file's note: {}", served.note.display());
     println!("The training's page:   {}", trained.classifier.join("report.html").display());
     println!("The bundle:            {}", served.bundle.display());
     println!("Start it again:        {} run --config {}", program_path("mmlnb-appliance").display(), served.config.display());

@@ -1,6 +1,9 @@
 //! The appliance at work: files dropped into its inbox become reports.
 
-use super::{data::Data, kept::Made};
+use super::{
+    data::{Data, table},
+    kept::Made,
+};
 use crate::{
     appliance::{Appliance, Daemon, say},
     checkout,
@@ -39,11 +42,16 @@ pub struct Served {
     pub tissue: Vec<Item>,
     /// One report's page.
     pub page: PathBuf,
+    /// What the appliance says of a file that is broken.
+    pub note: PathBuf,
     /// The appliance's bundle.
     pub bundle: PathBuf,
     /// Its configuration.
     pub config: PathBuf,
 }
+
+/// A file that is no image any more.
+const BROKEN: &str = "broken.png";
 
 /// The three cases in the inbox.
 const CASES: [&str; 3] = ["phantoms", "foreign", "tissue"];
@@ -52,8 +60,8 @@ const CASES: [&str; 3] = ["phantoms", "foreign", "tissue"];
 pub fn run(bundle: &Made, data: &Data, tissue: &Made) -> Result<Served> {
     let appliance = Appliance::around(new_folder()?, &bundle.path.join("bundle"))?;
     let images = [
-        table(&data.table("served"), &data.images())?,
-        table(&data.foreign.path.join("data.csv"), &data.foreign.path.join("images"))?,
+        known(&table(&data.served), &data.images())?,
+        known(&table(&data.foreign), &data.foreign.path.join("images"))?,
         files(&tissue.path)?,
     ];
     say("serving");
@@ -66,17 +74,20 @@ pub fn run(bundle: &Made, data: &Data, tissue: &Made) -> Result<Served> {
             fs::copy(path, folder.join(path.file_name().context("a file has a name")?))?;
         }
     }
+    drop_broken(&images[0], &appliance)?;
     let started = Instant::now();
     for (case, images) in CASES.into_iter().zip(images) {
         reports.push(collect(&mut daemon, &appliance, case, images, started)?);
     }
+    let note = appliance.path("failed").join(CASES[0]).join(format!("{BROKEN}.note.html"));
+    wait(&mut daemon, &appliance, &[&note], started)?;
     daemon.stop()?;
     let [phantoms, foreign, tissue] = reports.try_into().ok().context("three cases have three lists")?;
     let first =
         phantoms.iter().find(|item| item.report["verdict"] == "accepted").or(phantoms.first()).context("phantoms were served")?;
     let page = appliance.path("done").join(CASES[0]).join(format!("{}.report.html", first.name));
     let (bundle, config) = (appliance.path("bundle"), appliance.config());
-    Ok(Served { page, bundle, config, phantoms, foreign, tissue })
+    Ok(Served { page, note, bundle, config, phantoms, foreign, tissue })
 }
 
 /// `demo/1`, `demo/2`, ...: the first that is not there yet.
@@ -91,7 +102,7 @@ fn new_folder() -> Result<PathBuf> {
 /// An image's path with its class and description.
 type Known = (PathBuf, String, String);
 
-fn table(table: &Path, images: &Path) -> Result<Vec<Known>> {
+fn known(table: &Path, images: &Path) -> Result<Vec<Known>> {
     let mut reader = csv::Reader::from_path(table).with_context(|| format!("{} cannot be read", table.display()))?;
     let rows = reader.deserialize::<HashMap<String, String>>();
     rows.map(|row| {
@@ -115,20 +126,35 @@ fn collect(daemon: &mut Daemon, appliance: &Appliance, case: &str, images: Vec<K
         let name = path.file_name().context("a file has a name")?.to_string_lossy().into_owned();
         let report = appliance.path("done").join(case).join(format!("{name}.report.json"));
         let note = appliance.path("failed").join(case).join(format!("{name}.note.json"));
-        let found = loop {
-            if let Some(found) = [&report, &note].into_iter().find(|path| path.exists()) {
-                break found;
-            }
-            daemon.check()?;
-            if started.elapsed() > PATIENCE {
-                bail!("no report of {name} after {} s; the log: {}", PATIENCE.as_secs(), appliance.path("daemon.log").display());
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        };
+        let found = wait(daemon, appliance, &[&report, &note], started)?;
         let report = serde_json::from_slice(&fs::read(found)?).with_context(|| format!("{} is no JSON", found.display()))?;
         items.push(Item { name, class, description, report });
     }
     Ok(items)
+}
+
+/// The first of these files that appears.
+fn wait<'p>(daemon: &mut Daemon, appliance: &Appliance, paths: &[&'p Path], started: Instant) -> Result<&'p Path> {
+    loop {
+        if let Some(found) = paths.iter().find(|path| path.exists()) {
+            return Ok(found);
+        }
+        daemon.check()?;
+        if started.elapsed() > PATIENCE {
+            let log = appliance.path("daemon.log");
+            bail!("no {} after {} s; the log: {}", paths[0].display(), PATIENCE.as_secs(), log.display());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A PNG whose middle was overwritten: it gets a note, not a report.
+fn drop_broken(images: &[Known], appliance: &Appliance) -> Result<()> {
+    let png = images.iter().find(|(path, ..)| path.extension().is_some_and(|end| end == "png"));
+    let mut bytes = fs::read(&png.context("some phantoms are PNG files")?.0)?;
+    let middle = bytes.len() / 2;
+    bytes[middle..].iter_mut().take(64).for_each(|byte| *byte = 0);
+    fs::write(appliance.path("inbox").join(CASES[0]).join(BROKEN), bytes).context("the broken file cannot be written")
 }
 
 /// The table of everything that was served.
