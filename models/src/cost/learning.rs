@@ -30,6 +30,8 @@ pub struct Lesson {
     pub all: bool,
     /// Whether numbers are dropped before an adapter's A.
     pub dropout: bool,
+    /// Whether 16-bit products are made in f32, on copies of their factors.
+    pub widened: bool,
 }
 
 /// Memory of one step for inputs whose named sizes `size` gives.
@@ -183,6 +185,10 @@ impl Tape<'_> {
                 let tables = if node.inputs.len() > 3 { 4 * x / heads } else { 0 };
                 Record { kept: tables, forward: wide(x) + 8 * x, backward: 8 * x, ..Record::default() }
             }
+            Op::Attention { .. } if self.lesson.widened => {
+                let factors: i64 = (0..3).map(|at| elements(input(at)) as i64).sum();
+                Record { kept: 4 * (factors + out), forward: 0, backward: 4 * (factors + out), ..Record::default() }
+            }
             Op::Attention { .. } => Record { inputs: &[0, 1, 2], result: true, backward: f * out, ..Record::default() },
             Op::WindowAttention { heads, side, .. } => {
                 let scores = sizes(own)[0] * heads * side.pow(4) * f;
@@ -208,6 +214,7 @@ impl Tape<'_> {
         let f = self.float();
         let width = last(input);
         let mut record = Record::default();
+        let own = width * out / (x / width).max(1);
         let mut adapted = false;
         for_each_adapted(weight, &mut |_, _, rank, magnitude| {
             adapted = true;
@@ -227,9 +234,13 @@ impl Tape<'_> {
             record.backward = 8 * out + 4 * x + if f < 4 { f * x } else { 0 };
         } else if self.lesson.all {
             record.inputs = &[0];
-            let own = width * out / (x / width).max(1);
             record.kept = if f < 4 { f * own } else { 0 };
             record.backward = 4 * own;
+        }
+        if self.lesson.widened {
+            record.kept += 4 * own + if self.lesson.all { 4 * x } else { 0 };
+            record.forward += 4 * (out + x);
+            record.backward += 4 * (out + x);
         }
         record
     }

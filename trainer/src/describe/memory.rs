@@ -10,7 +10,7 @@ use super::{
     recipe::{Method, Recipe},
     train::trained,
 };
-use crate::error::TrainError;
+use crate::{error::TrainError, torch::is_widened};
 use mmlnb_models::{
     config::QwenConfig,
     cost::{self, CostError, Learning, Lesson, cost, learning},
@@ -124,7 +124,8 @@ pub fn plan(recipe: &Recipe, config: &QwenConfig, (device, kind): (Device, Kind)
     if let Device::Cuda(_) = device {
         resident.push(("CUDA, its libraries and gaps".to_string(), CUDA));
     }
-    let lesson = Lesson { float, all: !parts.adapters, dropout: recipe.dropout > 0.0 && recipe.method != Method::Full };
+    let widened = is_widened(device, kind);
+    let lesson = Lesson { float, all: !parts.adapters, dropout: recipe.dropout > 0.0 && recipe.method != Method::Full, widened };
     let step = learning(&decoder, &|name| size(name, load), lesson).map_err(unknown)?;
     let block = |learning: &Learning| match recipe.recompute {
         true => (format!("{} again, with its gradients", learning.block), learning.block_bytes),
@@ -141,7 +142,8 @@ pub fn plan(recipe: &Recipe, config: &QwenConfig, (device, kind): (Device, Kind)
             false => kept += load.rows * vision.block_bytes,
         }
     }
-    moments.push((format!("logits of {} positions", CHUNK.min(load.answers)), logits(text.vocabulary, load, float)));
+    let head_copy = if widened { 4 * text.vocabulary * text.hidden } else { 0 };
+    moments.push((format!("logits of {} positions", CHUNK.min(load.answers)), logits(text.vocabulary, load, float) + head_copy));
     let largest = largest_leaf(&decoder, &language, parts);
     moments.push(("AdamW's step on the largest tensor".to_string(), 3 * 4 * largest));
     let preparation = match parts.vision_is_frozen() {

@@ -1,6 +1,6 @@
 //! Scaled dot-product attention in its four kinds.
 
-use super::step::last;
+use super::{step::last, widen::factor};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Numbers of heads.
@@ -28,7 +28,7 @@ pub(super) fn full_with_dropout(
     heads: Heads,
     dropout: &dyn Fn(&Tensor) -> Result<Tensor, TchError>,
 ) -> Result<Tensor, TchError> {
-    let [query, key, value] = [split(q, heads.query)?, split(k, heads.kv)?, split(v, heads.kv)?];
+    let [query, key, value] = [split(&factor(q)?, heads.query)?, split(&factor(k)?, heads.kv)?, split(&factor(v)?, heads.kv)?];
     let scale = 1.0 / (last(&query) as f64).sqrt();
     let mut scores = query.f_mul_scalar(scale)?.f_matmul(&key.f_transpose(-2, -1)?)?.f_to_kind(Kind::Float)?;
     if let Some(mask) = mask {
@@ -36,7 +36,7 @@ pub(super) fn full_with_dropout(
         scores = scores.f_masked_fill(&unseen, f64::NEG_INFINITY)?;
     }
     let shares = dropout(&scores.f_softmax(-1, Kind::Float)?)?.f_to_kind(value.kind())?;
-    shares.f_matmul(&value)?.f_transpose(1, 2)?.f_reshape(q.size())
+    shares.f_matmul(&value)?.f_transpose(1, 2)?.f_reshape(q.size())?.f_to_kind(q.kind())
 }
 
 pub(super) fn causal(q: &Tensor, k: &Tensor, v: &Tensor, heads: Heads) -> Result<Tensor, TchError> {
@@ -98,7 +98,10 @@ fn attend(q: &Tensor, k: &Tensor, v: &Tensor, seen: Seen, heads: Heads) -> Resul
         Seen::Causal => (true, None),
         Seen::By(mask) => (false, mask),
     };
-    Tensor::f_scaled_dot_product_attention(q, k, v, mask, 0.0, causal, None, heads.query != heads.kv)?.f_transpose(1, 2)
+    let kind = q.kind();
+    let [q, k, v] = [factor(q)?, factor(k)?, factor(v)?];
+    let y = Tensor::f_scaled_dot_product_attention(&q, &k, &v, mask, 0.0, causal, None, heads.query != heads.kv)?;
+    y.f_transpose(1, 2)?.f_to_kind(kind)
 }
 
 /// `[batch, tokens, heads * head]` or `[tokens, heads * head]` -> `[batch, heads, tokens, head]`.

@@ -1,6 +1,6 @@
 //! Weights as tensors: loaded once, addressed by number.
 
-use super::{Adapters, PlanOptions, TorchError, Trainable, first_line};
+use super::{Adapters, PlanOptions, TorchError, Trainable, first_line, widen::factor};
 use mmlnb_models::{
     graph::{Graph, Weight},
     weights::{DType, Stored, WeightError, Weights},
@@ -110,7 +110,8 @@ impl Leaves {
         };
         let lengths = {
             let _constant = tch::no_grad_guard();
-            let across = base.f_matmul(&a.f_transpose(0, 1)?.f_to_kind(base.kind())?)?.f_to_kind(Kind::Float)?;
+            let across =
+                factor(base)?.f_matmul(&factor(&a.f_to_kind(base.kind())?)?.f_transpose(0, 1)?)?.f_to_kind(Kind::Float)?;
             let mixed = across.f_mul(b)?.f_sum_dim_intlist(1, false, Kind::Float)?.f_mul_scalar(2.0 * branch.scale)?;
             let inner = b.f_matmul(&a.f_matmul(&a.f_transpose(0, 1)?)?)?;
             let own = inner.f_mul(b)?.f_sum_dim_intlist(1, false, Kind::Float)?.f_mul_scalar(branch.scale * branch.scale)?;

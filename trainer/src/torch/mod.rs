@@ -21,6 +21,7 @@ mod rows;
 mod run;
 mod step;
 mod swin;
+mod widen;
 
 pub use dropout::Randomness;
 pub use error::TorchError;
@@ -28,3 +29,4 @@ pub(crate) use error::first_line;
 pub use leaves::Leaf;
 pub use plan::{Adapters, Outputs, Plan, PlanOptions, Trainable};
 pub use recompute::Pass;
+pub use widen::is_widened;

@@ -1,6 +1,6 @@
 //! Swin's windows (arXiv 2103.14030), as torchvision makes them.
 
-use super::step::last;
+use super::{step::last, widen::factor};
 use tch::{Kind, TchError, Tensor};
 
 /// Added where two cells of a rolled map are no neighbours.
@@ -74,14 +74,15 @@ pub(super) fn window_attention(
 ) -> Result<Tensor, TchError> {
     let (windows, cells, width) = q.size3()?;
     let each = mask.size()[0];
-    let split = |x: &Tensor| x.f_reshape([windows / each, each, cells, heads, width / heads])?.f_transpose(2, 3);
+    let split = |x: &Tensor| factor(x)?.f_reshape([windows / each, each, cells, heads, width / heads])?.f_transpose(2, 3);
     let scale = 1.0 / ((width / heads) as f64).sqrt();
     let scores = split(q)?.f_mul_scalar(scale)?.f_matmul(&split(k)?.f_transpose(-2, -1)?)?.f_to_kind(Kind::Float)?;
     let bias = table.f_index_select(0, &relative_positions(side)?.f_to_device(table.device())?)?;
     let bias = bias.f_to_kind(Kind::Float)?.f_reshape([cells, cells, heads])?.f_permute([2, 0, 1])?;
     let unseen = mask.f_logical_not()?.f_to_kind(Kind::Float)?.f_mul_scalar(UNSEEN)?.f_unsqueeze(1)?;
-    let shares = scores.f_add(&bias)?.f_add(&unseen)?.f_softmax(-1, Kind::Float)?.f_to_kind(v.kind())?;
-    shares.f_matmul(&split(v)?)?.f_transpose(2, 3)?.f_reshape([windows, cells, width])
+    let shares = scores.f_add(&bias)?.f_add(&unseen)?.f_softmax(-1, Kind::Float)?;
+    let values = split(v)?;
+    shares.f_to_kind(values.kind())?.f_matmul(&values)?.f_transpose(2, 3)?.f_reshape([windows, cells, width])?.f_to_kind(v.kind())
 }
 
 /// Row of the bias table for each pair of cells.

@@ -93,12 +93,13 @@ fn what_cannot_fit_is_refused_with_the_setting_that_helps() {
 type Case = (i64, i64, i64, Kind, Method, f64, [i64; 3], bool);
 
 /// The cases that are measured.
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     (384, 6, 2000, Kind::Float, Method::Lora, 0.0, [2, 300, 100], true),
     (256, 4, 30_000, Kind::Float, Method::Full, 0.0, [2, 300, 150], true),
     (384, 4, 2000, Kind::Float, Method::Dora, 0.1, [2, 300, 100], true),
     (384, 6, 2000, Kind::Float, Method::Lora, 0.0, [2, 300, 100], false),
     (256, 4, 2000, Kind::Float, Method::Full, 0.0, [2, 300, 100], false),
+    (384, 4, 2000, Kind::BFloat16, Method::Lora, 0.1, [2, 300, 100], true),
 ];
 const CHILD: &str = "MMLNB_MEMORY_CASE";
 
