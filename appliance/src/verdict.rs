@@ -167,6 +167,7 @@ mod tests {
         tissue: 0.9,
         sharpness: 100.0,
         trailing_bytes: false,
+        phantom: false,
     };
 
     #[test]

@@ -26,10 +26,12 @@ pub struct Appearance {
     pub sharpness: f64,
     /// Whether bytes follow the image's end mark.
     pub trailing_bytes: bool,
+    /// Whether the file says that it is a phantom.
+    pub phantom: bool,
 }
 
 impl Appearance {
-    /// Measures an image; its scale, and whether bytes follow it, is for the caller to say.
+    /// Measures an image; its scale, whether bytes follow it and whether it is a phantom, is for the caller to say.
     pub fn of(rgb: &Rgb8Image, microns_per_pixel: Option<f64>, trailing_bytes: bool) -> Appearance {
         let glass = rgb.pixels.chunks_exact(3).filter(|pixel| pixel.iter().all(|value| *value > GLASS)).count();
         Appearance {
@@ -39,6 +41,7 @@ impl Appearance {
             tissue: tissue::share(rgb),
             sharpness: sharpness(rgb),
             trailing_bytes,
+            phantom: false,
         }
     }
 
@@ -51,6 +54,7 @@ impl Appearance {
             (self.sharpness < SHARP, "blurred"),
             (elongation > LONG, "unusual_size"),
             (self.trailing_bytes, "trailing_bytes"),
+            (self.phantom, "phantom"),
         ];
         flags.iter().filter(|(holds, _)| *holds).map(|(_, flag)| *flag).collect()
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mmlnb_models::prepare::completeness::{Completeness, probe};
 use mmlnb_models::prepare::decode::{self, Limits, Rgb8Image};
-use mmlnb_models::prepare::scale;
+use mmlnb_models::prepare::{phantom, scale};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -210,7 +210,10 @@ fn decode_here(bytes: &[u8], limits: &Limits) -> Result<(Answer, Vec<u8>), Rejec
     let trailing = matches!(probe(&mut io::Cursor::new(bytes)), Ok(Completeness::Complete { trailing_bytes: true }));
     let answer = Answer::Image {
         format: header.format.name().to_owned(),
-        appearance: Appearance::of(&rgb, scale::microns_per_pixel(bytes), trailing),
+        appearance: Appearance {
+            phantom: phantom::is_marked(bytes),
+            ..Appearance::of(&rgb, scale::microns_per_pixel(bytes), trailing)
+        },
     };
     Ok((answer, rgb.pixels))
 }

@@ -187,6 +187,7 @@ mod tests {
             tissue: 1.0,
             sharpness: 99.0,
             trailing_bytes: false,
+            phantom: false,
         };
         let row = |at: usize| Row {
             line: at as u64,

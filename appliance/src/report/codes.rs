@@ -107,6 +107,7 @@ pub fn flag(flag: &str) -> &str {
         "same_image_other_case" => "The same image was dropped in another case: possible mix-up of samples.",
         "fallback_cpu" => "Computed on another device than the one that was asked for.",
         "slow" => "This took unusually long.",
+        "phantom" => "This is a drawn test image (a phantom), not tissue: what is said of it says nothing about a patient.",
         "trailing_bytes" => "Bytes follow the end of the image.",
         other => other,
     }

@@ -6,6 +6,7 @@ pub mod classifier_image;
 pub mod completeness;
 pub mod decode;
 pub mod header;
+pub mod phantom;
 pub mod positions;
 pub mod qwen_image;
 pub mod qwen_tokenizer;

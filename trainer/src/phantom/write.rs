@@ -24,7 +24,7 @@ use std::{
 };
 
 /// What every image's metadata says.
-pub const LABEL: &str = "phantom: synthetic image drawn by mmlnb-train phantom, not tissue";
+pub const LABEL: &str = mmlnb_models::prepare::phantom::MARK;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

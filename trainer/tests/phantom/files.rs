@@ -1,6 +1,7 @@
 //! What is written.
 
 use super::plan;
+use mmlnb_models::prepare::phantom;
 use mmlnb_trainer::phantom::{
     plan::{Plan, Texts},
     sets::Set,
@@ -41,8 +42,7 @@ fn every_image_says_that_it_is_a_phantom_and_both_formats_occur() {
     let files = written(&plan(Set::Standard, 1, 12), 2);
     let images: Vec<_> = files.iter().filter(|(name, _)| name.starts_with("images/") || name.starts_with("masks/")).collect();
     for (name, bytes) in &images {
-        let text = LABEL.as_bytes();
-        assert!(bytes.windows(text.len()).any(|window| window == text), "{name} does not say that it is a phantom");
+        assert!(phantom::is_marked(bytes), "{name} does not say that it is a phantom");
         image::load_from_memory(bytes).unwrap();
     }
     let count = |end: &str| images.iter().filter(|(name, _)| name.ends_with(end)).count();
