@@ -2,6 +2,7 @@
 
 mod alphas;
 mod asked;
+pub mod ranks;
 mod told;
 mod variations;
 
@@ -41,6 +42,8 @@ pub struct Options {
     pub describer: Option<PathBuf>,
     /// The checkpoint beside which the describer was trained.
     pub base: Option<PathBuf>,
+    /// Finished runs of `describe` whose ranks are compared.
+    pub ranks: Vec<ranks::Rank>,
     /// From the lowest class to the highest.
     pub class_order: Option<Vec<String>>,
     /// Seed of the split, and of the bootstrap.
@@ -62,6 +65,8 @@ pub struct Ablation {
     pub rows: Vec<Row>,
     /// Runs that could not be trained, with the reason.
     pub failed: Vec<String>,
+    /// The describers of the rank sweep.
+    pub ranks: Vec<ranks::Rank>,
     /// How alpha answers to worse texts, over the first variation's seeds; none where it has no alpha.
     pub alphas: Option<Alphas>,
 }
@@ -132,7 +137,7 @@ fn settings(options: &Options, variation: &Variation, seed: u64) -> classify::Op
         output: folder(options, variation, seed),
         recipe_name: variation.name.clone(),
         recipe,
-        describer: options.describer.clone(),
+        describer: variation.describer.clone().or_else(|| options.describer.clone()),
         base: options.base.clone(),
         class_order: options.class_order.clone(),
         protocol: Protocol::Usual,
@@ -150,6 +155,7 @@ fn told_of(options: &Options, finished: &[(String, PathBuf)], failed: Vec<String
     let (items, runs) = compare::read(&folders)?;
     let mut ablation = measured(&items, finished, &runs, options.split_seed);
     ablation.failed = failed;
+    ablation.ranks = options.ranks.clone();
     let reference = &finished[0].0;
     let asked =
         finished.iter().zip(&runs).filter(|((name, _), _)| name == reference).map(|((_, folder), run)| (folder.as_path(), run));
@@ -207,6 +213,7 @@ fn measured(items: &Items, finished: &[(String, PathBuf)], runs: &[Run], seed: u
         draws: units.basis(seed),
         rows,
         failed: Vec::new(),
+        ranks: Vec::new(),
         alphas: None,
     }
 }

@@ -1,6 +1,6 @@
 //! An ablation as Markdown, as lines of JSON and as a page.
 
-use super::{Ablation, Alphas, NULLS, Row};
+use super::{Ablation, Alphas, NULLS, Row, ranks};
 use crate::{
     compare::{difference, estimate, remarks},
     report::{
@@ -11,7 +11,7 @@ use crate::{
 use maud::{Markup, PreEscaped, html};
 use serde_json::{Value, json};
 
-/// One object a variation, then one an alpha condition.
+/// One object a variation, then one a rank, then one an alpha condition.
 pub fn lines(ablation: &Ablation) -> Vec<Value> {
     let with_kind = |kind: &str, value: Value| {
         let mut object = json!({"kind": kind});
@@ -22,7 +22,8 @@ pub fn lines(ablation: &Ablation) -> Vec<Value> {
     };
     let rows = ablation.rows.iter().map(|row| with_kind("variation", json!(row)));
     let conditions = ablation.alphas.iter().flat_map(|alphas| &alphas.conditions).map(|one| with_kind("alpha", json!(one)));
-    rows.chain(conditions).collect()
+    let ranks = ablation.ranks.iter().map(|one| with_kind("rank", json!(one)));
+    rows.chain(ranks).chain(conditions).collect()
 }
 
 /// The tables, as `docs/ablations.md` has them.
@@ -43,6 +44,7 @@ pub fn markdown(ablation: &Ablation) -> String {
             text += &format!("\n`{name}`: {words}.\n");
         }
     }
+    text += &ranks::table(&ablation.ranks);
     if !ablation.failed.is_empty() {
         text += &format!("\nNot trained:\n\n- {}\n", ablation.failed.join("\n- "));
     }

@@ -1,15 +1,19 @@
 //! What an ablation trains: recipes, and a recipe with something taken away that it should need.
 
+use super::ranks::rank_of;
 use crate::{classify::Recipe, error::TrainError};
+use std::path::PathBuf;
 use toml::Table;
 
 /// One way of training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variation {
-    /// A recipe's name, or one of [`NULLS`].
+    /// A recipe's name, one of [`NULLS`], or `rank-N`: `paper` with the texts of a describer of rank N.
     pub name: String,
     /// The recipe with its changes, before the seed.
     pub recipe: Recipe,
+    /// Who describes its images, if not the one that describes for all.
+    pub describer: Option<PathBuf>,
 }
 
 /// Variations that are no recipe: name, recipe, key and value, what it shows.
@@ -90,6 +94,7 @@ fn variation(name: &str, config: &Table) -> Result<Variation, TrainError> {
     if let Some((_, _, key, value, _)) = null {
         changes.insert((*key).into(), (*value).into());
     }
-    let recipe = Recipe::with_changes(null.map_or(name, |(_, recipe, ..)| recipe), changes)?;
-    Ok(Variation { name: name.into(), recipe })
+    let own = if rank_of(name).is_some() { "paper" } else { name };
+    let recipe = Recipe::with_changes(null.map_or(own, |(_, recipe, ..)| recipe), changes)?;
+    Ok(Variation { name: name.into(), recipe, describer: None })
 }

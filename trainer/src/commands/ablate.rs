@@ -1,18 +1,24 @@
 //! `mmlnb-train ablate`
 
+use super::describe;
 use crate::{
-    ablate::{Options, USUAL, lines, markdown, run as train, variations},
+    ablate::{Options, USUAL, lines, markdown, ranks, run as train, variations},
     error::TrainError,
+    run::files,
     start,
 };
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Trains recipes over seeds on one split and compares them with the first: the paper's figure, ours with its interval, and the paired difference.
 ///
 /// Besides recipes there are three variations of `paper` that take away what the method should need: shuffled-text (the text of another patient),
 /// blank-image, and masked-text (words that name a class). The first variation's classifiers are then asked with true, swapped, generic and empty texts:
 /// how alpha answers to worse texts. Each run has its own folder, OUTPUT/NAME/seed-N; finished runs are kept and stopped ones go on, so the same
-/// command continues after Ctrl-C. The tables are printed and written to ablation.md, ablation.json and ablation.html in OUTPUT.
+/// command continues after Ctrl-C. With --ranks a describer is tuned for each rank first, on the images of --describe-data, and the recipe `paper` is trained
+/// on its texts as variation rank-N. The tables are printed and written to ablation.md, ablation.json and ablation.html in OUTPUT.
 ///
 /// Exit code 3: some runs could not be trained, and the table holds the others.
 #[derive(clap::Args)]
@@ -41,6 +47,15 @@ pub struct Args {
     /// The checkpoint beside which the describer's adapter was trained [default: the one that its run names]
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
+    /// Ranks of describers to compare, tuned on --base
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',', requires_all = ["base", "describe_data"])]
+    ranks: Vec<i64>,
+    /// CSV file of the images and descriptions on which these describers are tuned; the images lie below --images too
+    #[arg(long, value_name = "CSV", requires = "ranks")]
+    describe_data: Option<PathBuf>,
+    /// TOML file with keys of `describe` for all ranks
+    #[arg(long, value_name = "FILE", requires = "ranks")]
+    describe_config: Option<PathBuf>,
     /// Names of the classes from the lowest to the highest [default: UD,PD,D where those are the names]
     #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
     class_order: Option<Vec<String>>,
@@ -61,13 +76,18 @@ pub struct Args {
 /// Wrong data or settings, a signal, and [`TrainError::Partly`] when some runs could not be trained.
 pub fn run(args: Args) -> Result<(), TrainError> {
     let device = start::device(&args.device)?;
-    let config = match &args.config {
-        None => toml::Table::new(),
-        Some(file) => {
-            let text = std::fs::read_to_string(file).map_err(TrainError::io("read", file))?;
-            text.parse().map_err(|error| TrainError::File { path: file.clone(), problem: format!("{error}") })?
+    let config = table(args.config.as_deref())?;
+    let names: Vec<String> =
+        args.recipes.iter().cloned().chain(args.ranks.iter().map(|rank| ranks::variation_of(*rank))).collect();
+    let mut variations = variations(&names, &config)?;
+    let mut tuned = Vec::new();
+    for variation in &mut variations {
+        if let Some(rank) = ranks::rank_of(&variation.name) {
+            let run = tune(&args, rank)?;
+            tuned.push(ranks::read(rank, &run)?);
+            variation.describer = Some(run);
         }
-    };
+    }
     let mut seeds = args.seeds;
     seeds.sort_unstable();
     seeds.dedup();
@@ -75,10 +95,11 @@ pub fn run(args: Args) -> Result<(), TrainError> {
         data: args.data,
         images: args.images,
         output: args.output,
-        variations: variations(&args.recipes, &config)?,
+        variations,
         seeds,
         describer: args.describer,
         base: args.base,
+        ranks: tuned,
         class_order: args.class_order,
         split_seed: args.split_seed,
         device,
@@ -92,4 +113,34 @@ pub fn run(args: Args) -> Result<(), TrainError> {
         return Ok(());
     }
     Err(TrainError::Partly(format!("{} runs could not be trained:\n{}", ablation.failed.len(), ablation.failed.join("\n"))))
+}
+
+/// Tunes the describer of one rank in a run below --output, or goes on with it.
+fn tune(args: &Args, rank: i64) -> Result<PathBuf, TrainError> {
+    let missing = |option: &str| TrainError::Asked(format!("the variation rank-{rank} needs {option}; see --ranks"));
+    let folder = args.output.join("describers");
+    fs::create_dir_all(&folder).map_err(TrainError::io("create", &folder))?;
+    let run = folder.join(ranks::variation_of(rank));
+    let mut config = table(args.describe_config.as_deref())?;
+    config.insert("rank".into(), rank.into());
+    let file = run.with_extension("toml");
+    files::replace_file(&file, config.to_string().as_bytes())?;
+    eprintln!("a describer of rank {rank}");
+    describe::run(describe::Args {
+        data: args.describe_data.clone().ok_or_else(|| missing("--describe-data"))?,
+        images: args.images.clone(),
+        base: args.base.clone().ok_or_else(|| missing("--base"))?,
+        output: run.clone(),
+        config: Some(file),
+        device: args.device.clone(),
+        resume: true,
+        dry_run: false,
+    })?;
+    Ok(run)
+}
+
+fn table(file: Option<&Path>) -> Result<toml::Table, TrainError> {
+    let Some(file) = file else { return Ok(toml::Table::new()) };
+    let text = fs::read_to_string(file).map_err(TrainError::io("read", file))?;
+    text.parse().map_err(|error| TrainError::File { path: file.into(), problem: format!("{error}") })
 }

@@ -26,28 +26,28 @@ use tch::Device;
 pub struct Args {
     /// CSV file with the columns file_name and description; group, site and split are used if there.
     #[arg(long, value_name = "CSV")]
-    data: PathBuf,
+    pub(super) data: PathBuf,
     /// The folder that file_name is relative to.
     #[arg(long, value_name = "DIR")]
-    images: PathBuf,
+    pub(super) images: PathBuf,
     /// A Qwen2.5-VL checkpoint in the Hugging Face layout.
     #[arg(long, value_name = "DIR")]
-    base: PathBuf,
+    pub(super) base: PathBuf,
     /// The run's folder: best/, last/, metrics.jsonl, run.toml.
     #[arg(long, value_name = "RUN")]
-    output: PathBuf,
+    pub(super) output: PathBuf,
     /// Settings of the run (TOML); what it leaves out has the documented defaults.
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     /// Where to compute: cpu, cuda, cuda:N, or auto for a GPU if there is one.
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    device: String,
+    pub(super) device: String,
     /// Go on with the run in --output.
     #[arg(long)]
-    resume: bool,
+    pub(super) resume: bool,
     /// Check everything, show one sample token by token, the memory and the plan, and stop.
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 /// Trains.

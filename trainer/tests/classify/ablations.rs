@@ -28,6 +28,7 @@ fn options(folder: &Path, names: &[&str], seeds: &[u64]) -> Options {
         seeds: seeds.to_vec(),
         describer: None,
         base: None,
+        ranks: Vec::new(),
         class_order: None,
         split_seed: 5,
         device: Device::Cpu,
