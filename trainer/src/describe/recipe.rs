@@ -328,6 +328,18 @@ mod tests {
     }
 
     #[test]
+    fn the_annotated_file_holds_the_defaults_and_every_key() {
+        let file = include_str!("../../describe.toml");
+        assert_eq!(Recipe::parse(file).unwrap(), Recipe::default());
+        let lines = file.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key.trim_start_matches('#'));
+        let mut found: Vec<&str> = lines.filter(|key| !key.contains(' ')).collect();
+        let mut known = KEYS.to_vec();
+        found.sort();
+        known.sort();
+        assert_eq!(found, known);
+    }
+
+    #[test]
     fn values_out_of_range_are_all_told() {
         let error = Recipe::parse("rank = 0\ndropout = 1.5\nimage_size = [100, 56]\nlanguage = false").unwrap_err();
         for key in ["`rank`", "`dropout`", "`image_size`", "`language`"] {
