@@ -29,7 +29,7 @@ impl Appliance {
         setup::run(&setup::Options { appliance_only: true, offline_dir, ..Default::default() })?;
         say("building the appliance and the exporter");
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--package", "mmlnb-appliance", "--package", "mmlnb-exporter"]);
+        build.args(["build", "--bin", "mmlnb-appliance", "--bin", "mmlnb-export"]);
         finish(build.current_dir(checkout()))?;
 
         say("writing checkpoints of random weights");

@@ -25,7 +25,7 @@ pub const FULL: Sizes = Sizes {
     tuning_patients: 300,
     qualifying_patients: 900,
     served_patients: 80,
-    first_epochs: 5,
+    first_epochs: 4,
     tuning_epochs: 4,
     classifier_epochs: 18,
 };

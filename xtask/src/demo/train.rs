@@ -35,7 +35,7 @@ pub struct Trained {
 pub fn build() -> Result<()> {
     say("building trainer, exporter and appliance");
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--package", "mmlnb-trainer", "--package", "mmlnb-exporter", "--package", "mmlnb-appliance"]);
+    build.args(["build", "--bin", "mmlnb-train", "--bin", "mmlnb-export", "--bin", "mmlnb-appliance"]);
     finish(build.current_dir(checkout()))
 }
 
