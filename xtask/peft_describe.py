@@ -41,12 +41,13 @@ def main():
     for name in ["base", "image", "answer", "prompt"]:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--dtype", choices=["bf16", "f32"], default="bf16")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.base, dtype=torch.bfloat16)
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(args.base, dtype={"bf16": torch.bfloat16, "f32": torch.float32}[args.dtype])
     targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     config = LoraConfig(r=args.rank, lora_alpha=2 * args.rank, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

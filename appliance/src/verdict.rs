@@ -58,6 +58,7 @@ fn evidence<'a>(assessment: &'a Assessment, classified: &'a Classified, appearan
         probabilities: &classified.probabilities,
         image_leading: classified.image_only.as_deref().and_then(leading),
         novelty: found.and_then(|found| found.novelty),
+        colours: Some(appearance.colours),
         tissue_share: Some(appearance.tissue),
         image_size: Some(appearance.size),
         microns_per_pixel: appearance.microns_per_pixel,
@@ -166,6 +167,7 @@ mod tests {
         background: 0.1,
         tissue: 0.9,
         sharpness: 100.0,
+        colours: [0.0; 7],
         trailing_bytes: false,
         phantom: false,
     };

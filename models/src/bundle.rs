@@ -12,7 +12,7 @@
 mod calibration;
 mod known_answers;
 
-pub use calibration::{Calibration, Guarantee, NoveltyLimit, Ranges};
+pub use calibration::{Calibration, ColourLimit, Guarantee, NoveltyLimit, Ranges};
 pub use known_answers::{ANSWERS, KNOWN_ANSWERS, KnownAnswer, KnownProbabilities, KnownTokens};
 
 use std::collections::BTreeMap;

@@ -2,6 +2,7 @@
 
 use crate::bundle::{Calibration, Ranges};
 use crate::measures::generated::repetition;
+use crate::prepare::colours::MEASURES;
 
 /// Share of stained tissue below which there is nothing to judge.
 const LEAST_TISSUE: f64 = 0.1;
@@ -19,6 +20,8 @@ pub struct Evidence<'a> {
     pub image_leading: Option<usize>,
     /// Distance of the fused features to those of the training images.
     pub novelty: Option<f64>,
+    /// How it is stained ([`crate::prepare::colours::measures`]).
+    pub colours: Option<[f64; MEASURES]>,
     /// Share of the pixels that show stained tissue, 0 to 1 ([`crate::prepare::tissue::share`]).
     pub tissue_share: Option<f64>,
     /// Width and height of the image as it was given, in pixels.
@@ -62,6 +65,8 @@ pub enum Reason {
     ImageDisagrees,
     /// The features lie far from those of the training images.
     FarFromTraining,
+    /// Stained unlike the training images.
+    UnusualColours,
     /// Hardly any stained tissue.
     NoTissue,
     /// Much smaller or larger than the training images.
@@ -87,12 +92,13 @@ impl Decision {
 
 impl Reason {
     /// All of them, in the order in which they are told.
-    pub const ALL: [Reason; 10] = [
+    pub const ALL: [Reason; 11] = [
         Reason::NotCalibrated,
         Reason::NoThreshold,
         Reason::LowConfidence,
         Reason::ImageDisagrees,
         Reason::FarFromTraining,
+        Reason::UnusualColours,
         Reason::NoTissue,
         Reason::UnusualSize,
         Reason::UnusualMagnification,
@@ -108,6 +114,7 @@ impl Reason {
             Reason::LowConfidence => "low_confidence",
             Reason::ImageDisagrees => "image_disagrees",
             Reason::FarFromTraining => "far_from_training",
+            Reason::UnusualColours => "unusual_colours",
             Reason::NoTissue => "no_tissue",
             Reason::UnusualSize => "unusual_size",
             Reason::UnusualMagnification => "unusual_magnification",
@@ -128,6 +135,9 @@ impl Reason {
             Reason::LowConfidence => "The probability lies below the threshold that was set on validation data.",
             Reason::ImageDisagrees => "The image alone leads to another class than image and text together.",
             Reason::FarFromTraining => "The patch looks unlike the patches that the model was trained on.",
+            Reason::UnusualColours => {
+                "The patch is stained unlike the patches that the model was trained on: another stain or scanner, or no such tissue."
+            }
             Reason::NoTissue => "Hardly any stained tissue is on the patch.",
             Reason::UnusualSize => "The patch is much smaller or larger than the patches that the model was trained on.",
             Reason::UnusualMagnification => {
@@ -169,6 +179,9 @@ pub fn verdict(evidence: &Evidence<'_>, calibration: Option<&Calibration>) -> (D
         Reason::LowConfidence => calibration.threshold.is_some_and(|threshold| confidence < threshold),
         Reason::ImageDisagrees => evidence.image_leading.is_some() && evidence.image_leading != fused,
         Reason::FarFromTraining => evidence.novelty.is_some_and(far),
+        Reason::UnusualColours => {
+            calibration.colours.as_ref().zip(evidence.colours).is_some_and(|(limit, colours)| limit.is_exceeded(&colours))
+        }
         Reason::NoTissue => evidence.tissue_share.is_some_and(|share| share < LEAST_TISSUE),
         Reason::UnusualSize => evidence.image_size.is_some_and(|size| unusual_size(size, ranges)),
         Reason::UnusualMagnification => evidence.microns_per_pixel.is_some_and(|scale| unusual_scale(scale, ranges)),
@@ -203,17 +216,31 @@ pub fn generic(text: &str, known: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::NoveltyLimit;
+    use crate::bundle::{ColourLimit, NoveltyLimit};
+    use crate::measures::novelty::Mahalanobis;
 
     fn calibration() -> Calibration {
         Calibration {
             temperature: 1.0,
             threshold: Some(0.6),
             novelty: Some(NoveltyLimit { threshold: 0.5, false_alarm: 0.05, neighbours: 10 }),
+            colours: Some(colours()),
             ranges: Some(Ranges { image_side: Some([200.0, 256.0]), microns_per_pixel: Some([0.25, 0.5]) }),
             generic_texts: vec!["Small round cells.".to_string()],
             ..Calibration::default()
         }
+    }
+
+    const USUAL: [f64; MEASURES] = [0.2, 0.15, 0.02, 0.15, 0.08, 0.8, 0.35];
+
+    /// Of images around [`USUAL`].
+    fn colours() -> ColourLimit {
+        let image = |at: usize| {
+            USUAL.iter().enumerate().map(move |(n, value)| (value + 0.01 * ((at * (n + 2) * 7) % 11) as f64 - 0.05) as f32)
+        };
+        let images: Vec<Vec<f32>> = (0..80).map(|at| image(at).collect()).collect();
+        let distance = Mahalanobis::fit(&images, &[0; 80]).unwrap();
+        ColourLimit { distance, threshold: 30.0, false_alarm: 0.05 }
     }
 
     fn good() -> Evidence<'static> {
@@ -221,6 +248,7 @@ mod tests {
             probabilities: &[0.1, 0.7, 0.2],
             image_leading: Some(1),
             novelty: Some(0.5),
+            colours: Some(USUAL),
             tissue_share: Some(0.9),
             image_size: Some([224, 256]),
             microns_per_pixel: Some(0.4),
@@ -236,10 +264,11 @@ mod tests {
     #[test]
     fn each_piece_of_evidence_has_its_own_reason() {
         let text = |words, finished| Some(Text { words, finished });
-        let cases: [(Evidence<'_>, Reason); 12] = [
+        let cases: [(Evidence<'_>, Reason); 13] = [
             (Evidence { probabilities: &[0.3, 0.59, 0.11], ..good() }, Reason::LowConfidence),
             (Evidence { image_leading: Some(2), ..good() }, Reason::ImageDisagrees),
             (Evidence { novelty: Some(0.51), ..good() }, Reason::FarFromTraining),
+            (Evidence { colours: Some(USUAL.map(|value| 1.5 * value)), ..good() }, Reason::UnusualColours),
             (Evidence { tissue_share: Some(0.05), ..good() }, Reason::NoTissue),
             (Evidence { image_size: Some([224, 321]), ..good() }, Reason::UnusualSize),
             (Evidence { image_size: Some([159, 224]), ..good() }, Reason::UnusualSize),
@@ -268,7 +297,13 @@ mod tests {
     #[test]
     fn what_a_calibration_lacks_is_not_judged() {
         let bare = Calibration { temperature: 1.0, threshold: Some(0.5), ..Calibration::default() };
-        let odd = Evidence { novelty: Some(9.0), image_size: Some([9, 9]), microns_per_pixel: Some(3.0), ..good() };
+        let odd = Evidence {
+            novelty: Some(9.0),
+            colours: Some([9.0; MEASURES]),
+            image_size: Some([9, 9]),
+            microns_per_pixel: Some(3.0),
+            ..good()
+        };
         assert_eq!(verdict(&odd, Some(&bare)).0, Decision::Accepted);
         let silent = Evidence { probabilities: &[0.2, 0.8], ..Evidence::default() };
         assert_eq!(verdict(&silent, Some(&calibration())).0, Decision::Accepted);

@@ -1,5 +1,6 @@
 //! Plain properties of an image that a reader should know before trusting a report: size, scale, background, tissue, sharpness.
 
+use mmlnb_models::prepare::colours;
 use mmlnb_models::prepare::decode::Rgb8Image;
 use mmlnb_models::prepare::tissue::{self, GLASS};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,8 @@ pub struct Appearance {
     pub tissue: f64,
     /// Variance of the luminance's Laplacian.
     pub sharpness: f64,
+    /// How it is stained.
+    pub colours: [f64; colours::MEASURES],
     /// Whether bytes follow the image's end mark.
     pub trailing_bytes: bool,
     /// Whether the file says that it is a phantom.
@@ -40,6 +43,7 @@ impl Appearance {
             background: glass as f64 / (rgb.width * rgb.height).max(1) as f64,
             tissue: tissue::share(rgb),
             sharpness: sharpness(rgb),
+            colours: colours::measures(rgb),
             trailing_bytes,
             phantom: false,
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mmlnb_models::bundle::{Calibration, NoveltyLimit};
+use mmlnb_models::bundle::{Calibration, ColourLimit, NoveltyLimit};
 use mmlnb_models::measures::calibration::{Abstention, Temperature, abstention, temperature};
 use mmlnb_models::measures::classes::{Predictions, softmax};
 use mmlnb_models::measures::generated::{self, Generated};
@@ -64,11 +64,19 @@ pub fn fit(
         neighbours: limit.neighbours,
     });
     let trainer = trainer.cloned().unwrap_or_default();
+    let colours = trainer.colours.clone().map(|limit| {
+        let scores: Vec<f64> = items.iter().map(|(_, item)| limit.score(&item.appearance.colours)).collect();
+        match novelty::threshold(&scores, options.false_alarm) {
+            Some(threshold) => ColourLimit { threshold, false_alarm: options.false_alarm, ..limit },
+            None => limit,
+        }
+    });
     let calibration = Calibration {
         temperature: temperature.temperature,
         threshold: abstention.threshold,
         guarantee: abstention.guarantee.clone(),
         novelty: refitted.or(trainer.novelty.clone()),
+        colours,
         ..trainer
     };
     Ok(Fitted { calibration, temperature, abstention, warnings })
@@ -117,6 +125,7 @@ fn evidence<'a>(item: &'a Item, probabilities: &'a [f64]) -> Evidence<'a> {
         probabilities,
         image_leading: item.image_leading(),
         novelty: item.novelty,
+        colours: Some(item.appearance.colours),
         tissue_share: Some(item.appearance.tissue),
         image_size: Some(item.appearance.size),
         microns_per_pixel: item.appearance.microns_per_pixel,
@@ -186,6 +195,7 @@ mod tests {
             background: 0.0,
             tissue: 1.0,
             sharpness: 99.0,
+            colours: [0.0; 7],
             trailing_bytes: false,
             phantom: false,
         };

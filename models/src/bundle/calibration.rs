@@ -1,5 +1,9 @@
 //! What was found on held-out data about a classifier's answers, and decides whether a report is accepted.
 
+use crate::{
+    measures::novelty::Mahalanobis,
+    prepare::colours::{self, MEASURES},
+};
 use serde::{Deserialize, Serialize};
 
 /// Probabilities are softmax(logits / temperature); [`crate::verdict::verdict`] decides with the rest.
@@ -18,6 +22,9 @@ pub struct Calibration {
     /// How far from the training data is too far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub novelty: Option<NoveltyLimit>,
+    /// How the training images were stained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub colours: Option<ColourLimit>,
     /// What the training images were like.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ranges: Option<Ranges>,
@@ -43,6 +50,7 @@ impl Default for Calibration {
             threshold: None,
             guarantee: None,
             novelty: None,
+            colours: None,
             ranges: None,
             generic_texts: Vec::new(),
             patient_split: None,
@@ -62,9 +70,11 @@ impl Calibration {
             return Some(format!("the threshold {threshold} is no probability"));
         }
         match &self.novelty {
-            Some(limit) if limit.neighbours == 0 => Some("novelty needs at least one neighbour".to_string()),
-            _ => None,
+            Some(limit) if limit.neighbours == 0 => return Some("novelty needs at least one neighbour".to_string()),
+            _ => {}
         }
+        let wrong = self.colours.as_ref().filter(|limit| !limit.distance.measures(MEASURES) || !limit.threshold.is_finite());
+        wrong.map(|_| format!("`colours` does not measure {MEASURES} numbers of an image"))
     }
 
     /// What it says, a line each, for a model card.
@@ -78,6 +88,13 @@ impl Calibration {
             format!(
                 "far from training: distance to neighbour {} above {:.4}; false alarms at most {:.0} % on images like the training's",
                 limit.neighbours,
+                limit.threshold,
+                100.0 * limit.false_alarm
+            )
+        }));
+        lines.extend(self.colours.as_ref().map(|limit| {
+            format!(
+                "unusual colours: distance of the staining above {:.2}; false alarms at most {:.0} % on images like the training's",
                 limit.threshold,
                 100.0 * limit.false_alarm
             )
@@ -128,6 +145,30 @@ pub struct NoveltyLimit {
     pub false_alarm: f64,
     /// The novelty is the distance to this many-th nearest stored feature.
     pub neighbours: usize,
+}
+
+/// An image's colours are unusual when its staining ([`colours::measures`]) lies farther from that of the training images than the threshold.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct ColourLimit {
+    /// Squared distance to the training images' mean, in their own spread.
+    pub distance: Mahalanobis,
+    /// Largest distance of a familiar image.
+    pub threshold: f64,
+    /// Share of images like the training's that exceed it, at most.
+    pub false_alarm: f64,
+}
+
+impl ColourLimit {
+    /// Whether colours are unlike the training images'.
+    pub fn is_exceeded(&self, colours: &[f64; colours::MEASURES]) -> bool {
+        self.score(colours) > self.threshold
+    }
+
+    /// The distance.
+    pub fn score(&self, colours: &[f64; colours::MEASURES]) -> f64 {
+        self.distance.score(&colours.map(|value| value as f32))
+    }
 }
 
 /// Sides and scales of the training images, smallest and largest.

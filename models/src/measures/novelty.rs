@@ -8,6 +8,7 @@ use super::{MeasureError, same_length};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -155,7 +156,8 @@ fn chosen(groups: &[Option<&str>], seed: u64) -> Vec<usize> {
 }
 
 /// Class means and one shared covariance, shrunk towards a multiple of the identity by Ledoit and Wolf's amount (2004).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Mahalanobis {
     means: Vec<Vec<f64>>,
     /// The lower Cholesky factor of the covariance, row by row.
@@ -190,7 +192,17 @@ impl Mahalanobis {
         self.shrinkage
     }
 
+    /// Whether it measures rows of this width, as one that was read from a file need not.
+    pub fn measures(&self, width: usize) -> bool {
+        let finite = |row: &Vec<f64>| row.len() == width && row.iter().all(|value| value.is_finite());
+        let factor = self.factor.iter().enumerate().all(|(place, row)| finite(row) && row[place] > 0.0);
+        !self.means.is_empty() && self.means.iter().all(finite) && self.factor.len() == width && factor
+    }
+
     /// The squared distance to the nearest class mean.
+    ///
+    /// # Panics
+    /// When `features` are not as wide as what it was fitted on ([`Mahalanobis::measures`]).
     pub fn score(&self, features: &[f32]) -> f64 {
         self.means.iter().map(|mean| self.squared(features, mean)).fold(f64::INFINITY, f64::min)
     }

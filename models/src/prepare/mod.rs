@@ -3,6 +3,7 @@
 pub mod bert_tokenizer;
 pub mod chat;
 pub mod classifier_image;
+pub mod colours;
 pub mod completeness;
 pub mod decode;
 pub mod header;

@@ -56,6 +56,7 @@ pub(super) fn predictions(
                 probabilities: &probabilities,
                 image_leading: opinion.image_logits.as_deref().and_then(leading),
                 novelty,
+                colours: seen.map(|seen| seen.colours),
                 tissue_share: seen.map(|seen| seen.tissue),
                 image_size: Some([row.width as usize, row.height as usize]),
                 microns_per_pixel: seen.and_then(|seen| seen.microns_per_pixel),

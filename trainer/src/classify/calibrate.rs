@@ -9,11 +9,11 @@ use super::{
 };
 use crate::{data::Table, error::TrainError};
 use mmlnb_models::{
-    bundle::{Calibration, NoveltyLimit, Ranges},
+    bundle::{Calibration, ColourLimit, NoveltyLimit, Ranges},
     measures::{
         MeasureError,
         calibration::{Abstention, RiskCoverage, Temperature, abstention, confidence, risk_coverage, temperature},
-        novelty::{self, Neighbours},
+        novelty::{self, Mahalanobis, Neighbours},
     },
     verdict::leading,
 };
@@ -100,6 +100,7 @@ pub(super) fn calibrate(
             false_alarm: recipe.false_alarm,
             neighbours: neighbours.neighbours(),
         }),
+        colours: colours(corpus, held.0, trained.0, recipe.false_alarm)?,
         ranges: Some(ranges(table, corpus, trained.0)?),
         generic_texts: described.map_or_else(Vec::new, |described| generic(described, trained.0, &corpus.labels)),
         ..Calibration::default()
@@ -133,6 +134,18 @@ pub(super) fn halved(table: &Table, rows: &[usize], seed: u64) -> (Vec<usize>, V
     halves.0.sort();
     halves.1.sort();
     halves
+}
+
+/// Where the staining of `held` images lies within that of the trained ones; nothing without images, or with too few.
+fn colours(corpus: &Corpus, held: &[usize], trained: &[usize], false_alarm: f64) -> Result<Option<ColourLimit>, TrainError> {
+    let Some(pictures) = &corpus.pictures else { return Ok(None) };
+    let of = |rows: &[usize]| -> Result<Vec<Vec<f32>>, TrainError> {
+        let measured = rows.iter().map(|row| Ok(pictures.seen(*row)?.colours.iter().map(|value| *value as f32).collect()));
+        measured.collect()
+    };
+    let Ok(distance) = Mahalanobis::fit(&of(trained)?, &vec![0; trained.len()]) else { return Ok(None) };
+    let scores: Vec<f64> = of(held)?.iter().map(|colours| distance.score(colours)).collect();
+    Ok(novelty::threshold(&scores, false_alarm).map(|threshold| ColourLimit { distance, threshold, false_alarm }))
 }
 
 fn ranges(table: &Table, corpus: &Corpus, rows: &[usize]) -> Result<Ranges, TrainError> {

@@ -5,7 +5,7 @@ use crate::error::TrainError;
 use mmlnb_models::{
     config::ImageInput,
     prepare::{
-        classifier_image,
+        classifier_image, colours,
         decode::{Limits, Rgb8Image, decode},
         resize::resize,
         scale,
@@ -31,6 +31,8 @@ const WHITE: u8 = 255;
 pub(super) struct Seen {
     /// Share of the pixels that show stained tissue.
     pub tissue: f64,
+    /// How it is stained.
+    pub colours: [f64; colours::MEASURES],
     /// Width and height as given.
     pub size: [usize; 2],
     /// Micrometres a pixel, where the file states them.
@@ -102,6 +104,7 @@ impl Pictures {
         let normalised = self.input.stain.as_ref().map(|stain| stain.apply(&image));
         let seen = Seen {
             tissue: tissue::share(&image),
+            colours: colours::measures(&image),
             size: [image.width, image.height],
             microns_per_pixel: scale::microns_per_pixel(&bytes),
             stain_left: matches!(normalised, Some(None)),

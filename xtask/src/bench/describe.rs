@@ -32,6 +32,9 @@ pub struct Options {
     /// Threads of each side
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// The base's type on both sides: bf16, or f32, in which a processor without 16-bit instructions is PEFT's better side
+    #[arg(long, default_value = "bf16", value_parser = ["bf16", "f32"])]
+    dtype: String,
     /// A checkpoint to tune instead of random weights in the 0.5B shape
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
@@ -56,7 +59,7 @@ pub fn run(options: &Options) -> Result<()> {
     fs::create_dir_all(&folder)?;
     let base = base(options, &folder)?;
     let description = description();
-    write_data(&folder, options.steps, &description)?;
+    write_data(&folder, options, &description)?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 0..options.rounds {
         say(&format!("round {} of {}", round + 1, options.rounds));
@@ -92,7 +95,8 @@ fn description() -> String {
 }
 
 /// As many images as steps, a pixel apart, all with the same text, and one for validation, without which no run is.
-fn write_data(folder: &Path, steps: usize, description: &str) -> Result<()> {
+fn write_data(folder: &Path, options: &Options, description: &str) -> Result<()> {
+    let steps = options.steps;
     let images = folder.join("images");
     fs::create_dir_all(&images)?;
     let mut csv = String::from("file_name,description,split\n");
@@ -106,8 +110,9 @@ fn write_data(folder: &Path, steps: usize, description: &str) -> Result<()> {
     fs::write(folder.join("data.csv"), csv)?;
     let settings = format!(
         "rank = {RANK}\nalpha = {}\ndropout = 0.0\nepochs = 1\nbatch_size = 1\naccumulation = 1\nwarmup = 0.0\nsave_steps = 0\n\
-         validation_texts = 0\nimage_size = [252, 252]\nprompt = \"{PROMPT}\"\n",
-        2 * RANK
+         validation_texts = 0\nimage_size = [252, 252]\nprompt = \"{PROMPT}\"\nbase_dtype = \"{}\"\n",
+        2 * RANK,
+        options.dtype
     );
     fs::write(folder.join("describe.toml"), settings)?;
     Ok(())
@@ -134,7 +139,16 @@ fn their_side(options: &Options, python: &Path, folder: &Path, base: &Path, desc
     let mut command = Command::new(python);
     command.arg(checkout().join("xtask/peft_describe.py")).arg("--base").arg(base);
     command.arg("--image").arg(folder.join("images/0.png")).args(["--answer", description, "--prompt", PROMPT]);
-    command.args(["--rank", &RANK.to_string(), "--steps", &options.steps.to_string(), "--threads", &options.threads.to_string()]);
+    command.args([
+        "--dtype",
+        &options.dtype,
+        "--rank",
+        &RANK.to_string(),
+        "--steps",
+        &options.steps.to_string(),
+        "--threads",
+        &options.threads.to_string(),
+    ]);
     command.env("HF_HUB_OFFLINE", "1").stdout(fs::File::create(&output)?);
     let peak_bytes = watched(&mut command)?;
     let text = fs::read_to_string(&output)?;

@@ -24,7 +24,7 @@ pub const FULL: Sizes = Sizes {
     first_patients: 1500,
     tuning_patients: 300,
     qualifying_patients: 900,
-    served_patients: 80,
+    served_patients: 40,
     first_epochs: 4,
     tuning_epochs: 4,
     classifier_epochs: 18,
