@@ -32,7 +32,7 @@ pub const FULL: Sizes = Sizes {
 
 /// Under 8 minutes.
 pub const QUICK: Sizes = Sizes {
-    first_patients: 1200,
+    first_patients: 1500,
     tuning_patients: 200,
     qualifying_patients: 600,
     served_patients: 40,
