@@ -120,6 +120,12 @@ impl Graph {
         &self.parameters
     }
 
+    /// All nodes in one block; `None`: in no block, so that training computes nothing again.
+    pub fn in_one_block(mut self, region: Option<u32>) -> Graph {
+        self.nodes.iter_mut().for_each(|node| node.region = region);
+        self
+    }
+
     /// The type of a value.
     pub fn type_of(&self, value: Value) -> &Type {
         &self.nodes[value.node as usize].types[value.slot as usize]

@@ -10,8 +10,8 @@ use super::decode::Rgb8Image;
 use super::tissue::GLASS;
 
 /// Haematoxylin and eosin, red, green, blue (Ruifrok and Johnston 2001).
-const HAEMATOXYLIN: [f32; 3] = [0.650, 0.704, 0.286];
-const EOSIN: [f32; 3] = [0.072, 0.990, 0.105];
+pub(super) const HAEMATOXYLIN: [f32; 3] = [0.650, 0.704, 0.286];
+pub(super) const EOSIN: [f32; 3] = [0.072, 0.990, 0.105];
 /// Least optical density of a pixel from which Macenko's method learns, in every channel (Macenko 2009).
 const STAINED: f32 = 0.15;
 /// Least share of stained pixels for learning anything.
@@ -203,15 +203,15 @@ fn eigenvectors(mut matrix: [[f64; 3]; 3]) -> [(f64, [f64; 3]); 3] {
 }
 
 /// The inverse of three dyes: from a density to their amounts.
-struct Amounts([Vector; 3]);
+pub(super) struct Amounts([Vector; 3]);
 
 impl Amounts {
-    fn of([a, b, c]: [Vector; 3]) -> Amounts {
+    pub fn of([a, b, c]: [Vector; 3]) -> Amounts {
         let determinant = dot(a, cross(b, c));
         Amounts([cross(b, c), cross(c, a), cross(a, b)].map(|row| row.map(|value| value / determinant)))
     }
 
-    fn in_density(&self, density: Vector) -> Vector {
+    pub fn in_density(&self, density: Vector) -> Vector {
         self.0.map(|row| dot(row, density))
     }
 }
@@ -312,7 +312,7 @@ fn cross(a: Vector, b: Vector) -> Vector {
     [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
 }
 
-fn unit(vector: Vector) -> Vector {
+pub(super) fn unit(vector: Vector) -> Vector {
     let length = dot(vector, vector).sqrt();
     vector.map(|value| value / length)
 }
@@ -322,7 +322,7 @@ fn median(values: Vec<f32>) -> Option<f32> {
 }
 
 /// The value at a share of the sorted ones, the lower of two neighbours; `values` is not empty.
-fn percentile(mut values: Vec<f32>, share: f64) -> f32 {
+pub(super) fn percentile(mut values: Vec<f32>, share: f64) -> f32 {
     let at = ((values.len() - 1) as f64 * share) as usize;
     *values.select_nth_unstable_by(at, f32::total_cmp).1
 }

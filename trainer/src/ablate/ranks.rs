@@ -1,8 +1,7 @@
 //! What a rank is worth: describers tuned with several, beside the classifiers that read their texts.
 
-use crate::error::TrainError;
+use crate::{error::TrainError, report::record::Record};
 use serde::Serialize;
-use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// What names a variation that reads the texts of a describer of some rank.
@@ -34,17 +33,10 @@ pub fn rank_of(name: &str) -> Option<i64> {
 /// # Errors
 /// A run without validation or adapter.
 pub fn read(rank: i64, run: &Path) -> Result<Rank, TrainError> {
-    let path = run.join("metrics.jsonl");
-    let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let validations = lines.filter(|line| line["kind"] == "validation" && line["nll"].is_number());
-    let best = validations
-        .min_by(|one, other| one["nll"].as_f64().unwrap_or(f64::MAX).total_cmp(&other["nll"].as_f64().unwrap_or(f64::MAX)));
+    let record = Record::read(run)?;
     let problem = "there is no validation in it: a rank cannot be judged without validation images".to_string();
-    let best = best.ok_or_else(|| TrainError::File { path: path.clone(), problem })?;
-    let number = |(name, value): (&String, &Value)| Some((name.clone(), value.as_f64()?));
-    let mut measures: BTreeMap<String, f64> = best.as_object().into_iter().flatten().filter_map(number).collect();
-    measures.retain(|name, _| name != "step" && name != "epoch");
+    let best = record.best_validation().ok_or_else(|| TrainError::File { path: run.into(), problem })?;
+    let measures = best.measures().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect();
     let adapter = run.join("best/adapter_model.safetensors");
     let adapter_bytes = fs::metadata(&adapter).map_err(TrainError::io("read", &adapter))?.len();
     Ok(Rank { rank, adapter_bytes, measures })

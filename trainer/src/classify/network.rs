@@ -80,12 +80,7 @@ impl Network {
         device: Device,
         recompute: bool,
     ) -> Result<Network, TrainError> {
-        let whole = |mut graph: Graph| {
-            if !recompute {
-                graph.nodes.iter_mut().for_each(|node| node.region = None);
-            }
-            graph
-        };
+        let whole = |graph: Graph| if recompute { graph } else { graph.in_one_block(None) };
         let image = config.image.as_ref().map(|(encoder, _)| whole(networks::image_encoder(encoder, "image")));
         let text = config.text.as_ref().map(|text| whole(networks::bert(text, "text")));
         let heads = networks::heads(config);

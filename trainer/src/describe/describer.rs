@@ -87,11 +87,8 @@ impl Describer {
         adapter_dropout: f64,
         with_vision: bool,
     ) -> Result<Describer, TrainError> {
-        let mut graphs = graphs(config, weights);
-        if !trained.recompute {
-            graphs.iter_mut().flat_map(|graph| &mut graph.nodes).for_each(|node| node.region = None);
-        }
-        let [vision, embedding, decoder, head] = graphs;
+        let whole = |graph: Graph| if trained.recompute { graph } else { graph.in_one_block(None) };
+        let [vision, embedding, decoder, head] = graphs(config, weights).map(whole);
         let options = |part_is_trained: bool| {
             let trainable = match (trained.adapters, part_is_trained) {
                 (true, _) => Trainable::Adapters,

@@ -99,12 +99,9 @@ pub fn plan(recipe: &Recipe, config: &QwenConfig, (device, kind): (Device, Kind)
     let with = adapter::adaption(recipe, config)?;
     let adapted = |graph: Graph| {
         let adapted = graph.adapt(&|module| with(module), &[]);
-        let mut graph = adapted.expect("adapting fails only for modules that are expected and not found");
-        if !recipe.recompute {
-            // One block: all of it is kept.
-            graph.nodes.iter_mut().for_each(|node| node.region = Some(0));
-        }
-        graph
+        let graph = adapted.expect("adapting fails only for modules that are expected and not found");
+        // One block: all of it is kept.
+        if recipe.recompute { graph } else { graph.in_one_block(Some(0)) }
     };
     let text = &config.text;
     let [embedding, head] = [networks::embedding(text), networks::head(text)];

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::error::TrainError;
 use image::{RgbImage, codecs::jpeg::JpegEncoder};
+use mmlnb_models::prepare::phantom::MARK;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
@@ -22,9 +23,6 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-
-/// What every image's metadata says.
-pub const LABEL: &str = mmlnb_models::prepare::phantom::MARK;
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,7 +263,7 @@ fn png(image: &RgbImage, um_per_px: f32) -> Result<Vec<u8>, String> {
     encoder.set_compression(png::Compression::Fast);
     let per_metre = (1e6 / um_per_px).round() as u32;
     encoder.set_pixel_dims(Some(png::PixelDimensions { xppu: per_metre, yppu: per_metre, unit: png::Unit::Meter }));
-    let written = encoder.add_text_chunk("Description".into(), LABEL.into()).and_then(|()| {
+    let written = encoder.add_text_chunk("Description".into(), MARK.into()).and_then(|()| {
         let mut writer = encoder.write_header()?;
         writer.write_image_data(image.as_raw())?;
         writer.finish()
@@ -279,10 +277,10 @@ fn jpeg(image: &RgbImage, quality: u8) -> Result<Vec<u8>, String> {
     JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(image).map_err(|error| error.to_string())?;
     let first = 4 + usize::from(u16::from_be_bytes([bytes[4], bytes[5]])) - 2;
     let at = first + 2;
-    let length = (LABEL.len() + 2) as u16;
+    let length = (MARK.len() + 2) as u16;
     let mut comment = vec![0xff, 0xfe];
     comment.extend(length.to_be_bytes());
-    comment.extend(LABEL.bytes());
+    comment.extend(MARK.bytes());
     bytes.splice(at..at, comment);
     Ok(bytes)
 }
@@ -294,7 +292,7 @@ fn save_mask(output: &Path, file_name: &str, drawn: &Patch) -> Result<(), TrainE
     let mut encoder = png::Encoder::new(&mut bytes, width, height);
     encoder.set_color(png::ColorType::Grayscale);
     encoder.set_depth(png::BitDepth::Eight);
-    let written = encoder.add_text_chunk("Description".into(), LABEL.into()).and_then(|()| {
+    let written = encoder.add_text_chunk("Description".into(), MARK.into()).and_then(|()| {
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&drawn.labels)?;
         writer.finish()

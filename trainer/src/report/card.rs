@@ -4,7 +4,7 @@ use super::{
     counts,
     measured::{self, LISTED},
     page::spelled,
-    record::{Metric, Record},
+    record::Record,
     scores::Scores,
     words::{limits, marks, promise},
 };
@@ -34,13 +34,12 @@ pub fn describer(record: &Record, phantoms: bool) -> String {
     settings(&mut card, record, "data");
     card += "\n## Base\nThe base model's own licence applies to the base and to everything merged with it; read it where the base came from.\n";
     settings(&mut card, record, "base");
-    let loss = |metric: &&Metric| metric.number("nll").unwrap_or(f64::INFINITY);
-    if let Some(best) = record.of_kind("validation").min_by(|one, other| loss(one).total_cmp(&loss(other))) {
+    if let Some(best) = record.best_validation() {
         line(
             &mut card,
             format_args!("\n## Measures on the validation part, best epoch ({})\n| measure | value |\n|---|---|", best.epoch + 1),
         );
-        for (name, value) in best.values.iter().filter(|(name, _)| !["kind", "step", "epoch"].contains(&name.as_str())) {
+        for (name, value) in best.measures() {
             line(
                 &mut card,
                 format_args!("| {} | {} |", cell(name), value.as_f64().map_or_else(String::new, |value| format!("{value:.4}"))),

@@ -61,6 +61,11 @@ impl Metric {
         self.values.get(name)?.as_f64()
     }
 
+    /// What was measured: everything but kind and place.
+    pub fn measures(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.values.iter().filter(|(name, _)| !["kind", "step", "epoch"].contains(&name.as_str()))
+    }
+
     /// A text of the line.
     pub fn text(&self, name: &str) -> &str {
         self.values.get(name).and_then(Value::as_str).unwrap_or("")
@@ -117,6 +122,12 @@ impl Record {
     /// Lines of one kind.
     pub fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Metric> {
         self.metrics.iter().filter(move |metric| metric.kind == kind)
+    }
+
+    /// The validation with the smallest loss.
+    pub fn best_validation(&self) -> Option<&Metric> {
+        let loss = |metric: &&Metric| metric.number("nll").unwrap_or(f64::INFINITY);
+        self.of_kind("validation").min_by(|one, other| loss(one).total_cmp(&loss(other)))
     }
 
     /// The part that is reported: test where there is one, else validation.

@@ -24,10 +24,7 @@ pub fn replace_file(target: &Path, content: &[u8]) -> Result<(), TrainError> {
     let mut file = File::create(&new).map_err(TrainError::io("create", &new))?;
     fault::point(&new)?;
     file.write_all(content).map_err(TrainError::io("write", &new))?;
-    sync(&new)?;
-    fault::point(target)?;
-    fs::rename(&new, target).map_err(TrainError::io("rename", &new))?;
-    sync(parent(target))
+    put(&new, target)
 }
 
 /// As [`replace_file`], for a writer that wants a path. It gets one in a folder of its own: what it leaves beside its file goes with the folder,
@@ -43,12 +40,17 @@ pub fn replace_file_by(target: &Path, write: impl FnOnce(&Path) -> Result<(), Tr
     let new = folder.join(target.file_name().unwrap_or_default());
     fault::point(&new)?;
     write(&new)?;
-    sync(&new)?;
-    fault::point(target)?;
-    fs::rename(&new, target).map_err(TrainError::io("rename", &new))?;
-    sync(parent(target))?;
+    put(&new, target)?;
     fault::point(&folder)?;
     remove_folder(&folder)
+}
+
+/// A whole file takes the place of `target`, and both are on the disk.
+fn put(new: &Path, target: &Path) -> Result<(), TrainError> {
+    sync(new)?;
+    fault::point(target)?;
+    fs::rename(new, target).map_err(TrainError::io("rename", new))?;
+    sync(parent(target))
 }
 
 /// Writes a folder anew: `fill` gets an empty folder; what it leaves there takes the place of `target`.

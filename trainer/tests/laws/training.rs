@@ -16,9 +16,7 @@ use tch::{Device, Kind, Tensor};
 
 /// The same network in one piece: nothing is computed again.
 fn in_one_piece(graph: &Graph) -> Graph {
-    let mut whole = graph.clone();
-    whole.nodes.iter_mut().for_each(|node| node.region = None);
-    whole
+    graph.clone().in_one_block(None)
 }
 
 /// A loss that gives every number of an output another gradient.

@@ -5,7 +5,7 @@ use mmlnb_models::prepare::phantom;
 use mmlnb_trainer::phantom::{
     plan::{Plan, Texts},
     sets::Set,
-    write::{LABEL, write},
+    write::write,
 };
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -47,7 +47,7 @@ fn every_image_says_that_it_is_a_phantom_and_both_formats_occur() {
     }
     let count = |end: &str| images.iter().filter(|(name, _)| name.ends_with(end)).count();
     assert!(count(".jpg") > 0 && count(".png") > 0);
-    assert!(LABEL.contains("phantom"));
+    assert!(phantom::MARK.contains("phantom"));
 }
 
 #[test]

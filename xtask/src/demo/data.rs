@@ -64,7 +64,7 @@ pub fn table(part: &Made) -> PathBuf {
 /// Draws and cuts.
 pub fn make(kept: &Kept, sizes: &Sizes) -> Result<Data> {
     let phantoms = phantoms(kept, "phantoms", PATIENTS, "2", "easy")?;
-    let foreign = phantoms_of_one_patch(kept)?;
+    let foreign = self::phantoms(kept, "foreign", FOREIGN, "1", "ood")?;
     let corpus = kept.step("corpus", &[], &[&phantoms], |part| corpus(&phantoms.path, part))?;
     let mut taken = 0;
     let mut part = |name: &str, patients: usize, patches: usize, splits: bool| {
@@ -80,10 +80,6 @@ pub fn make(kept: &Kept, sizes: &Sizes) -> Result<Data> {
     let qualifying = part("qualifying", sizes.qualifying_patients, 1, false)?;
     let served = part("served", sizes.served_patients, 1, false)?;
     Ok(Data { phantoms, corpus, first, tuning, qualifying, served, foreign })
-}
-
-fn phantoms_of_one_patch(kept: &Kept) -> Result<Made> {
-    phantoms(kept, "foreign", FOREIGN, "1", "ood")
 }
 
 fn phantoms(kept: &Kept, name: &str, patients: usize, patches: &str, set: &str) -> Result<Made> {
