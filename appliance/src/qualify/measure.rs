@@ -52,11 +52,13 @@ pub fn fit(
     let scores: Vec<f64> = items.iter().filter_map(|(_, item)| item.novelty).collect();
     let threshold = limit.and_then(|_| novelty::threshold(&scores, options.false_alarm));
     let mut warnings: Vec<String> = temperature.warning.iter().chain(&abstention.reason).cloned().collect();
+    let mut too_few = |what: &str, images: usize, then: &str| {
+        warnings.push(format!("{images} images are too few for a threshold of {what}; {then}"));
+    };
     if limit.is_some() && threshold.is_none() {
         let kept = trainer.and_then(|trainer| trainer.novelty.as_ref());
         let then = if kept.is_some() { "the trainer's stays" } else { "none is set" };
-        warnings
-            .push(format!("{} images are too few for a threshold of the distance to the training data; {then}", scores.len()));
+        too_few("the distance to the training data", scores.len(), then);
     }
     let refitted = limit.zip(threshold).map(|(limit, threshold)| NoveltyLimit {
         threshold,
@@ -68,7 +70,10 @@ pub fn fit(
         let scores: Vec<f64> = items.iter().map(|(_, item)| limit.score(&item.appearance.colours)).collect();
         match novelty::threshold(&scores, options.false_alarm) {
             Some(threshold) => ColourLimit { threshold, false_alarm: options.false_alarm, ..limit },
-            None => limit,
+            None => {
+                too_few("unusual colours", scores.len(), "the trainer's stays");
+                limit
+            }
         }
     });
     let calibration = Calibration {
@@ -182,6 +187,7 @@ fn groups<'a>(items: &[Answered<'a>]) -> Vec<Option<&'a str>> {
 mod tests {
     use super::*;
     use crate::intake::appearance::Appearance;
+    use mmlnb_models::measures::novelty::Mahalanobis;
 
     fn options() -> Options {
         Options { risk: 0.1, confidence: 0.95, false_alarm: 0.05, seed: 1, answers: 0 }
@@ -256,6 +262,15 @@ mod tests {
         assert_eq!((fitted.calibration.threshold, fitted.calibration.novelty.clone()), (None, None));
         assert_eq!((fitted.calibration.generic_texts.len(), fitted.calibration.protocol.as_deref()), (1, Some("default")));
         assert_eq!(fitted.warnings.len(), 2, "{:?}", fitted.warnings);
+        let stained: Vec<Vec<f32>> = (0..40).map(|at| (0..7).map(|n| ((at * (n + 2)) % 11) as f32).collect()).collect();
+        let distance = Mahalanobis::fit(&stained, &[0; 40]).unwrap();
+        let colours = ColourLimit { distance, threshold: 7.0, false_alarm: 0.05 };
+        let stays = fit(&all, Some(&Calibration { colours: Some(colours.clone()), ..trainer }), None, &options()).unwrap();
+        assert!(
+            stays.calibration.colours == Some(colours) && stays.warnings[1].contains("unusual colours"),
+            "{:?}",
+            stays.warnings
+        );
         let none: Vec<Answered<'_>> = all.iter().filter(|(row, _)| row.half == Half::Reported).copied().collect();
         assert!(fit(&none, None, None, &options()).is_err());
     }

@@ -38,8 +38,8 @@ pub struct Calibrated {
     pub risk_coverage: RiskCoverage,
     /// Training items stored for the distance.
     pub stored: usize,
-    /// Why there is no limit for the distance.
-    pub novelty_reason: Option<String>,
+    /// Why there is no limit for the distance, or for the colours.
+    pub missing_limits: Vec<String>,
 }
 
 /// Rows with what the network says about them.
@@ -82,15 +82,24 @@ pub(super) fn calibrate(
     let features: Vec<Vec<f32>> = trained.1.iter().map(|opinion| opinion.features.clone()).collect();
     let neighbours = Neighbours::fit(&features, &groups(trained.0), recipe.seed).map_err(failed)?;
     let scores: Vec<f64> = held.1.iter().map(|opinion| neighbours.score(&opinion.features)).collect();
-    let limit = novelty::threshold(&scores, recipe.false_alarm);
-    let novelty_reason = limit.is_none().then(|| {
-        format!(
-            "{} calibration images are too few for a false-alarm rate of {}; at least {} are needed",
-            scores.len(),
-            recipe.false_alarm,
-            (1.0 / recipe.false_alarm).ceil() as usize - 1
-        )
-    });
+    let mut missing_limits = Vec::new();
+    let mut limit_of = |what: &str, scores: &[f64]| {
+        let limit = novelty::threshold(scores, recipe.false_alarm);
+        missing_limits.extend(limit.is_none().then(|| too_few(what, scores.len(), recipe.false_alarm)));
+        limit
+    };
+    let limit = limit_of("the distance to the training data", &scores);
+    let colours = match colours(corpus, held.0, trained.0)? {
+        Ok((distance, scores)) => limit_of("unusual colours", &scores).map(|threshold| ColourLimit {
+            distance,
+            threshold,
+            false_alarm: recipe.false_alarm,
+        }),
+        Err(reason) => {
+            missing_limits.push(reason);
+            None
+        }
+    };
     let calibration = Calibration {
         temperature: fitted.temperature,
         threshold: threshold.threshold,
@@ -100,7 +109,7 @@ pub(super) fn calibrate(
             false_alarm: recipe.false_alarm,
             neighbours: neighbours.neighbours(),
         }),
-        colours: colours(corpus, held.0, trained.0, recipe.false_alarm)?,
+        colours,
         ranges: Some(ranges(table, corpus, trained.0)?),
         generic_texts: described.map_or_else(Vec::new, |described| generic(described, trained.0, &corpus.labels)),
         ..Calibration::default()
@@ -111,7 +120,7 @@ pub(super) fn calibrate(
         abstention: threshold,
         risk_coverage: risk_coverage(&confidences, &correct).map_err(failed)?,
         stored: neighbours.stored(),
-        novelty_reason,
+        missing_limits,
     };
     Ok(Found { calibration, neighbours, report })
 }
@@ -136,16 +145,28 @@ pub(super) fn halved(table: &Table, rows: &[usize], seed: u64) -> (Vec<usize>, V
     halves
 }
 
-/// Where the staining of `held` images lies within that of the trained ones; nothing without images, or with too few.
-fn colours(corpus: &Corpus, held: &[usize], trained: &[usize], false_alarm: f64) -> Result<Option<ColourLimit>, TrainError> {
-    let Some(pictures) = &corpus.pictures else { return Ok(None) };
+fn too_few(what: &str, images: usize, false_alarm: f64) -> String {
+    format!(
+        "no limit is set for {what}: {images} calibration images are too few for a false-alarm rate of {false_alarm}; at least {} are needed",
+        (1.0 / false_alarm).ceil() as usize - 1
+    )
+}
+
+/// How far the staining of `held` images lies from that of the trained ones, or why that cannot be told.
+fn colours(corpus: &Corpus, held: &[usize], trained: &[usize]) -> Result<Result<(Mahalanobis, Vec<f64>), String>, TrainError> {
+    let Some(pictures) = &corpus.pictures else {
+        return Ok(Err("no limit is set for unusual colours: the classifier sees no images".into()));
+    };
     let of = |rows: &[usize]| -> Result<Vec<Vec<f32>>, TrainError> {
         let measured = rows.iter().map(|row| Ok(pictures.seen(*row)?.colours.iter().map(|value| *value as f32).collect()));
         measured.collect()
     };
-    let Ok(distance) = Mahalanobis::fit(&of(trained)?, &vec![0; trained.len()]) else { return Ok(None) };
-    let scores: Vec<f64> = of(held)?.iter().map(|colours| distance.score(colours)).collect();
-    Ok(novelty::threshold(&scores, false_alarm).map(|threshold| ColourLimit { distance, threshold, false_alarm }))
+    let distance = match Mahalanobis::fit(&of(trained)?, &vec![0; trained.len()]) {
+        Ok(distance) => distance,
+        Err(error) => return Ok(Err(format!("no limit is set for unusual colours: {error}"))),
+    };
+    let scores = of(held)?.iter().map(|colours| distance.score(colours)).collect();
+    Ok(Ok((distance, scores)))
 }
 
 fn ranges(table: &Table, corpus: &Corpus, rows: &[usize]) -> Result<Ranges, TrainError> {

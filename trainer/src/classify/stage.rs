@@ -454,7 +454,7 @@ impl Finished<'_> {
         warnings.extend(self.given.overlap.then(|| "the describer was tuned on images that are reported here".to_string()));
         warnings.extend(found.report.temperature.warning.clone());
         warnings.extend(found.report.abstention.reason.clone());
-        warnings.extend(found.report.novelty_reason.clone());
+        warnings.extend(found.report.missing_limits.iter().cloned());
         let by_paper = self.given.split.reported_is_validation;
         Ok(RunMeasures {
             data: self.given.summary.clone(),

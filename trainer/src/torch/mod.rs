@@ -8,6 +8,7 @@
 //! when its gradients are due. Norms, softmax and rotary angles are computed in f32 whatever the plan's precision is.
 
 mod attention;
+mod blocked;
 mod dense;
 mod dropout;
 mod error;

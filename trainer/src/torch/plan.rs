@@ -1,11 +1,12 @@
 //! A graph bound to its weights.
 
 use super::{
-    Leaf, Randomness, TorchError,
+    Leaf, Randomness, TorchError, blocked,
     inputs::Inputs,
     leaves::{Leaves, Parameter},
     recompute::Partition,
     run::{Run, Slots},
+    step::failed,
 };
 use mmlnb_models::{graph::Graph, weights::Weights};
 use std::borrow::Borrow;
@@ -143,7 +144,11 @@ impl Plan {
             }
             step.last_uses.iter().for_each(|slot| values[*slot] = None);
         }
-        Ok(run.take_results(&mut values))
+        let results = run.take_results(&mut values);
+        let in_rows = |(slot, result): (&usize, &Tensor)| {
+            blocked::in_rows(result).map_err(|error| failed(&self.graph.nodes[self.slots.node(*slot)], &[result], &error))
+        };
+        run.results.iter().zip(&results).map(in_rows).collect()
     }
 }
 

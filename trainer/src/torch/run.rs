@@ -27,6 +27,11 @@ impl Slots {
         self.firsts[node]
     }
 
+    /// The node that makes a result.
+    pub fn node(&self, slot: usize) -> usize {
+        self.firsts.partition_point(|first| *first <= slot) - 1
+    }
+
     /// Number of a value.
     pub fn of(&self, value: Value) -> usize {
         self.firsts[value.node as usize] + usize::from(value.slot)

@@ -1,7 +1,8 @@
 //! One operator: the match from paper level to libtorch.
 
 use super::{
-    Plan, Randomness, TorchError, attention, dense, first_line, leaves::Leaves, leaves::Parameter, norm, rotary, rows, swin,
+    Plan, Randomness, TorchError, attention, blocked, dense, first_line, leaves::Leaves, leaves::Parameter, norm, rotary, rows,
+    swin,
 };
 use mmlnb_models::graph::{AttentionKind, Node, Op};
 use tch::{Kind, TchError, Tensor};
@@ -56,11 +57,17 @@ impl Plan {
             adapter_dropout: self.options.adapter_dropout,
             node: number,
         };
-        apply(&node.op, &inputs, &surroundings).map_err(|error| failed(node, &inputs, &error))
+        let results = || {
+            let brought: Vec<Tensor> =
+                inputs.iter().map(|x| blocked::brought(x, &node.op, self.options.kind)).collect::<Result<_, _>>()?;
+            apply(&node.op, &brought.iter().collect::<Vec<&Tensor>>(), &surroundings)
+        };
+        results().map_err(|error| failed(node, &inputs, &error))
     }
 }
 
-fn failed(node: &Node, inputs: &[&Tensor], error: &TchError) -> TorchError {
+/// What went wrong at a node.
+pub(super) fn failed(node: &Node, inputs: &[&Tensor], error: &TchError) -> TorchError {
     let inputs: Vec<String> = inputs.iter().map(|t| format!("{:?} {:?}", t.kind(), t.size())).collect();
     TorchError::Node {
         node: node.name.to_string(),

@@ -179,6 +179,8 @@ fn the_papers_protocol_reports_on_the_part_that_chose() {
     let measured = ran(&asked);
     assert!(measured.test.is_none() && measured.chosen_by.contains("weighted_f1"));
     assert!(measured.warnings.iter().any(|warning| warning.to_lowercase().contains("chosen")), "{:?}", measured.warnings);
+    let missing = |what: &str| measured.warnings.iter().any(|warning| warning.contains(what) && warning.contains("too few"));
+    assert!(missing("the distance to the training data") && missing("unusual colours"), "{:?}", measured.warnings);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod evaluate;
 mod generate;
 mod peft;
+mod ranks;
 mod tissue;
 
 use std::{

@@ -105,6 +105,50 @@ fn swin_learns_the_same() {
 }
 
 #[test]
+fn vgg16_learns_what_plain_convolutions_learn() {
+    for_seeds(4, |draw| {
+        let graph = networks::vgg16(&draw.vgg16(), "");
+        let (_files, checkpoint) = draw.checkpoint(&[&graph], Naming::Vgg16);
+        let [height, width] = [0, 1].map(|_| draw.size(32, 70));
+        let pixels = draw.tensor(&[2, 3, height, width]);
+        let inputs = [("pixel_values", pixels.shallow_clone())];
+        let found = train(&graph, &Weights::new(&checkpoint), &ALL, (&inputs, &["image_features"]));
+
+        let plan = Plan::new(&graph, &Weights::new(&checkpoint), &ALL).unwrap();
+        let weight = |name: &str| {
+            let leaf = plan.leaves().iter().find(|leaf| leaf.name == name).unwrap();
+            leaf.tensor.detach().copy().set_requires_grad(true)
+        };
+        let pixels = pixels.set_requires_grad(true);
+        let mut x = pixels.shallow_clone();
+        let mut weights = Vec::new();
+        for index in 0..31 {
+            x = match index {
+                4 | 9 | 16 | 23 | 30 => x.max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false),
+                _ if plan.leaves().iter().any(|leaf| leaf.name == format!("features.{index}.weight")) => {
+                    let names = ["weight", "bias"].map(|part| format!("features.{index}.{part}"));
+                    let [kernel, bias] = [0, 1].map(|part| weight(&names[part]));
+                    let y = x.conv2d(&kernel, Some(&bias), [1, 1], [1, 1], [1, 1], 1);
+                    weights.extend(names.into_iter().zip([kernel, bias]));
+                    y
+                }
+                _ => x.relu(),
+            };
+        }
+        let features = x.mean_dim([2, 3].as_slice(), false, Kind::Float);
+        // `train` makes two steps on the same weights, whose gradients add up.
+        (loss(&features) * 2.0).backward();
+        assert_eq!(weights.len(), 26);
+        weights.push(("pixel_values".into(), pixels));
+        let result = |name: &str| &found.iter().find(|(known, _)| known == name).unwrap().1;
+        close_to_largest(result("image_features, step 0"), &features.detach(), 1e-6, "features");
+        for (name, tensor) in &weights {
+            close_to_largest(result(name), &tensor.grad(), 1e-5, name);
+        }
+    });
+}
+
+#[test]
 fn adapters_with_dropout_learn_the_same() {
     for_seeds(6, |draw| {
         let config = draw.qwen().text;
