@@ -14,6 +14,22 @@ fn data(base: &Path, folder: &Path) {
     fs::write(folder.join("settings.toml"), "max_new_tokens = 6\n").unwrap();
 }
 
+/// Other images stand in a batch after a restart, which moves the last digits of log-probabilities and nothing else.
+fn assert_same_descriptions(found: &str, expected: &str) {
+    let rows = |text: &str| -> Vec<csv::StringRecord> {
+        csv::Reader::from_reader(text.as_bytes()).records().map(Result::unwrap).collect()
+    };
+    let (found, expected) = (rows(found), rows(expected));
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert_eq!(found.iter().take(6).collect::<Vec<_>>(), expected.iter().take(6).collect::<Vec<_>>());
+        match (found[6].parse::<f64>(), expected[6].parse::<f64>()) {
+            (Ok(found), Ok(expected)) => assert!((found - expected).abs() < 1e-4, "{found} and {expected}"),
+            _ => assert_eq!(found[6], expected[6]),
+        }
+    }
+}
+
 #[test]
 fn golden_qwen2_5_vl_generate_goes_on_where_it_was_and_names_failed_rows() {
     let Some(base) = family("qwen2_5_vl") else { return };
@@ -65,7 +81,9 @@ fn golden_qwen2_5_vl_generate_goes_on_where_it_was_and_names_failed_rows() {
     fs::remove_file(&output).unwrap();
     fs::write(&cache, &whole[..lines[0] + 20]).unwrap();
     assert_eq!(outcome(&mmlnb_train(&arguments)).0, Some(3));
-    assert_eq!(fs::read_to_string(&output).unwrap(), written);
+    let resumed = fs::read_to_string(&output).unwrap();
+    assert_same_descriptions(&resumed, &written);
+    let written = resumed;
     // Nothing is left to be made: the file of descriptions does not grow.
     let before = fs::read(&cache).unwrap();
     assert_eq!(outcome(&mmlnb_train(&arguments)).0, Some(3));
