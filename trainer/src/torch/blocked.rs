@@ -6,18 +6,20 @@
 use mmlnb_models::graph::Op;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// The input of an operator in a layout that it computes in, where all is computed in `kind`.
-pub(super) fn brought(x: &Tensor, op: &Op, kind: Kind) -> Result<Tensor, TchError> {
-    match op {
-        Op::Conv2d { .. } if !x.is_mkldnn() && has_blocks(x, kind) => x.f_to_mkldnn(None),
-        Op::Conv2d { .. } | Op::MaxPool2d | Op::Relu => Ok(x.shallow_clone()),
-        _ => in_rows(x),
+/// The input of an operator in a layout that it computes in, where all is computed in `kind`; nothing where it is so already.
+pub(super) fn brought(x: &Tensor, op: &Op, kind: Kind) -> Result<Option<Tensor>, TchError> {
+    let convolves = matches!(op, Op::Conv2d { .. });
+    let keeps = convolves || matches!(op, Op::MaxPool2d | Op::Relu);
+    match x.is_mkldnn() {
+        true if !keeps => x.f_to_dense(None, false).map(Some),
+        false if convolves && has_blocks(x, kind) => x.f_to_mkldnn(None).map(Some),
+        true | false => Ok(None),
     }
 }
 
 /// The same numbers in libtorch's own layout.
-pub(super) fn in_rows(x: &Tensor) -> Result<Tensor, TchError> {
-    if x.is_mkldnn() { x.f_to_dense(None, false) } else { Ok(x.shallow_clone()) }
+pub(super) fn in_rows(x: Tensor) -> Result<Tensor, TchError> {
+    if x.is_mkldnn() { x.f_to_dense(None, false) } else { Ok(x) }
 }
 
 /// Gradients pass through this layout only in f32.

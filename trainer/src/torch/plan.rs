@@ -145,10 +145,11 @@ impl Plan {
             step.last_uses.iter().for_each(|slot| values[*slot] = None);
         }
         let results = run.take_results(&mut values);
-        let in_rows = |(slot, result): (&usize, &Tensor)| {
-            blocked::in_rows(result).map_err(|error| failed(&self.graph.nodes[self.slots.node(*slot)], &[result], &error))
+        let in_rows = |(slot, result): (&usize, Tensor)| {
+            let node = || &self.graph.nodes[self.slots.node(*slot)];
+            blocked::in_rows(result).map_err(|error| failed(node(), &[], &error))
         };
-        run.results.iter().zip(&results).map(in_rows).collect()
+        run.results.iter().zip(results).map(in_rows).collect()
     }
 }
 

@@ -58,9 +58,10 @@ impl Plan {
             node: number,
         };
         let results = || {
-            let brought: Vec<Tensor> =
+            let brought: Vec<Option<Tensor>> =
                 inputs.iter().map(|x| blocked::brought(x, &node.op, self.options.kind)).collect::<Result<_, _>>()?;
-            apply(&node.op, &brought.iter().collect::<Vec<&Tensor>>(), &surroundings)
+            let fitting: Vec<&Tensor> = inputs.iter().zip(&brought).map(|(x, brought)| brought.as_ref().unwrap_or(x)).collect();
+            apply(&node.op, &fitting, &surroundings)
         };
         results().map_err(|error| failed(node, &inputs, &error))
     }
