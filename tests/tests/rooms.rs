@@ -39,10 +39,17 @@ fn table() -> BTreeMap<String, Vec<String>> {
     cells.map(|cells| (cells[1].clone(), words(&cells[3]))).collect()
 }
 
+/// The graph of crates for this machine's platform: crates of other platforms were never downloaded by a build.
 fn metadata() -> Value {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["metadata", "--format-version", "1", "--locked", "--offline"]).current_dir(root());
+    cargo.args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &platform()]).current_dir(root());
     serde_json::from_str(&run(&mut cargo).expect(0).out).expect("cargo writes JSON")
+}
+
+fn platform() -> String {
+    let told = run(Command::new("rustc").arg("-vV").current_dir(root())).expect(0).out;
+    let host = told.lines().find_map(|line| line.strip_prefix("host: "));
+    host.expect("rustc names its host").to_owned()
 }
 
 /// Everything that a crate is built from, directly or through others, without what only its tests use.
