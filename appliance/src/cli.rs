@@ -23,6 +23,9 @@ enum Command {
     Init {
         /// Where; it is created.
         dir: PathBuf,
+        /// Also give the folders to the service and write its drop-in, so that its sandbox lets it work there (needs root)
+        #[arg(long)]
+        service: bool,
     },
     /// The daemon, in the foreground.
     Run(Configured),
@@ -260,7 +263,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
-        Command::Init { dir } => commands::init::run(&dir),
+        Command::Init { dir, service } => commands::init::run(&dir, service),
         Command::Run(configured) => {
             log_to_stderr("info");
             crate::daemon::run(&configured.config)

@@ -31,6 +31,7 @@ pub const NAMES: &[&str] = &[
     "render.note_rename",
     "move.mkdir",
     "move.before",
+    "move.sync_file",
     "move.rename",
     "move.after_rename",
     "move.copy",

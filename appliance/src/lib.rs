@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod engine;
 pub mod error;
 pub mod failpoint;
+pub mod files;
 pub mod intake;
 pub mod ledger;
 pub mod progress;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use mmlnb_appliance::intake::settle::Stamp;
+use mmlnb_appliance::files::Stamp;
 use mmlnb_appliance::ledger::{
     Claim, Classified, Image, Ledger, LedgerError, NewFile, NewReport, Rejection, RunStart, open, read, record,
 };

@@ -42,7 +42,9 @@ fn table() -> BTreeMap<String, Vec<String>> {
 /// The graph of crates for this machine's platform: crates of other platforms were never downloaded by a build.
 fn metadata() -> Value {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &platform()]).current_dir(root());
+    cargo
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &platform()])
+        .current_dir(root());
     serde_json::from_str(&run(&mut cargo).expect(0).out).expect("cargo writes JSON")
 }
 

@@ -31,7 +31,11 @@ impl Appliance {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--bin", "mmlnb-appliance", "--bin", "mmlnb-export"]);
         finish(build.current_dir(checkout()))?;
+        Self::of_built(folder)
+    }
 
+    /// [`Appliance::make`] with what is set up and built already.
+    pub fn of_built(folder: PathBuf) -> Result<Self> {
         say("writing checkpoints of random weights");
         let describer = folder.join("checkpoints/describer");
         let classifier = folder.join("checkpoints/classifier");

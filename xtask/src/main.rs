@@ -2,6 +2,7 @@
 
 mod appliance;
 mod bench;
+mod boot;
 mod checkpoint;
 mod demo;
 mod licences;
@@ -39,6 +40,8 @@ enum Command {
         #[command(subcommand)]
         bench: bench::Bench,
     },
+    /// Try the service in a booted Debian under its own unit (root, systemd-nspawn, debootstrap)
+    Boot(boot::Options),
     /// Cut real H&E tiles from a public slide into native/tiles
     Tiles {
         /// Take the slide's wheel from this folder and do not use the network
@@ -66,6 +69,7 @@ fn run(command: Command) -> Result<()> {
         Command::Classifier(options) => checkpoint::write_classifier(&options),
         Command::Bench { bench } => bench::run(&bench),
         Command::Demo(options) => demo::run(&options),
+        Command::Boot(options) => boot::run(&options),
         Command::Tiles { offline_dir } => {
             println!("{}", slide::tiles(offline_dir)?.display());
             Ok(())

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: set-up, then everything that must hold before a change is kept.
 
-use crate::{checkout, licences, setup, slide};
+use crate::{boot, checkout, licences, setup, slide};
 use anyhow::{Context, Result, bail};
 use std::{
     process::{Command, Stdio},
@@ -19,6 +19,8 @@ pub fn run() -> Result<()> {
     step("lints", cargo(["clippy", "--workspace", "--all-targets"]).args(FAILPOINTS).args(["--", "-D", "warnings"]))?;
     step("build", cargo(["build", "--workspace"]).args(FAILPOINTS))?;
     tests()?;
+    eprintln!("== boot");
+    boot::in_gate()?;
     step("documentation", cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     eprintln!("== licences");
     licences::check()?;

@@ -1,18 +1,28 @@
-//! `init`: folders, marker, commented configuration.
+//! `init`: folders, marker, commented configuration; for the service also their owner and the unit's drop-in.
 
-use std::io::Write;
-use std::path::Path;
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
 
 use super::print;
 use crate::config;
 use crate::error::{Exit, Failure};
+use crate::files::Dir;
 use crate::intake::write_marker;
+
+const UNIT: &str = "mmlnb-appliance.service";
+const SERVICE_USER: &str = "mmlnb";
+const DROP_GROUP: &str = "mmlnb-drop";
+/// The unit's `ProtectHome=` hides everything below these from the service.
+const HIDDEN: [&str; 3] = ["/home", "/root", "/run/user"];
 
 /// Makes everything that is absent; an existing configuration is never overwritten.
 ///
 /// # Errors
-/// [`Exit::Usage`] when there is a configuration already; I/O.
-pub fn run(dir: &Path) -> Result<Exit, Failure> {
+/// [`Exit::Usage`] when there is a configuration already; with `service` [`Exit::Permission`] without root, [`Exit::Configuration`]
+/// when the service's user or unit is not installed; I/O.
+pub fn run(dir: &Path, service: bool) -> Result<Exit, Failure> {
     let root = std::path::absolute(dir).map_err(|error| Failure::io("the folder cannot be made", dir, &error))?;
     let file = root.join("appliance.toml");
     if file.exists() {
@@ -23,20 +33,149 @@ pub fn run(dir: &Path) -> Result<Exit, Failure> {
             "edit it, or remove it first; it is not overwritten",
         ));
     }
+    let owner = if service { Some(Owner::find()?) } else { None };
+    make(&root, &file)?;
+    let next = match owner {
+        Some(owner) => hand_over(&root, &owner)?,
+        None => format!("  mmlnb-appliance run --config {}\n", file.display()),
+    };
+    print(&format!(
+        "made {}: inbox, done, failed, state, appliance.toml\nnext: put a bundle at {} (or name it in appliance.toml), then\n{next}",
+        root.display(),
+        root.join("bundle").display(),
+    ))?;
+    Ok(Exit::Done)
+}
+
+#[expect(clippy::disallowed_methods, reason = "nobody else can write to folders that are only being made")]
+fn make(root: &Path, file: &Path) -> Result<(), Failure> {
     for name in ["inbox", "done", "failed", "state"] {
         let folder = root.join(name);
         std::fs::create_dir_all(&folder).map_err(|error| Failure::io("the folder cannot be made", &folder, &error))?;
     }
-    write_marker(&root.join("inbox")).map_err(|error| Failure::io("the inbox's marker cannot be written", &root, &error))?;
-    let written = std::fs::File::options().write(true).create_new(true).open(&file);
+    let marker = Dir::open(&root.join("inbox")).and_then(|inbox| write_marker(&inbox));
+    marker.map_err(|error| Failure::io("the inbox's marker cannot be written", root, &error))?;
+    let written = File::options().write(true).create_new(true).open(file);
     written
-        .and_then(|mut out| out.write_all(config::template(&root).as_bytes()).and_then(|()| out.sync_all()))
-        .map_err(|error| Failure::io("the configuration cannot be written", &file, &error))?;
-    print(&format!(
-        "made {}: inbox, done, failed, state, appliance.toml\nnext: put a bundle at {} (or name it in appliance.toml), then\n  mmlnb-appliance run --config {}\n",
-        root.display(),
-        root.join("bundle").display(),
+        .and_then(|mut out| out.write_all(config::template(root).as_bytes()).and_then(|()| out.sync_all()))
+        .map_err(|error| Failure::io("the configuration cannot be written", file, &error))
+}
+
+/// The service's user and the group of those who drop files.
+struct Owner {
+    user: u32,
+    user_group: u32,
+    drop_group: u32,
+}
+
+impl Owner {
+    fn find() -> Result<Owner, Failure> {
+        if !rustix::process::geteuid().is_root() {
+            let mend = "run it with sudo, or without --service for folders of your own";
+            return Err(Failure::new(Exit::Permission, "giving folders to the service needs root", "", mend));
+        }
+        let absent = |what: &str, place: &str| {
+            let mend = "install the package first; by hand: copy systemd/sysusers.conf to /usr/lib/sysusers.d/mmlnb.conf and run systemd-sysusers";
+            Failure::new(Exit::Configuration, format!("there is no {what}"), place, mend)
+        };
+        let number = |file: &str, name: &str, field: usize| {
+            let text = read(Path::new(file)).ok()?;
+            let line = text.lines().find(|line| line.split(':').next() == Some(name))?;
+            line.split(':').nth(field)?.parse().ok()
+        };
+        let user = |field| number("/etc/passwd", SERVICE_USER, field).ok_or_else(|| absent("user mmlnb", "/etc/passwd"));
+        let drop_group = number("/etc/group", DROP_GROUP, 2).ok_or_else(|| absent("group mmlnb-drop", "/etc/group"))?;
+        Ok(Owner { user: user(2)?, user_group: user(3)?, drop_group })
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a file of the system")]
+fn read(file: &Path) -> io::Result<String> {
+    std::fs::read_to_string(file)
+}
+
+/// Gives the folders their owners and modes and writes the drop-in; what comes next, as text.
+fn hand_over(root: &Path, owner: &Owner) -> Result<String, Failure> {
+    let give = |path: &Path, group: u32, mode: u32| {
+        let given = chown(path, Some(owner.user), Some(group)).and_then(|()| set_mode(path, mode));
+        given.map_err(|error| Failure::io("the folder cannot be given to the service", path, &error))
+    };
+    // Through the root those who drop files only pass.
+    give(root, owner.drop_group, 0o750)?;
+    give(&root.join("state"), owner.user_group, 0o750)?;
+    give(&root.join("appliance.toml"), owner.user_group, 0o640)?;
+    for name in ["inbox", "done", "failed"] {
+        give(&root.join(name), owner.drop_group, 0o2770)?;
+    }
+    give(&root.join("inbox").join(crate::files::names::MARKER), owner.user_group, 0o640)?;
+    let inbox = root.join("inbox");
+    let shared = shared_by_default(&inbox, owner);
+    let file = PathBuf::from(format!("/etc/systemd/system/{UNIT}.d/folders.conf"));
+    write_drop_in(&file, root).map_err(|error| Failure::io("the unit's drop-in cannot be written", &file, &error))?;
+    let warning = match shared {
+        true => String::new(),
+        false => format!(
+            "  (setfacl is not installed or {} has no ACLs: who drops files needs a umask of 0002 so that the service may move them)\n",
+            inbox.display()
+        ),
+    };
+    Ok(format!(
+        "{warning}  systemctl daemon-reload && systemctl restart mmlnb-appliance\n(the unit's drop-in: {})\n",
         file.display()
-    ))?;
-    Ok(Exit::Done)
+    ))
+}
+
+#[expect(clippy::disallowed_methods, reason = "nobody else can write to folders that are only being made")]
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Files that users drop belong to the group and to the service whatever their umask says, as below /srv by tmpfiles.
+fn shared_by_default(inbox: &Path, owner: &Owner) -> bool {
+    let entries = format!("d:g:{}:rwx,d:u:{}:rwx", owner.drop_group, owner.user);
+    let ran = std::process::Command::new("setfacl").args(["-m", &entries]).arg(inbox).output();
+    ran.is_ok_and(|output| output.status.success())
+}
+
+#[expect(clippy::disallowed_methods, reason = "root's folder of the service manager")]
+fn write_drop_in(file: &Path, root: &Path) -> io::Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(file, drop_in(root))
+}
+
+/// Lets the unit's sandbox reach the folders and starts the daemon with their configuration.
+fn drop_in(root: &Path) -> String {
+    let path = escaped(root);
+    let way = if HIDDEN.iter().any(|hidden| root.starts_with(hidden)) { "BindPaths" } else { "ReadWritePaths" };
+    format!(
+        "# Written by `mmlnb-appliance init --service`.\n[Unit]\nRequiresMountsFor={path}\n\n[Service]\nExecStart=\n\
+         ExecStart=/usr/bin/mmlnb-appliance run --config {}\n{way}={path}\n",
+        escaped(&root.join("appliance.toml"))
+    )
+}
+
+/// A path as the service manager reads it: in quotes, with its own signs doubled.
+fn escaped(path: &Path) -> String {
+    let text = path.display().to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+    if text.contains([' ', '\t', '"', '\\', '\'']) { format!("\"{text}\"") } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drop_in_opens_the_sandbox_for_the_folders() {
+        let text = drop_in(Path::new("/data/pathology"));
+        for line in [
+            "RequiresMountsFor=/data/pathology",
+            "ExecStart=/usr/bin/mmlnb-appliance run --config /data/pathology/appliance.toml",
+            "ReadWritePaths=/data/pathology",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(drop_in(Path::new("/home/lab/drops")).contains("\nBindPaths=/home/lab/drops\n"));
+    }
 }

@@ -7,7 +7,7 @@ use crate::cli::Retry;
 use crate::config::{Config, Need};
 use crate::daemon::control;
 use crate::error::{Exit, Failure, Problem};
-use crate::intake::{self, filing};
+use crate::intake::{self, Adoption, Folder, filing};
 use crate::ledger::{Ledger, read};
 
 /// Brings the files back.
@@ -47,10 +47,14 @@ fn chosen(args: &Retry) -> Result<Vec<i64>, Failure> {
 fn here(config: &Config, ids: &[i64]) -> Result<Vec<String>, Failure> {
     let _lock = intake::lock(&config.state.join("lock"), "another appliance uses this state folder")?;
     let ledger = Ledger::open(&config.ledger(), Default::default())?;
+    let folder = Folder::new(config);
+    if let Adoption::Absent(reason) = folder.adopt(&ledger)? {
+        return Ok(vec![format!("nothing can be brought back to {}: {reason}", config.inbox.display())]);
+    }
     let mut problems = Vec::new();
     for id in ids {
         let row = ledger.read(|connection| read::file(connection, *id))?;
-        let result = control::retryable(*id, row).and_then(|row| filing::bring_back(&ledger, &config.inbox, &row));
+        let result = control::retryable(*id, row).and_then(|row| filing::bring_back(&ledger, &folder, &row));
         problems.extend(result.err().map(|failure| failure.to_string().trim_start_matches("error: ").to_owned()));
     }
     Ok(problems)

@@ -1,6 +1,7 @@
 //! `submit`: copies into the inbox, complete at the moment they get their name.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -9,7 +10,7 @@ use crate::cli::Submit;
 use crate::config::{Config, Need};
 use crate::daemon::control;
 use crate::error::{Exit, Failure, Problem};
-use crate::intake::{names, place};
+use crate::files::{self, Dir, Moved, Source, Stamp, names};
 
 /// Copies the files; says when no daemon is there to take them.
 ///
@@ -20,10 +21,11 @@ pub fn run(args: &Submit) -> Result<Exit, Failure> {
     check(args)?;
     let parent = PathBuf::from(&args.case);
     let folder = config.inbox.join(&parent);
-    place::make_folders(&config.inbox, &parent).map_err(|error| Failure::io("the case cannot be made", &folder, &error))?;
+    let inbox = Dir::open(&config.inbox).and_then(|inbox| inbox.make_below(&parent));
+    let inbox = inbox.map_err(|error| Failure::io("the case cannot be made", &folder, &error))?;
     for file in &args.files {
         let name =
-            copy(file, &folder).map_err(|error| Failure::io(format!("{} cannot be copied", file.display()), &folder, &error))?;
+            copy(file, &inbox).map_err(|error| Failure::io(format!("{} cannot be copied", file.display()), &folder, &error))?;
         print(&format!("{}\n", parent.join(name).display()))?;
     }
     match control::ask(&config.state, &serde_json::json!({ "do": "status" }))? {
@@ -54,25 +56,27 @@ fn check(args: &Submit) -> Result<(), Failure> {
     if problems.is_empty() { Ok(()) } else { Err(Failure { exit: Exit::NotFound, problems }) }
 }
 
-fn copy(file: &Path, folder: &Path) -> io::Result<std::ffi::OsString> {
+fn copy(file: &Path, folder: &Dir) -> io::Result<OsString> {
     let name = file.file_name().unwrap_or(OsStr::new("unnamed"));
-    let part = folder.join(names::part(name));
-    std::fs::copy(file, &part)?;
-    std::fs::File::open(&part)?.sync_all()?;
-    let sha256 = place::sha256_of(&part)?;
+    let part = names::part(name);
+    let mut output = folder.create_anew(&part)?;
+    io::copy(&mut open(file)?, &mut output)?;
+    output.sync_all()?;
+    let sha256 = folder.sha256_of(&part)?;
+    let state = folder.stat(&part)?.ok_or(io::ErrorKind::NotFound)?;
+    let source = Source { root: folder, path: Path::new(&part), stamp: Stamp::from(&state), sha256: Some(sha256) };
     for _ in 0..8 {
-        let (name, _) = place::choose(folder, name, &crate::report::hex(&sha256[..4]), |_| Ok(false))?;
-        let flags = rustix::fs::RenameFlags::NOREPLACE;
-        match rustix::fs::renameat_with(rustix::fs::CWD, &part, rustix::fs::CWD, folder.join(&name), flags) {
-            Ok(()) => return Ok(name),
-            Err(rustix::io::Errno::EXIST) => continue,
-            Err(rustix::io::Errno::INVAL) => {
-                std::fs::hard_link(&part, folder.join(&name))?;
-                std::fs::remove_file(&part)?;
-                return Ok(name);
-            }
-            Err(error) => return Err(error.into()),
+        let (name, _) = files::choose(folder, name, &crate::report::hex(&sha256[..4]), |_| Ok(false))?;
+        match files::relocate(&source, folder, &name)? {
+            Moved::Yes => return Ok(name),
+            Moved::Taken => {}
+            Moved::Gone | Moved::Changed => return Err(io::ErrorKind::NotFound.into()),
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the operator's own file, by the path that they gave")]
+fn open(file: &Path) -> io::Result<File> {
+    File::open(file)
 }

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{open_for_reading, print};
 use crate::cli::Machine;
 use crate::error::{Exit, Failure};
-use crate::intake::place;
+use crate::intake::Folder;
 use crate::ledger::{FileRow, open, read};
 
 /// Checks everything and names each problem.
@@ -16,8 +16,9 @@ pub fn run(args: &Machine) -> Result<Exit, Failure> {
     let (config, connection) = open_for_reading(&args.configured)?;
     open::check(&connection, &config.ledger(), true)?;
     let mut problems = open::dangling(&connection)?;
+    let folder = Folder::new(&config);
     let files = read::put_away(&connection)?;
-    problems.extend(files.iter().filter_map(examine));
+    problems.extend(files.iter().filter_map(|row| examine(&folder, row)));
     if args.json {
         print(&format!("{}\n", json!({ "ledger": "ok", "images": files.len(), "problems": problems })))?;
     } else {
@@ -28,9 +29,9 @@ pub fn run(args: &Machine) -> Result<Exit, Failure> {
     Ok(if problems.is_empty() { Exit::Done } else { Exit::NotAllRight })
 }
 
-fn examine(row: &FileRow) -> Option<String> {
+fn examine(folder: &Folder, row: &FileRow) -> Option<String> {
     let (path, sha256) = (row.filed_path.as_ref()?, row.sha256?);
-    match place::sha256_of(path) {
+    match folder.placed(path).and_then(|(folder, name)| folder.sha256_of(&name)) {
         Ok(found) if found == sha256 => None,
         Ok(_) => Some(format!("CHANGED {} (job {}): its bytes are not the ones that were judged", path.display(), row.id)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

@@ -18,7 +18,7 @@ use crate::commands::bundle;
 use crate::config::{Config, Need};
 use crate::engine::{Engine, EngineError, EngineOptions, Mode, Provider};
 use crate::error::{Exit, Failure};
-use crate::intake::{self, Assess, Inbox, Intake, Scanner};
+use crate::intake::{self, Adoption, Assess, Folder, Intake, Scanner};
 use crate::ledger::{Ledger, RunStart, open, record};
 use crate::qualify::answers;
 use crate::{clock, verdict};
@@ -94,7 +94,10 @@ pub fn run_with(file: &Path, load: impl FnOnce(&Config, &Bundle) -> Result<Asses
     let _lock = intake::lock(&config.state.join("lock"), "another appliance uses this state folder")?;
     let (mark, died) = DeathMark::open(&config.state).map_err(|error| Failure::io("the state folder", &config.state, &error))?;
     let ledger = open_ledger(&config, &asked)?;
-    let inbox = Inbox::open(&config.inbox, &ledger)?;
+    let folder = Folder::new(&config);
+    if let Adoption::Absent(reason) = folder.adopt(&ledger)? {
+        tracing::warn!(event = "inbox_missing", inbox = %config.inbox.display(), reason);
+    }
     let loaded = notify::while_loading(&asked.count, || {
         let bundle = bundle::open(&config.bundle)?;
         bundle::require_classifier(&bundle)?;
@@ -103,11 +106,11 @@ pub fn run_with(file: &Path, load: impl FnOnce(&Config, &Bundle) -> Result<Asses
     });
     let (bundle, assessor) = loaded?;
     let slots = assessor.slots;
-    let intake = Arc::new(begin(config, ledger, &bundle, assessor, &asked)?);
+    let intake = Arc::new(begin(config, folder, ledger, &bundle, assessor, &asked)?);
     intake::recover(&intake, died)?;
     mark.clear().and_then(|()| mark.watch()).map_err(|error| Failure::internal("the signal handlers cannot be set", error))?;
     let started = clock::utc_now();
-    let threads = start_threads(&intake, inbox, slots, &started)?;
+    let threads = start_threads(&intake, slots, &started)?;
     notify::ready();
     let device = intake.rules.provider.name;
     tracing::info!(event = "ready", device, slots, bundle = &bundle.sha256[..12], version = env!("CARGO_PKG_VERSION"));
@@ -146,7 +149,14 @@ fn open_ledger(config: &Config, asked: &Asked) -> Result<Ledger, Failure> {
     Ok(ledger)
 }
 
-fn begin(config: Config, ledger: Ledger, bundle: &Bundle, assessor: Assessor, asked: &Asked) -> Result<Intake, Failure> {
+fn begin(
+    config: Config,
+    folder: Folder,
+    ledger: Ledger,
+    bundle: &Bundle,
+    assessor: Assessor,
+    asked: &Asked,
+) -> Result<Intake, Failure> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     let classes = bundle.manifest.classifier.as_ref().map(|part| part.classes.clone()).unwrap_or_default();
@@ -155,6 +165,7 @@ fn begin(config: Config, ledger: Ledger, bundle: &Bundle, assessor: Assessor, as
     let (run, bundle_row) = ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start))?;
     let calibration = bundle.manifest.classifier.as_ref().and_then(|part| part.calibration.clone());
     Ok(Intake {
+        folder,
         ledger,
         desk: Default::default(),
         board: Default::default(),
@@ -179,7 +190,7 @@ fn begin(config: Config, ledger: Ledger, bundle: &Bundle, assessor: Assessor, as
     })
 }
 
-fn start_threads(intake: &Arc<Intake>, inbox: Inbox, slots: usize, started: &str) -> Result<Vec<JoinHandle<()>>, Failure> {
+fn start_threads(intake: &Arc<Intake>, slots: usize, started: &str) -> Result<Vec<JoinHandle<()>>, Failure> {
     let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
         thread.map_err(|error| Failure::internal("a thread cannot be started", error))
@@ -191,7 +202,7 @@ fn start_threads(intake: &Arc<Intake>, inbox: Inbox, slots: usize, started: &str
         threads.push(spawn("worker", Box::new(move || intake::work(&intake)))?);
     }
     let shared = intake.clone();
-    threads.push(spawn("scanner", Box::new(move || Scanner::new(shared, inbox).run()))?);
+    threads.push(spawn("scanner", Box::new(move || Scanner::new(shared).run()))?);
     let listener = control::listen(&intake.config.state);
     let listener = listener.map_err(|error| Failure::io("the control socket cannot be made", &intake.config.state, &error))?;
     let (shared, started) = (intake.clone(), started.to_owned());

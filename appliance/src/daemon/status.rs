@@ -9,8 +9,8 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::clock;
+use crate::files::{self, Dir, Points};
 use crate::intake::desk::Load;
-use crate::intake::place::{self, Points};
 use crate::intake::{Intake, Sight};
 use crate::ledger::{FileRow, LedgerError, Trouble, open, read};
 use crate::progress::Activity;
@@ -119,13 +119,11 @@ fn headline(load: &Load, sight: &Sight, help: Option<String>, pause: Option<&Str
 
 /// Writes `STATUS.html` and `STATUS.txt` to inbox and done, and the status for monitoring.
 pub fn write(intake: &Intake, status: &Status) {
-    for folder in [&intake.config.inbox, &intake.config.done] {
-        if !folder.is_dir() {
-            continue;
-        }
-        let page = status::page(status, folder);
-        log(folder, place::write(folder, OsStr::new("STATUS.html"), page.as_bytes(), POINTS));
-        log(folder, place::write(folder, OsStr::new("STATUS.txt"), status::text(status).as_bytes(), POINTS));
+    // Never into an inbox that is not mounted: what is written there would lie hidden beneath the share.
+    for folder in [intake.folder.inbox(), intake.folder.end(true)].into_iter().flatten() {
+        let page = status::page(status, folder.path());
+        log(folder.path(), files::write(&folder, OsStr::new("STATUS.html"), page.as_bytes(), POINTS));
+        log(folder.path(), files::write(&folder, OsStr::new("STATUS.txt"), status::text(status).as_bytes(), POINTS));
     }
     let file = &intake.config.status_file;
     log(file, write_for_all(file, &format!("{:#}\n", status::json(status))));
@@ -134,8 +132,7 @@ pub fn write(intake: &Intake, status: &Status) {
 /// Monitoring runs as another user, and the file holds no names: everyone may read it.
 fn write_for_all(file: &Path, text: &str) -> io::Result<()> {
     let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else { return Err(io::ErrorKind::InvalidInput.into()) };
-    place::write(folder, name, text.as_bytes(), POINTS)?;
-    std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+    files::write_for_all(&Dir::open(folder)?, name, text.as_bytes(), POINTS)
 }
 
 fn log(place: &Path, result: io::Result<()>) {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::settle::Stamp;
 use super::trouble;
 use crate::clock;
+use crate::files::Stamp;
 use crate::ledger::{FileRow, NewFile, Rejection};
 
 /// One state of one file in the inbox.

@@ -1,16 +1,17 @@
 //! The last step of a file: its page is written, it is moved, the ledger notes where. Commit first, move after; each step may be repeated.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use super::Intake;
 use super::desk::{Key, Task};
-use super::place::{self, Moved, Points, Source};
-use super::{Intake, beneath, names};
+use super::folder::Folder;
+use crate::error::{Exit, Failure};
 use crate::failpoint;
+use crate::files::{self, Dir, Moved, Points, Source, Stamp, names};
 use crate::ledger::{FileRow, LedgerError, ReportRow, read, record};
 use crate::progress;
 use crate::report::{hex, json, note, page};
@@ -78,20 +79,18 @@ impl Intake {
     }
 
     fn end_of(&self, row: &FileRow) -> Result<End, FilingError> {
-        let root = beneath::open_root(&self.config.inbox)?;
-        let source = Source { root: &root, path: &row.path, stamp: row.stamp, sha256: row.sha256 };
-        let state = place::state(&source)?;
+        let root = self.folder.inbox()?;
+        let source = source_of(&root, row);
+        let state = files::state(&source)?;
         if row.state == "refused" {
             return Ok(match state {
-                Moved::Yes => self.note_beside(row)?,
+                Moved::Yes => self.note_beside(row, &root)?,
                 _ => End::Stays,
             });
         }
-        let with_report = row.state == "reported";
-        let base = self.folder(with_report);
         let parent = row.path.parent().unwrap_or(Path::new(""));
-        place::make_folders(base, parent)?;
-        let folder = base.join(parent);
+        let end = self.folder.end(row.state == "reported")?;
+        let folder = end.make_below(parent).map_err(|error| in_the_way(&end, parent, error))?;
         match state {
             Moved::Yes => self.carry(row, &source, &folder),
             Moved::Changed | Moved::Taken => Ok(End::Left("replaced")),
@@ -99,25 +98,16 @@ impl Intake {
         }
     }
 
-    /// Renders beside the chosen name and moves the image there.
-    fn carry(&self, row: &FileRow, source: &Source<'_>, folder: &Path) -> Result<End, FilingError> {
+    /// Renders beside the chosen name and moves the image there. What was never read is not hashed here either: it has no twin.
+    fn carry(&self, row: &FileRow, source: &Source<'_>, folder: &Dir) -> Result<End, FilingError> {
         let name = row.path.file_name().unwrap_or(OsStr::new("unnamed"));
-        let sha256 = match row.sha256 {
-            Some(sha256) => Some(sha256),
-            None => place::sha256_of(&self.config.inbox.join(&row.path)).ok(),
-        };
-        let mark = sha256.map_or_else(|| format!("{:08x}", row.id), |sha256| hex(&sha256[..4]));
-        let same = |path: &Path| match sha256 {
-            Some(sha256) => Ok(place::sha256_of(path)? == sha256),
-            None => Ok(false),
-        };
         for _ in 0..8 {
-            let (name, there) = place::choose(folder, name, &mark, same)?;
+            let (name, there) = files::choose(folder, name, &mark_of(row), |name| same_bytes(row, folder, name))?;
             self.render(row, folder, &name)?;
-            let moved = if there { place::remove(source)? } else { place::relocate(source, folder, &name)? };
+            let moved = if there { files::remove(source, folder, &name)? } else { files::relocate(source, folder, &name)? };
             match moved {
-                Moved::Yes => return Ok(End::Placed(folder.join(name))),
-                Moved::Gone if there => return Ok(End::Placed(folder.join(name))),
+                Moved::Yes => return Ok(End::Placed(folder.path().join(name))),
+                Moved::Gone if there => return Ok(End::Placed(folder.path().join(name))),
                 Moved::Taken => continue,
                 Moved::Gone => return Ok(End::Left("vanished")),
                 Moved::Changed => return Ok(End::Left("replaced")),
@@ -127,46 +117,46 @@ impl Intake {
     }
 
     /// The image is not in the inbox: it was moved before a crash, or someone took it away.
-    fn moved_before(&self, row: &FileRow, folder: &Path) -> Result<End, FilingError> {
-        let (Some(sha256), Some(name)) = (row.sha256, row.path.file_name()) else { return self.moved_unhashed(row, folder) };
-        let same = |path: &Path| Ok(place::sha256_of(path)? == sha256);
-        let (name, there) = place::choose(folder, name, &hex(&sha256[..4]), same)?;
+    fn moved_before(&self, row: &FileRow, folder: &Dir) -> Result<End, FilingError> {
+        let Some(name) = row.path.file_name().filter(|_| row.sha256.is_some()) else { return self.moved_unhashed(row, folder) };
+        let (name, there) = files::choose(folder, name, &mark_of(row), |name| same_bytes(row, folder, name))?;
         if !there {
-            let part = folder.join(names::part(&name));
-            if part.exists() {
-                std::fs::remove_file(part)?;
-            }
+            folder.remove(&names::part(&name))?;
             return Ok(End::Left("vanished"));
         }
         self.render(row, folder, &name)?;
-        place::sync_folder(folder)?;
-        Ok(End::Placed(folder.join(name)))
+        folder.sync_file(&name)?;
+        folder.sync()?;
+        Ok(End::Placed(folder.path().join(name)))
     }
 
     /// A file that was never read is recognised by its inode.
-    fn moved_unhashed(&self, row: &FileRow, folder: &Path) -> Result<End, FilingError> {
-        for entry in std::fs::read_dir(folder)? {
-            let entry = entry?;
-            let found = super::scan::stamp(&entry.metadata()?);
-            if found == row.stamp {
-                self.render(row, folder, &entry.file_name())?;
-                return Ok(End::Placed(entry.path()));
+    fn moved_unhashed(&self, row: &FileRow, folder: &Dir) -> Result<End, FilingError> {
+        for (name, found) in folder.entries()? {
+            progress::beat();
+            if Stamp::from(&found) == row.stamp {
+                self.render(row, folder, &name)?;
+                return Ok(End::Placed(folder.path().join(name)));
             }
         }
         Ok(End::Left("vanished"))
     }
 
-    fn note_beside(&self, row: &FileRow) -> Result<End, FilingError> {
+    fn note_beside(&self, row: &FileRow, root: &Dir) -> Result<End, FilingError> {
         let parent = row.path.parent().unwrap_or(Path::new(""));
         let name = row.path.file_name().unwrap_or(OsStr::new("unnamed"));
-        if let Err(error) = self.render(row, &self.config.inbox.join(parent), &names::target(name, "long")) {
+        if let Err(error) = root
+            .below(parent)
+            .map_err(FilingError::from)
+            .and_then(|folder| self.render(row, &folder, &names::target(name, "long")))
+        {
             tracing::warn!(event = "note", job = row.id, %error);
         }
         Ok(End::Stays)
     }
 
     /// Writes page and JSON, or note and JSON, beside `name`.
-    fn render(&self, row: &FileRow, folder: &Path, name: &OsStr) -> Result<(), FilingError> {
+    fn render(&self, row: &FileRow, folder: &Dir, name: &OsStr) -> Result<(), FilingError> {
         let (kind, page, data, points) = match self.report_of(row)? {
             Some(report) => {
                 let at =
@@ -177,8 +167,8 @@ impl Intake {
         };
         let text = format!("{data:#}\n");
         let (html, json) = (names::beside(name, &format!("{kind}.html")), names::beside(name, &format!("{kind}.json")));
-        let write_json = || place::write(folder, &json, text.as_bytes(), JSON);
-        Ok(place::both(|| place::write(folder, &html, page.as_bytes(), points), write_json)?)
+        let write_json = || files::write(folder, &json, text.as_bytes(), JSON);
+        Ok(files::both(|| files::write(folder, &html, page.as_bytes(), points), write_json)?)
     }
 
     fn report_of(&self, row: &FileRow) -> Result<Option<ReportRow>, FilingError> {
@@ -195,10 +185,16 @@ impl Intake {
             return Ok(());
         }
         for twin in twins.iter().filter(|twin| twin.case_id != row.case_id) {
-            let Some(path) = twin.filed_path.as_ref().filter(|path| path.exists()) else { continue };
-            let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { continue };
-            if let Err(error) = self.render(twin, folder, name) {
-                tracing::warn!(event = "render", job = twin.id, %error);
+            let Some(path) = &twin.filed_path else { continue };
+            let rendered = self.folder.placed(path).and_then(|(folder, name)| Ok(folder.stat(&name)?.map(|_| (folder, name))));
+            match rendered.map_err(FilingError::from) {
+                Ok(None) => {}
+                Ok(Some((folder, name))) => {
+                    if let Err(error) = self.render(twin, &folder, &name) {
+                        tracing::warn!(event = "render", job = twin.id, %error);
+                    }
+                }
+                Err(error) => tracing::warn!(event = "render", job = twin.id, %error),
             }
         }
         Ok(())
@@ -208,8 +204,8 @@ impl Intake {
     ///
     /// # Errors
     /// The file is not in `failed` any more, or I/O.
-    pub fn bring_back(&self, row: &FileRow) -> Result<(), crate::error::Failure> {
-        bring_back(&self.ledger, &self.config.inbox, row)?;
+    pub fn bring_back(&self, row: &FileRow) -> Result<(), Failure> {
+        bring_back(&self.ledger, &self.folder, row)?;
         self.desk.forget(&Key::from(row));
         Ok(())
     }
@@ -219,32 +215,78 @@ impl Intake {
 ///
 /// # Errors
 /// The file is not in `failed` any more, or I/O.
-pub fn bring_back(ledger: &crate::ledger::Ledger, inbox: &Path, row: &FileRow) -> Result<(), crate::error::Failure> {
+pub fn bring_back(ledger: &crate::ledger::Ledger, folder: &Folder, row: &FileRow) -> Result<(), Failure> {
     let failure = |error: &io::Error| {
-        crate::error::Failure::io(format!("file {} cannot be brought back to the inbox", row.id), &inbox.join(&row.path), error)
+        let doing = format!("file {} cannot be brought back to the inbox", row.id);
+        Failure::io(doing, &folder.path().join(&row.path), error)
+    };
+    let inbox = folder.inbox().map_err(|error| failure(&error))?;
+    let lies = match row.filed_path.as_ref().map(|path| lies_at(folder, path)).transpose().map_err(|error| failure(&error))? {
+        Some(None) if row.state != "retrying" => return Err(lost(row)),
+        lies => lies.flatten(),
     };
     ledger.write("ledger.retry", |tx| record::begin_retry(tx, row))?;
     failpoint::pass("retry.before_move").map_err(|error| failure(&error))?;
-    if let Some(from) = row.filed_path.as_ref().filter(|path| path.symlink_metadata().is_ok()) {
-        let mark = row.sha256.map_or_else(|| format!("{:08x}", row.id), |sha256| hex(&sha256[..4]));
-        place::bring_back(from, inbox, &row.path, &mark).map_err(|error| failure(&error))?;
-        remove_notes(from);
+    if let Some((from, name, stamp)) = lies {
+        let source = Source { root: &from, path: Path::new(&name), stamp, sha256: row.sha256 };
+        files::bring_back(&source, &inbox, &row.path, &mark_of(row)).map_err(|error| failure(&error))?;
+        remove_notes(&from, &name);
     } else if row.state == "refused" {
-        remove_notes(&inbox.join(&row.path));
+        let parent = inbox.below(row.path.parent().unwrap_or(Path::new(""))).map_err(|error| failure(&error))?;
+        remove_notes(&parent, row.path.file_name().unwrap_or_default());
     }
     failpoint::pass("retry.after_move").map_err(|error| failure(&error))?;
     ledger.write("ledger.retry", |tx| record::end_retry(tx, row.id))?;
     Ok(())
 }
 
-fn remove_notes(image: &Path) {
-    let (Some(folder), Some(name)) = (image.parent(), image.file_name()) else { return };
+/// The folder, name and state of a file that was put away; none when it is not there any more.
+fn lies_at(folder: &Folder, path: &Path) -> io::Result<Option<(Dir, OsString, Stamp)>> {
+    let found =
+        folder.placed(path).and_then(|(folder, name)| Ok(folder.stat(&name)?.map(|found| (folder, name, Stamp::from(&found)))));
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other,
+    }
+}
+
+fn lost(row: &FileRow) -> Failure {
+    let place = row.filed_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    Failure::new(
+        Exit::NotFound,
+        format!("file {} is gone: somebody took it away", row.id),
+        place,
+        "drop the image again if it is still needed",
+    )
+}
+
+/// The mark that tells a file from others of its name.
+fn mark_of(row: &FileRow) -> String {
+    row.sha256.map_or_else(|| format!("{:08x}", row.id), |sha256| hex(&sha256[..4]))
+}
+
+fn same_bytes(row: &FileRow, folder: &Dir, name: &OsStr) -> io::Result<bool> {
+    match row.sha256 {
+        Some(sha256) => Ok(folder.sha256_of(name)? == sha256),
+        None => Ok(false),
+    }
+}
+
+/// A link or a file that stands where a case's folder has to be is named: only a person can take it away.
+fn in_the_way(end: &Dir, parent: &Path, error: io::Error) -> io::Error {
+    match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => {
+            let path = end.path().join(parent);
+            io::Error::other(format!("a part of {} is a link or a file, not a folder; take it away", path.display()))
+        }
+        _ => error,
+    }
+}
+
+fn remove_notes(folder: &Dir, image: &OsStr) {
     for suffix in [".note.html", ".note.json"] {
-        let note = folder.join(names::beside(name, suffix));
-        if let Err(error) = std::fs::remove_file(&note)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(event = "note", path = %note.display(), %error);
+        if let Err(error) = folder.remove(&names::beside(image, suffix)) {
+            tracing::warn!(event = "note", folder = %folder.path().display(), %error);
         }
     }
 }
@@ -266,6 +308,6 @@ pub fn report_json(report: &ReportRow, row: &FileRow) -> serde_json::Value {
 }
 
 /// The handle and path of a file in the inbox.
-pub fn source_of<'a>(root: &'a OwnedFd, row: &'a FileRow) -> Source<'a> {
+pub fn source_of<'a>(root: &'a Dir, row: &'a FileRow) -> Source<'a> {
     Source { root, path: &row.path, stamp: row.stamp, sha256: row.sha256 }
 }

@@ -1,14 +1,11 @@
 //! From a file in the inbox to a report beside it: pure decisions in the small modules, I/O around them.
 
 pub mod appearance;
-mod beneath;
 pub mod decode;
 pub mod desk;
 pub mod filing;
-mod inbox;
-pub mod names;
+mod folder;
 pub mod patch;
-pub mod place;
 mod recovery;
 pub mod scan;
 mod scanner;
@@ -17,7 +14,7 @@ pub mod trouble;
 mod watch;
 mod worker;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -27,7 +24,7 @@ use crate::error::Failure;
 use crate::ledger::Ledger;
 use crate::progress::Board;
 use crate::verdict;
-pub use inbox::{Inbox, lock, write_marker};
+pub use folder::{Adoption, Folder, lock, write_marker};
 pub use recovery::recover;
 pub use scanner::{Scanner, Sight};
 pub use worker::work;
@@ -39,6 +36,8 @@ pub type Assess = Arc<dyn Fn(PatchImage, &Request) -> Result<Assessment, EngineE
 pub struct Intake {
     /// The configuration.
     pub config: Config,
+    /// What is watched.
+    pub folder: Folder,
     /// The ledger.
     pub ledger: Ledger,
     /// The queue.
@@ -85,11 +84,6 @@ impl Intake {
         self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
         self.stop.store(true, Ordering::Relaxed);
         self.desk.close();
-    }
-
-    /// The folder for files with this state of their row.
-    fn folder(&self, with_report: bool) -> &Path {
-        if with_report { &self.config.done } else { &self.config.failed }
     }
 
     /// Sleeps in small pieces, showing life; true when the program is ending.

@@ -2,17 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use super::settle::Stamp;
-use super::{beneath, scan};
 use crate::failpoint;
+use crate::files::{Dir, Stamp};
 
 /// A file's bytes and their identity.
 pub struct Patch {
@@ -52,14 +49,14 @@ impl From<io::Error> for ReadError {
 ///
 /// # Errors
 /// As [`read`].
-pub fn open(root: &OwnedFd, path: &Path, expected: &Stamp) -> Result<File, ReadError> {
+pub fn open(root: &Dir, path: &Path, expected: &Stamp) -> Result<File, ReadError> {
     failpoint::pass("read.open")?;
-    let file = File::from(beneath::open(root, path, OFlags::RDONLY)?);
+    let file = root.open_file(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(ReadError::Special);
     }
-    if scan::stamp(&metadata) != *expected {
+    if Stamp::from(&metadata) != *expected {
         return Err(ReadError::Changed);
     }
     Ok(file)
@@ -69,7 +66,7 @@ pub fn open(root: &OwnedFd, path: &Path, expected: &Stamp) -> Result<File, ReadE
 ///
 /// # Errors
 /// [`ReadError`]: gone, changed meanwhile, special, denied, or an error that may pass.
-pub fn read(root: &OwnedFd, path: &Path, expected: &Stamp) -> Result<Patch, ReadError> {
+pub fn read(root: &Dir, path: &Path, expected: &Stamp) -> Result<Patch, ReadError> {
     let mut file = open(root, path, expected)?;
     let before = changes(&file)?;
     let mut bytes = Vec::with_capacity(expected.size as usize + 1);
@@ -86,18 +83,18 @@ pub fn read(root: &OwnedFd, path: &Path, expected: &Stamp) -> Result<Patch, Read
 /// Everything that a writer cannot help to change, the change time included.
 fn changes(file: &File) -> io::Result<(Stamp, i64, i64)> {
     let metadata = file.metadata()?;
-    Ok((scan::stamp(&metadata), metadata.ctime(), metadata.ctime_nsec()))
+    Ok((Stamp::from(&metadata), metadata.ctime(), metadata.ctime_nsec()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn set_up(bytes: &[u8]) -> (tempfile::TempDir, OwnedFd, Stamp) {
+    fn set_up(bytes: &[u8]) -> (tempfile::TempDir, Dir, Stamp) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("x.png"), bytes).unwrap();
-        let root = beneath::open_root(dir.path()).unwrap();
-        let stamp = scan::stamp(&std::fs::symlink_metadata(dir.path().join("x.png")).unwrap());
+        let root = Dir::open(dir.path()).unwrap();
+        let stamp = Stamp::from(&std::fs::symlink_metadata(dir.path().join("x.png")).unwrap());
         (dir, root, stamp)
     }
 

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
+use super::Intake;
 use super::desk::{Key, Task};
 use super::filing::source_of;
-use super::place::{self, Moved};
-use super::{Intake, beneath};
 use crate::error::Failure;
 use crate::failpoint;
+use crate::files::{self, Moved};
 use crate::ledger::{FileRow, read, record};
 
 /// Finishes retries, gives claims of ended runs back, and puts on the desk what was judged but not put away. `died`: the last run ended
@@ -25,11 +25,17 @@ pub fn recover(intake: &Intake, died: bool) -> Result<(), Failure> {
     for job in intake.ledger.write("ledger.begin_run", |tx| record::recover(tx, run, died, limit))? {
         tracing::warn!(event = "recovered", job = job.job, rejected = job.rejected, died);
     }
-    let root = beneath::open_root(inbox).map_err(|error| Failure::io("the inbox cannot be opened", inbox, &error))?;
+    // While the inbox is absent nothing is known of its files; the rows that are to be put away are tried until it comes back.
+    let root = intake.folder.inbox();
     for row in intake.ledger.read(read::unfinished)? {
-        let state =
-            place::state(&source_of(&root, &row)).map_err(|error| Failure::io("recovery", &inbox.join(&row.path), &error))?;
-        resume(intake, row, state)?;
+        match root.as_ref().map(|root| files::state(&source_of(root, &row))) {
+            Ok(Ok(state)) => resume(intake, row, state)?,
+            Ok(Err(error)) => {
+                tracing::warn!(event = "recovery", file = row.id, %error);
+                resume(intake, row, Moved::Yes)?;
+            }
+            Err(_) => resume(intake, row, Moved::Yes)?,
+        }
     }
     failpoint::pass("recovery.after").map_err(|error| Failure::io("recovery", Path::new(inbox), &error))
 }

@@ -1,13 +1,12 @@
 //! What lies in the inbox now: the truth that events only hint at. Reads names and states, opens no file.
 
-use std::fs::Metadata;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::names;
-use super::settle::Stamp;
+use rustix::fs::{FileType, Stat};
+
 use crate::failpoint;
+use crate::files::{Dir, Stamp, names};
 use crate::ledger::NewFile;
 
 /// What kind of thing has a name.
@@ -43,7 +42,7 @@ pub struct Scan {
 ///
 /// # Errors
 /// The inbox itself cannot be read; a folder below it that cannot be read is a problem of the scan instead.
-pub fn scan(root: &Path) -> io::Result<Scan> {
+pub fn scan(root: &Dir) -> io::Result<Scan> {
     failpoint::pass("scan.read_dir")?;
     let mut scan = Scan::default();
     let mut open = vec![PathBuf::new()];
@@ -60,19 +59,17 @@ pub fn scan(root: &Path) -> io::Result<Scan> {
     Ok(scan)
 }
 
-fn read_folder(root: &Path, folder: &Path, files: &mut Vec<Found>) -> io::Result<Vec<PathBuf>> {
+fn read_folder(root: &Dir, folder: &Path, files: &mut Vec<Found>) -> io::Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     let first = files.len();
-    for entry in std::fs::read_dir(root.join(folder))? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Ok(metadata) = entry.metadata() else { continue };
-        if metadata.is_dir() {
+    for (name, state) in root.below(folder)?.entries()? {
+        crate::progress::beat();
+        if FileType::from_raw_mode(state.st_mode) == FileType::Directory {
             if !names::ignored_folder(&name) {
                 folders.push(folder.join(name));
             }
         } else if !names::ignored_file(&name) {
-            files.push(found(folder.join(name), &metadata));
+            files.push(found(folder.join(name), &state));
         }
     }
     let siblings = &files[first..];
@@ -83,26 +80,15 @@ fn read_folder(root: &Path, folder: &Path, files: &mut Vec<Found>) -> io::Result
     Ok(folders)
 }
 
-fn found(path: PathBuf, metadata: &Metadata) -> Found {
-    let kind = metadata.file_type();
-    let kind = match () {
-        () if kind.is_file() => Kind::Regular,
-        () if kind.is_symlink() => Kind::Special("a symbolic link"),
-        () if kind.is_fifo() => Kind::Special("a named pipe"),
-        () if kind.is_socket() => Kind::Special("a socket"),
-        () => Kind::Special("a device"),
+fn found(path: PathBuf, state: &Stat) -> Found {
+    let kind = match FileType::from_raw_mode(state.st_mode) {
+        FileType::RegularFile => Kind::Regular,
+        FileType::Symlink => Kind::Special("a symbolic link"),
+        FileType::Fifo => Kind::Special("a named pipe"),
+        FileType::Socket => Kind::Special("a socket"),
+        _ => Kind::Special("a device"),
     };
-    Found { file: NewFile { path, stamp: stamp(metadata), owner: metadata.uid() }, kind }
-}
-
-/// The state of a file from its metadata.
-pub fn stamp(metadata: &Metadata) -> Stamp {
-    Stamp {
-        dev: metadata.dev(),
-        ino: metadata.ino(),
-        size: metadata.size(),
-        mtime_ns: metadata.mtime().wrapping_mul(1_000_000_000).wrapping_add(metadata.mtime_nsec()),
-    }
+    Found { file: NewFile { path, stamp: Stamp::from(state), owner: state.st_uid }, kind }
 }
 
 #[cfg(test)]
@@ -121,7 +107,7 @@ mod tests {
         }
         std::os::unix::fs::symlink("a.png", root.join("link.png")).unwrap();
         std::os::unix::fs::symlink("case", root.join("loop")).unwrap();
-        let scan = scan(root).unwrap();
+        let scan = scan(&Dir::open(root).unwrap()).unwrap();
         let paths: Vec<_> = scan.files.iter().map(|found| found.file.path.to_str().unwrap()).collect();
         assert_eq!(paths, ["a.png", "case/left/b.png", "link.png", "loop", "slide.mrxs"]);
         assert_eq!(scan.files[2].kind, Kind::Special("a symbolic link"));
@@ -130,7 +116,10 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_inbox_is_an_error() {
-        assert!(scan(Path::new("/nonexistent/inbox")).is_err());
+    fn an_inbox_that_cannot_be_listed_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Dir::open(dir.path()).unwrap();
+        drop(dir);
+        assert!(scan(&root).is_ok_and(|scan| scan.files.is_empty()), "a removed folder is empty; its marker tells");
     }
 }

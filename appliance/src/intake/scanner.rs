@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,8 +14,9 @@ use super::patch::{self, ReadError};
 use super::scan::{Found, Kind, Scan, scan};
 use super::settle::{Hint, Next, Rules, Watched, look};
 use super::watch::Watch;
-use super::{Inbox, Intake, beneath, trouble};
+use super::{Adoption, Intake, trouble};
 use crate::config;
+use crate::files::Dir;
 use crate::ledger::open::network_file_system;
 use crate::ledger::{NewFile, Rejection};
 use crate::progress;
@@ -45,7 +45,6 @@ pub struct Sight {
 /// The scanner.
 pub struct Scanner {
     intake: Arc<Intake>,
-    inbox: Inbox,
     watch: Watch,
     rules: Rules,
     watched: HashMap<PathBuf, (Watched, Hint)>,
@@ -54,7 +53,7 @@ pub struct Scanner {
 
 impl Scanner {
     /// A scanner for the calling thread.
-    pub fn new(intake: Arc<Intake>, inbox: Inbox) -> Scanner {
+    pub fn new(intake: Arc<Intake>) -> Scanner {
         let config = &intake.config;
         let polling = match config.watch {
             config::Watch::Poll => Some("the inbox is polled, as configured".to_owned()),
@@ -67,7 +66,7 @@ impl Scanner {
         let settle = if polling.is_some() { config.settle.max(SETTLE_POLLING) } else { config.settle };
         let rules = Rules { settle, incomplete: config.incomplete };
         let watch = Watch::new(&config.inbox, polling);
-        Scanner { intake, inbox, watch, rules, watched: HashMap::new(), troubles: 0 }
+        Scanner { intake, watch, rules, watched: HashMap::new(), troubles: 0 }
     }
 
     /// Scans until the program ends.
@@ -105,27 +104,28 @@ impl Scanner {
         let due = self.intake.desk.wake(now).map(|due| due.saturating_sub(now));
         // Before the scan: a file that is renamed in after it must keep its hint for the next look.
         let hints = self.watch.take_hints();
-        let found = match self.inbox.mounted() {
-            true => scan(&self.intake.config.inbox),
-            false => Err(std::io::Error::new(std::io::ErrorKind::NotFound, "its marker is missing: the share is not mounted")),
-        };
-        let scan = match found {
-            Ok(scan) => scan,
-            Err(error) => return self.blind(&error.to_string()),
+        let (root, scan) = match self.open().and_then(|root| Ok((scan(&root).map_err(|error| error.to_string())?, root))) {
+            Ok((scan, root)) => (root, scan),
+            Err(reason) => return self.blind(&reason),
         };
         if std::mem::take(&mut self.troubles) > 0 {
             self.watch.renew();
         }
         let gap = self.watch.follow(&scan.folders);
-        let root = match beneath::open_root(&self.intake.config.inbox) {
-            Ok(root) => root,
-            Err(error) => return self.blind(&error.to_string()),
-        };
         let next = self.judge(&scan, &root, hints, now);
         self.report(&scan);
         let longest = if self.watch.polling().is_some() { POLL } else { QUIET };
         let waits = [next, due, gap.then_some(Duration::ZERO), Some(longest)];
         waits.into_iter().flatten().min().unwrap_or(longest)
+    }
+
+    /// The inbox; one that was absent at the start is adopted when it comes.
+    fn open(&self) -> Result<Dir, String> {
+        match self.intake.folder.adopt(&self.intake.ledger) {
+            Ok(Adoption::Held) => self.intake.folder.inbox().map_err(|error| error.to_string()),
+            Ok(Adoption::Absent(reason)) => Err(reason),
+            Err(failure) => Err(failure.problems.into_iter().map(|problem| problem.what).collect::<Vec<_>>().join("; ")),
+        }
     }
 
     fn blind(&mut self, reason: &str) -> Duration {
@@ -147,7 +147,7 @@ impl Scanner {
     }
 
     /// Looks at every file that nobody has yet; when the next one may be due.
-    fn judge(&mut self, scan: &Scan, root: &OwnedFd, mut hints: HashMap<PathBuf, Hint>, now: Duration) -> Option<Duration> {
+    fn judge(&mut self, scan: &Scan, root: &Dir, mut hints: HashMap<PathBuf, Hint>, now: Duration) -> Option<Duration> {
         let present: HashSet<Key> = scan.files.iter().map(|found| Key::from(&found.file)).collect();
         self.intake.desk.retain_resting(&present);
         let mut before = std::mem::take(&mut self.watched);
@@ -169,7 +169,7 @@ impl Scanner {
     fn look_at(
         &mut self,
         found: &Found,
-        root: &OwnedFd,
+        root: &Dir,
         earlier: Option<(Watched, Hint)>,
         hint: Option<Hint>,
         now: Duration,
@@ -205,7 +205,7 @@ impl Scanner {
     }
 
     /// What to do with a settled file; nothing when it is not complete.
-    fn probe(&self, file: &NewFile, root: &OwnedFd, last: bool) -> Option<Task> {
+    fn probe(&self, file: &NewFile, root: &Dir, last: bool) -> Option<Task> {
         let mut opened = match patch::open(root, &file.path, &file.stamp) {
             Ok(opened) => opened,
             Err(ReadError::Gone | ReadError::Changed) => return None,

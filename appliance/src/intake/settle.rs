@@ -3,18 +3,7 @@
 
 use std::time::Duration;
 
-/// What identifies one state of one file on disk.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Stamp {
-    /// Device.
-    pub dev: u64,
-    /// Inode.
-    pub ino: u64,
-    /// Size in bytes.
-    pub size: u64,
-    /// Modification time in nanoseconds since 1970; compared for equality only.
-    pub mtime_ns: i64,
-}
+use crate::files::Stamp;
 
 /// What an event said about the file; a hint never replaces the probe.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -11,9 +11,9 @@ use std::time::Duration;
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
-use super::names;
 use super::settle::Hint;
 use crate::clock;
+use crate::files::names;
 
 /// Hints beyond this many between two scans are dropped.
 const HINTS: usize = 4096;

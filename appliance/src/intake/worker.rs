@@ -1,5 +1,6 @@
 //! The threads that take a file from the desk to its end: read, claim, decode, assess, commit, put away.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -7,9 +8,10 @@ use std::time::{Duration, Instant};
 use super::decode::DecodeFailure;
 use super::desk::{Key, Task};
 use super::patch::{self, Patch, ReadError};
-use super::{Intake, beneath, names, trouble};
+use super::{Intake, trouble};
 use crate::engine::{EngineError, PatchImage, Request};
 use crate::error::{Exit, Failure};
+use crate::files::names;
 use crate::ledger::{Claim, Image, LedgerError, NewFile, NewReport, Rejection, read, record};
 use crate::{failpoint, progress, verdict};
 
@@ -80,7 +82,7 @@ impl Intake {
             return Ok(());
         }
         let begun = Instant::now();
-        let read = beneath::open_root(&self.config.inbox).map_err(ReadError::Io);
+        let read = self.folder.inbox().map_err(ReadError::Io);
         let patch = match read.and_then(|root| patch::read(&root, &file.path, &file.stamp)) {
             Ok(patch) => patch,
             Err(error) => return self.unread(file, error),
@@ -132,9 +134,10 @@ impl Intake {
     }
 
     fn denied(&self, file: &NewFile) -> String {
-        let mode = std::fs::symlink_metadata(self.config.inbox.join(&file.path));
-        let mode = mode.map(|found| format!("{:04o}", std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o7777));
-        format!("The appliance may not read it: owner {}, mode {}", file.owner, mode.unwrap_or_else(|_| "unknown".into()))
+        let parent = file.path.parent().unwrap_or(Path::new(""));
+        let found = self.folder.inbox().and_then(|inbox| inbox.below(parent)?.stat(file.path.file_name().unwrap_or_default()));
+        let mode = found.ok().flatten().map_or_else(|| "unknown".to_owned(), |found| format!("{:04o}", found.st_mode & 0o7777));
+        format!("The appliance may not read it: owner {}, mode {mode}", file.owner)
     }
 
     /// Waits while a disk is nearly full; true when the program is ending.

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use serde_json::{Map, Value};
 
 use super::{Classified, Described, FileRow, Image, LedgerError, NewReport, ReportRow};
-use crate::intake::settle::Stamp;
+use crate::files::Stamp;
 
 type Result<T> = std::result::Result<T, LedgerError>;
 
@@ -85,7 +85,7 @@ pub fn files_named(connection: &Connection, name: &str) -> Result<Vec<FileRow>> 
     if name.len() >= 8 && name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return files(connection, "WHERE lower(hex(f.sha256)) GLOB lower(?1) || '*' ORDER BY f.id DESC", &[&name]);
     }
-    let tail = Path::new(name).file_name().map(|name| crate::intake::names::text(name.as_bytes())).unwrap_or_default();
+    let tail = Path::new(name).file_name().map(|name| crate::files::names::text(name.as_bytes())).unwrap_or_default();
     files(connection, "WHERE f.path_text = ?1 OR f.path_text GLOB '*/' || ?2 ORDER BY f.id DESC", &[&tail, &glob(&tail)])
 }
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::read::{self, FILE_COLUMNS, file_row};
 use super::{Claim, FileRow, Image, LedgerError, NewFile, NewReport, RecoveredJob, Rejection, RunStart};
 use crate::clock::utc_now;
-use crate::intake::names;
+use crate::files::names;
 
 type Result<T> = std::result::Result<T, LedgerError>;
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::intake::settle::Stamp;
+use crate::files::Stamp;
 
 /// A file as the scanner saw it.
 #[derive(Clone, Debug)]

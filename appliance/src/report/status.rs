@@ -196,7 +196,7 @@ pub fn level(level: Level) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::intake::settle::Stamp;
+    use crate::files::Stamp;
 
     fn file(state: &str) -> FileRow {
         FileRow {

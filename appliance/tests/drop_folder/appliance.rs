@@ -200,7 +200,7 @@ impl Appliance {
                 let name = entry.file_name();
                 match entry.file_type().unwrap().is_dir() {
                     true => open.push(entry.path()),
-                    false if mmlnb_appliance::intake::names::ignored_file(&name) => {}
+                    false if mmlnb_appliance::files::names::ignored_file(&name) => {}
                     false => return false,
                 }
             }

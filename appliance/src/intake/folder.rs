@@ -1,0 +1,275 @@
+//! What is watched: an inbox with its done and failed. Is it mounted, is it ours, does nobody else read it.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use crate::config::Config;
+use crate::error::{Exit, Failure};
+use crate::files::names::MARKER;
+use crate::files::{Dir, Stamp};
+use crate::ledger::{Ledger, LedgerError, read, record};
+
+/// A daemon that was killed while it started a decoder holds its locks until that child has become the decoder.
+const RELEASE: Duration = Duration::from_millis(700);
+/// A marker is one line with an identifier.
+const LONGEST_MARKER: u64 = 4096;
+
+/// A watched folder with the places where its files end.
+#[derive(Debug)]
+pub struct Folder {
+    inbox: PathBuf,
+    done: PathBuf,
+    failed: PathBuf,
+    held: Mutex<Option<Held>>,
+}
+
+/// What became of an attempt to adopt a folder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Adoption {
+    /// It is ours and locked.
+    Held,
+    /// It is absent, not mounted or another one; it may come.
+    Absent(String),
+}
+
+/// The marker that the ledger knows, and the lock on its file.
+#[derive(Debug)]
+struct Held {
+    marker: String,
+    lock: File,
+}
+
+/// Writes a new marker into an inbox that has none; its identifier.
+///
+/// # Errors
+/// I/O, or something else than a file has its name.
+pub fn write_marker(inbox: &Dir) -> io::Result<String> {
+    let name = OsStr::new(MARKER);
+    match inbox.read_text(name, LONGEST_MARKER)? {
+        Some(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        _ => {}
+    }
+    let marker = new_identifier()?;
+    let mut file = inbox.create_anew(name)?;
+    writeln!(file, "{marker}")?;
+    file.sync_all()?;
+    inbox.sync()?;
+    Ok(marker)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the kernel's file")]
+fn new_identifier() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned())
+}
+
+impl Folder {
+    /// The folder of the configuration, neither looked at nor locked yet.
+    pub fn new(config: &Config) -> Folder {
+        Folder { inbox: config.inbox.clone(), done: config.done.clone(), failed: config.failed.clone(), held: Mutex::default() }
+    }
+
+    /// Recognises the inbox by its marker, or adopts one that the ledger has never seen, and locks it. Once it has succeeded it
+    /// does nothing more.
+    ///
+    /// # Errors
+    /// [`Exit::Locked`] when another daemon reads it, [`Exit::Permission`], or the ledger.
+    pub fn adopt(&self, ledger: &Ledger) -> Result<Adoption, Failure> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_some() {
+            return Ok(Adoption::Held);
+        }
+        let cannot = |error: io::Error| Failure::io("the inbox's marker cannot be used", &self.inbox.join(MARKER), &error);
+        let (inbox, key) = match Dir::open(&self.inbox).and_then(|inbox| Ok((inbox, real_path(&self.inbox)?))) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(cannot(error)),
+            Err(error) => return Ok(Adoption::Absent(error.to_string())),
+        };
+        let known = ledger.read(|tx| read::marker(tx, &key))?;
+        let marker = match known {
+            Some(marker) if marker_of(&inbox).map_err(cannot)?.as_ref() == Some(&marker) => marker,
+            Some(_) => return Ok(Adoption::Absent(NOT_MOUNTED.to_owned())),
+            None => {
+                let marker = write_marker(&inbox).map_err(cannot)?;
+                ledger.write("ledger.begin_run", |tx| -> Result<(), LedgerError> { record::adopt_folder(tx, &key, &marker) })?;
+                marker
+            }
+        };
+        let file = inbox.open_or_create(OsStr::new(MARKER)).map_err(cannot)?;
+        hold(&file, &self.inbox.join(MARKER), "another appliance reads this inbox")?;
+        *held = Some(Held { marker, lock: file });
+        Ok(Adoption::Held)
+    }
+
+    /// The inbox, opened: it is mounted, and it is the one that was adopted.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not there or not mounted, else I/O.
+    pub fn inbox(&self) -> io::Result<Dir> {
+        let inbox = Dir::open(&self.inbox)?;
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(held) = held.as_mut() else { return Err(io::Error::new(io::ErrorKind::NotFound, NOT_MOUNTED)) };
+        if marker_of(&inbox)?.as_ref() != Some(&held.marker) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, NOT_MOUNTED));
+        }
+        held.follow(&inbox)?;
+        Ok(inbox)
+    }
+
+    /// The folder for files with a report, or for files without.
+    ///
+    /// # Errors
+    /// I/O; `NotFound` while it is absent.
+    pub fn end(&self, with_report: bool) -> io::Result<Dir> {
+        Dir::open(if with_report { &self.done } else { &self.failed })
+    }
+
+    /// Where a file that was put away lies: its folder and its name there.
+    ///
+    /// # Errors
+    /// I/O; `NotFound` too when the place lies in none of the folders of the configuration.
+    pub fn placed(&self, path: &Path) -> io::Result<(Dir, OsString)> {
+        let name = path.file_name().ok_or(Errno::INVAL)?;
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        for root in [&self.done, &self.failed, &self.inbox] {
+            if let Ok(relative) = parent.strip_prefix(root) {
+                return Ok((Dir::open(root)?.below(relative)?, name.to_owned()));
+            }
+        }
+        let reason = format!("{} lies in no folder of this configuration", path.display());
+        Err(io::Error::new(io::ErrorKind::NotFound, reason))
+    }
+
+    /// The watched folder's path, for messages and for the watch.
+    pub fn path(&self) -> &Path {
+        &self.inbox
+    }
+
+    /// Done's path, for messages.
+    pub fn done(&self) -> &Path {
+        &self.done
+    }
+}
+
+const NOT_MOUNTED: &str = "its marker .appliance-inbox is missing or another one: its share is not mounted, or it is another folder \
+    (mount the share; if the folder was really replaced, copy the marker into it)";
+
+impl Held {
+    /// A share that was mounted anew has another file as its marker: the lock moves on to it.
+    fn follow(&mut self, inbox: &Dir) -> io::Result<()> {
+        let now = inbox.stat(OsStr::new(MARKER))?.map(|found| (found.st_dev, found.st_ino));
+        let before = Stamp::from(&self.lock.metadata()?);
+        if now == Some((before.dev, before.ino)) {
+            return Ok(());
+        }
+        let file = inbox.open_or_create(OsStr::new(MARKER))?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        self.lock = file;
+        Ok(())
+    }
+}
+
+fn marker_of(inbox: &Dir) -> io::Result<Option<String>> {
+    Ok(inbox.read_text(OsStr::new(MARKER), LONGEST_MARKER)?.map(|text| text.trim().to_owned()))
+}
+
+#[expect(clippy::disallowed_methods, reason = "resolves the configured path; nothing is opened by it")]
+fn real_path(path: &Path) -> io::Result<PathBuf> {
+    std::fs::canonicalize(path)
+}
+
+/// Takes an exclusive lock on a file of the state folder that lasts as long as the file is open.
+///
+/// # Errors
+/// [`Exit::Locked`] with `held` as the reason, or I/O.
+#[expect(clippy::disallowed_methods, reason = "the state folder is the appliance's own")]
+pub fn lock(path: &Path, held: &str) -> Result<File, Failure> {
+    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let file = file.map_err(|error| Failure::io("the lock cannot be opened", path, &error))?;
+    hold(&file, path, held)?;
+    Ok(file)
+}
+
+fn hold(file: &File, path: &Path, held: &str) -> Result<(), Failure> {
+    let begun = Instant::now();
+    loop {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < RELEASE => std::thread::sleep(Duration::from_millis(20)),
+            Err(Errno::WOULDBLOCK) => {
+                let mend = "stop the other one first, or give this one folders of its own";
+                return Err(Failure::new(Exit::Locked, held, path.display().to_string(), mend));
+            }
+            Err(error) => return Err(Failure::io("the lock cannot be taken", path, &error.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(dir: &Path) -> Ledger {
+        Ledger::open(&dir.join("ledger.sqlite"), Default::default()).unwrap()
+    }
+
+    fn folder(root: &Path) -> Folder {
+        Folder { inbox: root.join("inbox"), done: root.join("done"), failed: root.join("failed"), held: Mutex::default() }
+    }
+
+    #[test]
+    fn an_unmounted_share_is_not_taken_for_an_empty_inbox() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = ledger(dir.path());
+        let inbox = dir.path().join("inbox");
+        assert!(matches!(folder(dir.path()).adopt(&ledger), Ok(Adoption::Absent(_))));
+        std::fs::create_dir(&inbox).unwrap();
+        let first = folder(dir.path());
+        first.adopt(&ledger).unwrap();
+        assert!(first.inbox().is_ok());
+        let marker = std::fs::read(inbox.join(MARKER)).unwrap();
+        std::fs::remove_file(inbox.join(MARKER)).unwrap();
+        assert_eq!(first.inbox().err().unwrap().kind(), io::ErrorKind::NotFound);
+        drop(first);
+        let second = folder(dir.path());
+        assert!(matches!(second.adopt(&ledger), Ok(Adoption::Absent(_))));
+        assert!(!inbox.join(MARKER).exists());
+        std::fs::write(inbox.join(MARKER), &marker).unwrap();
+        assert_eq!(second.adopt(&ledger).unwrap(), Adoption::Held);
+        std::fs::remove_file(inbox.join(MARKER)).unwrap();
+        std::fs::write(inbox.join(MARKER), &marker).unwrap();
+        assert!(second.inbox().is_ok(), "mounted anew");
+        assert_eq!(folder(dir.path()).adopt(&ledger).err().unwrap().exit, Exit::Locked, "the lock has moved on");
+    }
+
+    #[test]
+    fn a_second_reader_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = ledger(dir.path());
+        std::fs::create_dir(dir.path().join("inbox")).unwrap();
+        let first = folder(dir.path());
+        first.adopt(&ledger).unwrap();
+        assert_eq!(folder(dir.path()).adopt(&ledger).err().unwrap().exit, Exit::Locked);
+        drop(first);
+        assert_eq!(folder(dir.path()).adopt(&ledger).unwrap(), Adoption::Held);
+    }
+
+    #[test]
+    fn a_pipe_as_marker_holds_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = ledger(dir.path());
+        let inbox = dir.path().join("inbox");
+        std::fs::create_dir(&inbox).unwrap();
+        let first = folder(dir.path());
+        first.adopt(&ledger).unwrap();
+        std::fs::remove_file(inbox.join(MARKER)).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, inbox.join(MARKER), rustix::fs::Mode::RWXU).unwrap();
+        assert!(first.inbox().is_err());
+    }
+}

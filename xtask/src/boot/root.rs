@@ -1,0 +1,154 @@
+//! The container's root: a Debian that is kept, and a copy of it with the product installed as a package would do it.
+
+use crate::{
+    appliance::{Appliance, finish, program_path},
+    checkout,
+};
+use anyhow::{Context, Result, ensure};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// What the service's own files are called, from, to.
+const FILES: [(&str, &str); 4] = [
+    ("mmlnb-appliance.service", "usr/lib/systemd/system/mmlnb-appliance.service"),
+    ("sysusers.conf", "usr/lib/sysusers.d/mmlnb.conf"),
+    ("tmpfiles.conf", "usr/lib/tmpfiles.d/mmlnb.conf"),
+    ("sysctl.conf", "usr/lib/sysctl.d/60-mmlnb.conf"),
+];
+/// Times of the unit that are shortened so that a test does not wait for minutes; nothing else of it is changed.
+const SHORTER: &str = "[Service]\nRestartSec=1\nWatchdogSec=10\nTimeoutAbortSec=5\n";
+/// Where the bundle lies in the container.
+const BUNDLE: &str = "usr/share/mmlnb/bundle";
+
+/// The programs and a bundle of random weights.
+pub struct Product {
+    program: PathBuf,
+    bundle: PathBuf,
+}
+
+impl Product {
+    /// Exports a bundle with programs that are built already, or sets up and builds first.
+    pub fn make(built: bool) -> Result<Product> {
+        let folder = super::folder().join("appliance");
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        let appliance = if built { Appliance::of_built(folder)? } else { Appliance::make(folder, None)? };
+        Ok(Product { program: program_path("mmlnb-appliance"), bundle: appliance.path("bundle") })
+    }
+}
+
+/// A copy of a Debian, to be booted.
+pub struct Root {
+    path: PathBuf,
+}
+
+impl Root {
+    /// A fresh copy of this release.
+    pub fn make(suite: &str, mirror: Option<&str>) -> Result<Root> {
+        let base = base(suite, mirror)?;
+        let path = super::folder().join(format!("run-{suite}"));
+        if path.exists() {
+            fs::remove_dir_all(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
+        }
+        finish(Command::new("cp").args(["-a", "--reflink=auto"]).arg(&base).arg(&path))?;
+        Ok(Root { path })
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes it.
+    pub fn remove(&self) -> Result<()> {
+        fs::remove_dir_all(&self.path).with_context(|| format!("{} cannot be removed", self.path.display()))
+    }
+
+    /// Programs, library, unit, users, folders, bundle and configuration, each in its place.
+    pub fn install(&self, product: &Product) -> Result<()> {
+        self.copy(&product.program, "usr/bin/mmlnb-appliance", 0o755)?;
+        let library = checkout().join("native/site/onnxruntime/capi/libonnxruntime.so.1.28.0");
+        self.copy(&library, "usr/lib/mmlnb/onnxruntime/capi/libonnxruntime.so.1.28.0", 0o644)?;
+        for (from, to) in FILES {
+            self.copy(&checkout().join("systemd").join(from), to, 0o644)?;
+        }
+        self.write("etc/systemd/system/mmlnb-appliance.service.d/test.conf", SHORTER)?;
+        let wanted = self.path.join("etc/systemd/system/multi-user.target.wants");
+        fs::create_dir_all(&wanted)?;
+        symlink("/usr/lib/systemd/system/mmlnb-appliance.service", wanted.join("mmlnb-appliance.service"))?;
+        let bundle = self.path.join(BUNDLE);
+        fs::create_dir_all(bundle.parent().context("the bundle has a folder")?)?;
+        finish(Command::new("cp").args(["-r", "--preserve=mode"]).arg(&product.bundle).arg(&bundle))?;
+        self.write("etc/mmlnb/appliance.toml", &configuration(&product.program)?)
+    }
+
+    fn copy(&self, from: &Path, to: &str, mode: u32) -> Result<()> {
+        let to = self.path.join(to);
+        fs::create_dir_all(to.parent().context("a file lies in a folder")?)?;
+        fs::copy(from, &to).with_context(|| format!("{} cannot be copied to {}", from.display(), to.display()))?;
+        Ok(fs::set_permissions(&to, fs::Permissions::from_mode(mode))?)
+    }
+
+    /// Writes a file into the root.
+    pub fn write(&self, to: &str, text: &str) -> Result<()> {
+        let to = self.path.join(to);
+        fs::create_dir_all(to.parent().context("a file lies in a folder")?)?;
+        fs::write(&to, text).with_context(|| format!("{} cannot be written", to.display()))
+    }
+}
+
+/// The configuration as `init` writes it, with the service's folders and times that suit a test.
+fn configuration(program: &Path) -> Result<String> {
+    let folder = super::folder().join("init");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    finish(Command::new(program).arg("init").arg(&folder).stdout(std::process::Stdio::null()))?;
+    let text = fs::read_to_string(folder.join("appliance.toml"))?;
+    let settings = [
+        ("bundle", format!("\"/{BUNDLE}\"")),
+        ("inbox", "\"/srv/mmlnb/inbox\"".into()),
+        ("done", "\"/srv/mmlnb/done\"".into()),
+        ("failed", "\"/srv/mmlnb/failed\"".into()),
+        ("state", "\"/var/lib/mmlnb\"".into()),
+        ("settle_ms", "500".into()),
+        ("incomplete_s", "4".into()),
+        ("min_free_mb", "1".into()),
+    ];
+    let mut out = String::new();
+    for line in text.lines() {
+        let name = line.trim_start_matches(['#', ' ']).split_once(" = ").map(|(name, _)| name);
+        match settings.iter().find(|(key, _)| Some(*key) == name) {
+            Some((key, value)) => out += &format!("{key} = {value}\n"),
+            None => out += &format!("{line}\n"),
+        }
+    }
+    let set = |(key, value): &&(&str, String)| !out.contains(&format!("{key} = {value}\n"));
+    let missing: Vec<&str> = settings.iter().filter(set).map(|(key, _)| *key).collect();
+    ensure!(missing.is_empty(), "`init` wrote no line for {}", missing.join(", "));
+    Ok(out)
+}
+
+/// The bare Debian, made once.
+fn base(suite: &str, mirror: Option<&str>) -> Result<PathBuf> {
+    let base = super::folder().join(format!("base-{suite}"));
+    if base.exists() {
+        return Ok(base);
+    }
+    eprintln!("bringing a Debian {suite} (about a minute)");
+    let part = super::folder().join(format!("base-{suite}.part"));
+    if part.exists() {
+        fs::remove_dir_all(&part)?;
+    }
+    fs::create_dir_all(super::folder())?;
+    let mut bootstrap = Command::new("debootstrap");
+    bootstrap.args(["--variant=minbase", "--include=systemd,systemd-sysv,dbus,acl", suite]).arg(&part).args(mirror);
+    finish(bootstrap.stdout(std::process::Stdio::null()))?;
+    fs::rename(&part, &base)?;
+    Ok(base)
+}
