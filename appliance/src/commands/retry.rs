@@ -47,10 +47,11 @@ fn chosen(args: &Retry) -> Result<Vec<i64>, Failure> {
 fn here(config: &Config, ids: &[i64]) -> Result<Vec<String>, Failure> {
     let _lock = intake::lock(&config.state.join("lock"), "another appliance uses this state folder")?;
     let ledger = Ledger::open(&config.ledger(), Default::default())?;
+    let actor = control::actor(rustix::process::getuid().as_raw());
     let mut problems = Vec::new();
     for id in ids {
         let row = ledger.read(|connection| read::file(connection, *id))?;
-        let result = control::retryable(*id, row).and_then(|row| filing::bring_back(&ledger, &config.inbox, &row));
+        let result = control::retryable(*id, row).and_then(|row| filing::bring_back(&ledger, &config.inbox, &row, &actor));
         problems.extend(result.err().map(|failure| failure.to_string().trim_start_matches("error: ").to_owned()));
     }
     Ok(problems)

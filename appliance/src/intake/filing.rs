@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::desk::{Key, Task};
 use super::place::{self, Moved, Points, Source};
 use super::{Intake, beneath, names};
+use crate::error::{Exit, Failure};
 use crate::failpoint;
-use crate::ledger::{FileRow, LedgerError, ReportRow, read, record};
+use crate::ledger::{FileEvent, FileRow, FileState, LedgerError, ReportRow, read, record};
 use crate::progress;
 use crate::report::{hex, json, note, page};
 
@@ -27,7 +28,7 @@ enum End {
     /// It stays in the inbox, with its note beside it.
     Stays,
     /// It was gone, or another had its name.
-    Left(&'static str),
+    Left(FileEvent),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,16 +62,15 @@ impl Intake {
         let end = self.end_of(row)?;
         match &end {
             End::Placed(path) => {
-                let state = if row.state == "reported" { "filed" } else { "failed" };
-                self.ledger.write("ledger.filed", |tx| record::filed(tx, row.id, state, path))?;
+                let state = self.ledger.write("ledger.filed", |tx| record::placed(tx, row.id, path))?;
                 self.pass_point("filed.after");
                 let sha8 = row.sha256.map(|sha256| hex(&sha256[..4])).unwrap_or_default();
-                tracing::info!(event = state, job = row.id, file = sha8, code = row.code);
+                tracing::info!(event = state.name(), job = row.id, file = sha8, code = row.code);
                 self.renew_twins(row)?;
             }
-            End::Left(state) => {
-                self.ledger.write("ledger.left", |tx| record::left(tx, row.id, state))?;
-                tracing::info!(event = state, job = row.id);
+            End::Left(event) => {
+                let state = self.ledger.write("ledger.left", |tx| record::left(tx, row.id, *event))?;
+                tracing::info!(event = state.name(), job = row.id);
             }
             End::Stays => tracing::info!(event = "refused", job = row.id, code = row.code),
         }
@@ -81,20 +81,21 @@ impl Intake {
         let root = beneath::open_root(&self.config.inbox)?;
         let source = Source { root: &root, path: &row.path, stamp: row.stamp, sha256: row.sha256 };
         let state = place::state(&source)?;
-        if row.state == "refused" {
+        if row.state == FileState::Refused {
             return Ok(match state {
                 Moved::Yes => self.note_beside(row)?,
-                _ => End::Stays,
+                Moved::Gone => End::Left(FileEvent::Vanish),
+                Moved::Changed | Moved::Taken => End::Left(FileEvent::Replace),
             });
         }
-        let with_report = row.state == "reported";
+        let with_report = row.state == FileState::Reported;
         let base = self.folder(with_report);
         let parent = row.path.parent().unwrap_or(Path::new(""));
         place::make_folders(base, parent)?;
         let folder = base.join(parent);
         match state {
             Moved::Yes => self.carry(row, &source, &folder),
-            Moved::Changed | Moved::Taken => Ok(End::Left("replaced")),
+            Moved::Changed | Moved::Taken => Ok(End::Left(FileEvent::Replace)),
             Moved::Gone => self.moved_before(row, &folder),
         }
     }
@@ -119,8 +120,8 @@ impl Intake {
                 Moved::Yes => return Ok(End::Placed(folder.join(name))),
                 Moved::Gone if there => return Ok(End::Placed(folder.join(name))),
                 Moved::Taken => continue,
-                Moved::Gone => return Ok(End::Left("vanished")),
-                Moved::Changed => return Ok(End::Left("replaced")),
+                Moved::Gone => return Ok(End::Left(FileEvent::Vanish)),
+                Moved::Changed => return Ok(End::Left(FileEvent::Replace)),
             }
         }
         Err(io::Error::from(rustix::io::Errno::EXIST).into())
@@ -136,7 +137,7 @@ impl Intake {
             if part.exists() {
                 std::fs::remove_file(part)?;
             }
-            return Ok(End::Left("vanished"));
+            return Ok(End::Left(FileEvent::Vanish));
         }
         self.render(row, folder, &name)?;
         place::sync_folder(folder)?;
@@ -153,7 +154,7 @@ impl Intake {
                 return Ok(End::Placed(entry.path()));
             }
         }
-        Ok(End::Left("vanished"))
+        Ok(End::Left(FileEvent::Vanish))
     }
 
     fn note_beside(&self, row: &FileRow) -> Result<End, FilingError> {
@@ -182,19 +183,21 @@ impl Intake {
     }
 
     fn report_of(&self, row: &FileRow) -> Result<Option<ReportRow>, FilingError> {
-        let (Some(id), "reported" | "filed") = (row.report, row.state.as_str()) else { return Ok(None) };
+        let Some(id) = row.report.filter(|_| row.state.has_report()) else { return Ok(None) };
         Ok(self.ledger.read(|connection| read::report(connection, id))?)
     }
 
-    /// The same image in another case is a possible mix-up: pages that were written before learn of it.
+    /// The same image in another case is a possible mix-up: pages that were written before learn of it. All of them are written anew when
+    /// the number of cases becomes 2, 4 or 8: each page then names a case, the first ones several, and the work grows as the files do.
     fn renew_twins(&self, row: &FileRow) -> Result<(), FilingError> {
-        let (Some(job), "reported") = (row.job, row.state.as_str()) else { return Ok(()) };
-        let twins = self.ledger.read(|connection| read::filed_of(connection, job))?;
-        let of_my_case = twins.iter().filter(|twin| twin.case_id == row.case_id).count();
-        if of_my_case > 1 {
+        let Some(sha256) = row.sha256.filter(|_| row.state == FileState::Reported) else { return Ok(()) };
+        let (first, cases) = self.ledger.read(|connection| read::filed_cases(connection, &sha256, &row.case_id, 9))?;
+        if !first || !matches!(cases, 2 | 4 | 8) {
             return Ok(());
         }
+        let twins = self.ledger.read(|connection| read::filed_with(connection, &sha256))?;
         for twin in twins.iter().filter(|twin| twin.case_id != row.case_id) {
+            progress::beat();
             let Some(path) = twin.filed_path.as_ref().filter(|path| path.exists()) else { continue };
             let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { continue };
             if let Err(error) = self.render(twin, folder, name) {
@@ -207,9 +210,9 @@ impl Intake {
     /// Moves a failed file back to the inbox. A crash in between leaves the row `retrying`, which the next start finishes.
     ///
     /// # Errors
-    /// The file is not in `failed` any more, or I/O.
-    pub fn bring_back(&self, row: &FileRow) -> Result<(), crate::error::Failure> {
-        bring_back(&self.ledger, &self.config.inbox, row)?;
+    /// The file is not where it failed any more ([`Exit::NotFound`]), or I/O; its row is then as it was.
+    pub fn bring_back(&self, row: &FileRow, actor: &str) -> Result<(), Failure> {
+        bring_back(&self.ledger, &self.config.inbox, row, actor)?;
         self.desk.forget(&Key::from(row));
         Ok(())
     }
@@ -218,23 +221,51 @@ impl Intake {
 /// [`Intake::bring_back`] without a running daemon.
 ///
 /// # Errors
-/// The file is not in `failed` any more, or I/O.
-pub fn bring_back(ledger: &crate::ledger::Ledger, inbox: &Path, row: &FileRow) -> Result<(), crate::error::Failure> {
-    let failure = |error: &io::Error| {
-        crate::error::Failure::io(format!("file {} cannot be brought back to the inbox", row.id), &inbox.join(&row.path), error)
-    };
-    ledger.write("ledger.retry", |tx| record::begin_retry(tx, row))?;
-    failpoint::pass("retry.before_move").map_err(|error| failure(&error))?;
-    if let Some(from) = row.filed_path.as_ref().filter(|path| path.symlink_metadata().is_ok()) {
-        let mark = row.sha256.map_or_else(|| format!("{:08x}", row.id), |sha256| hex(&sha256[..4]));
-        place::bring_back(from, inbox, &row.path, &mark).map_err(|error| failure(&error))?;
-        remove_notes(from);
-    } else if row.state == "refused" {
-        remove_notes(&inbox.join(&row.path));
+/// As there.
+pub fn bring_back(ledger: &crate::ledger::Ledger, inbox: &Path, row: &FileRow, actor: &str) -> Result<(), Failure> {
+    let lies_at = row.filed_path.clone().unwrap_or_else(|| inbox.join(&row.path));
+    if row.state != FileState::Retrying && !is_there(&lies_at).map_err(|error| cannot_return(row, &lies_at, &error))? {
+        return Err(Failure::new(
+            Exit::NotFound,
+            format!("file {} is gone: nothing lies there any more", row.id),
+            lies_at.display().to_string(),
+            "drop the image into the inbox again",
+        ));
     }
-    failpoint::pass("retry.after_move").map_err(|error| failure(&error))?;
-    ledger.write("ledger.retry", |tx| record::end_retry(tx, row.id))?;
-    Ok(())
+    ledger.write("ledger.retry", |tx| record::begin_retry(tx, row, actor))?;
+    match move_back(inbox, row, &lies_at) {
+        Ok(()) => Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row.id))?),
+        Err(_) if row.filed_path.is_some() && is_there(&lies_at).is_ok_and(|there| !there) => {
+            Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row.id))?)
+        }
+        Err(error) => {
+            ledger.write("ledger.retry", |tx| record::give_up_retry(tx, row))?;
+            Err(cannot_return(row, &lies_at, &error))
+        }
+    }
+}
+
+fn is_there(path: &Path) -> io::Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn cannot_return(row: &FileRow, at: &Path, error: &io::Error) -> Failure {
+    Failure::io(format!("file {} cannot be brought back to the inbox", row.id), at, error)
+}
+
+/// The file's way back. One that is not in `failed` any more, after a crash, was moved before it.
+fn move_back(inbox: &Path, row: &FileRow, lies_at: &Path) -> io::Result<()> {
+    failpoint::pass("retry.before_move")?;
+    if row.filed_path.is_some() && is_there(lies_at)? {
+        let mark = row.sha256.map_or_else(|| format!("{:08x}", row.id), |sha256| hex(&sha256[..4]));
+        place::bring_back(lies_at, inbox, &row.path, &mark)?;
+    }
+    remove_notes(lies_at);
+    failpoint::pass("retry.after_move")
 }
 
 fn remove_notes(image: &Path) {

@@ -9,7 +9,7 @@ use rustix::fs::FlockOperation;
 
 use super::names::MARKER;
 use crate::error::{Exit, Failure};
-use crate::ledger::{Ledger, LedgerError, read, record};
+use crate::ledger::{INBOX, Ledger, LedgerError, read, record};
 
 /// A daemon that was killed while it started a decoder holds its locks until that child has become the decoder.
 const RELEASE: Duration = Duration::from_millis(700);
@@ -55,7 +55,8 @@ impl Inbox {
             None => write_marker(root).map_err(|error| Failure::io("the inbox's marker cannot be written", root, &error))?,
         };
         if known.is_none() {
-            ledger.write("ledger.begin_run", |tx| -> Result<(), LedgerError> { record::adopt_folder(tx, &key, &marker) })?;
+            ledger
+                .write("ledger.begin_run", |tx| -> Result<(), LedgerError> { record::adopt_folder(tx, INBOX, &key, &marker) })?;
         }
         let lock = lock(&root.join(MARKER), "another appliance reads this inbox")?;
         Ok(Inbox { root: root.to_owned(), marker, _lock: lock })

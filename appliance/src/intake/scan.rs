@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::names;
 use super::settle::Stamp;
 use crate::failpoint;
-use crate::ledger::NewFile;
+use crate::ledger::{INBOX, NewFile};
 
 /// What kind of thing has a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,7 +92,7 @@ fn found(path: PathBuf, metadata: &Metadata) -> Found {
         () if kind.is_socket() => Kind::Special("a socket"),
         () => Kind::Special("a device"),
     };
-    Found { file: NewFile { path, stamp: stamp(metadata), owner: metadata.uid() }, kind }
+    Found { file: NewFile { folder: INBOX.into(), path, stamp: stamp(metadata), owner: metadata.uid() }, kind }
 }
 
 /// The state of a file from its metadata.
