@@ -40,7 +40,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Stdout for an answer that is too long to be held: written piece by piece.
-pub struct Lines {
+pub(crate) struct Lines {
     out: BufWriter<StdoutLock<'static>>,
     gone: bool,
 }

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mmlnb_models::bundle::Bundle;
+use sha2::{Digest, Sha256};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::commands::bundle;
@@ -192,7 +193,8 @@ fn qualification(bundle: &Path) -> Result<Option<String>, Failure> {
     let path = bundle.join("qualification.json");
     match std::fs::read(&path) {
         Ok(bytes) => {
-            Ok(Some(crate::report::hex(&sha2::Digest::finalize(<sha2::Sha256 as sha2::Digest>::new_with_prefix(bytes)))))
+            let hash: [u8; 32] = Sha256::digest(&bytes).into();
+            Ok(Some(crate::report::hex(&hash)))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Failure::io("the qualification cannot be read", &path, &error)),
