@@ -43,6 +43,7 @@ pub fn report(assessment: &Assessment, appearance: &Appearance, more_ms: &[(&str
         classified,
         described,
         flags,
+        temperature: Some(f64::from(rules.calibration.as_ref().map_or(1.0, |calibration| calibration.temperature as f32))),
         provider: rules.provider.name.to_owned(),
         provider_note: rules.provider.note.clone(),
         elapsed_ms,

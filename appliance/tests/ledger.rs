@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mmlnb_appliance::files::Stamp;
 use mmlnb_appliance::ledger::{
-    Claim, Classified, Image, Ledger, LedgerError, NewFile, NewReport, Rejection, RunStart, open, read, record,
+    Claim, Classified, FileState, INBOX, Image, Ledger, LedgerError, NewFile, NewReport, Rejection, RunStart, open, read, record,
 };
 
 const SHA: [u8; 32] = [5; 32];
@@ -31,12 +31,14 @@ fn begin(ledger: &Ledger) -> (i64, i64) {
         provider: "cpu".into(),
         bundle_sha256: "ab".repeat(32),
         classes: ["X", "Y"].map(String::from).to_vec(),
+        qualification_sha256: None,
+        oom_kills: None,
     };
     ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap()
 }
 
 fn file(path: &str, ino: u64) -> NewFile {
-    NewFile { path: path.into(), stamp: Stamp { dev: 1, ino, size: 10, mtime_ns: 3 }, owner: 7 }
+    NewFile { folder: INBOX.into(), path: path.into(), stamp: Stamp { dev: 1, ino, size: 10, mtime_ns: 3 }, owner: 7 }
 }
 
 fn image(pixels: u8) -> Image {
@@ -75,6 +77,7 @@ fn report(text: Option<&str>) -> NewReport {
             stop_reason: "end_token".into(),
         }),
         flags: vec!["disagree".into()],
+        temperature: Some(1.5),
         provider: "cpu".into(),
         provider_note: None,
         elapsed_ms: vec![("decode".into(), 1.5)],
@@ -120,7 +123,7 @@ fn a_commit_gives_every_file_of_the_bytes_and_is_done_once() {
     assert_eq!(commit().0, id);
     assert_eq!(book.number("SELECT count(*) FROM reports"), 1);
     let Claim::Known(known) = book.claim(&file("c.png", 3), &SHA, 3) else { panic!() };
-    assert_eq!((known.state.as_str(), known.report), ("reported", Some(id)));
+    assert_eq!((known.state, known.report), (FileState::Reported, Some(id)));
     let row = book.ledger.read(|connection| read::report(connection, id)).unwrap().unwrap();
     assert_eq!(row.report, report(None));
     assert_eq!(row.cases, ["", "S1"]);
@@ -138,6 +141,8 @@ fn another_bundle_gives_another_report() {
         provider: "cpu".into(),
         bundle_sha256: "cd".repeat(32),
         classes: vec!["X".into(), "Y".into()],
+        qualification_sha256: None,
+        oom_kills: None,
     };
     let (run, bundle) = book.ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap();
     let claim = book.ledger.write("ledger.claim", |tx| record::claim(tx, &file("a2.png", 9), &SHA, bundle, run, 1)).unwrap();
@@ -145,8 +150,8 @@ fn another_bundle_gives_another_report() {
 }
 
 #[test]
-fn only_own_faults_count_against_an_image() {
-    for (died, rejected_after) in [(true, 3), (false, 30)] {
+fn an_image_that_runs_alone_is_set_aside_sooner_for_own_faults_than_for_unexplained_ends() {
+    for (died, rejected_after) in [(true, 3), (false, 7)] {
         let mut book = open_book();
         for start in 1..=rejected_after {
             let job = book.work(&file("a.png", 1), &SHA, start);
@@ -157,7 +162,7 @@ fn only_own_faults_count_against_an_image() {
             book.run = run;
         }
         let Claim::Known(row) = book.claim(&file("a.png", 1), &SHA, 99) else { panic!() };
-        assert_eq!((row.state.as_str(), row.code.as_deref()), ("rejected", Some("crashed_repeatedly")));
+        assert_eq!((row.state, row.code.as_deref()), (FileState::Rejected, Some("crashed_repeatedly")));
         assert_eq!(book.number("SELECT count(*) FROM run WHERE ended_at IS NULL"), 1);
     }
 }
@@ -180,7 +185,7 @@ fn a_filed_file_may_come_again_in_the_very_same_state() {
     let book = open_book();
     let job = book.work(&file("a.png", 1), &SHA, 1);
     let (_, rows) = book.ledger.write("ledger.commit_report", |tx| record::commit(tx, job, &image(1), &report(None))).unwrap();
-    book.ledger.write("ledger.filed", |tx| record::filed(tx, rows[0].id, "filed", Path::new("/done/a.png"))).unwrap();
+    book.ledger.write("ledger.filed", |tx| record::placed(tx, rows[0].id, Path::new("/done/a.png"))).unwrap();
     let Claim::Known(again) = book.claim(&file("a.png", 1), &SHA, 2) else { panic!() };
     assert_ne!(again.id, rows[0].id);
     assert_eq!(book.number("SELECT count(*) FROM files"), 2);
@@ -192,9 +197,9 @@ fn retry_forgets_the_failures() {
     let job = book.work(&file("a.png", 1), &SHA, 1);
     let why = Rejection { code: "timed_out".into(), message: "too long".into() };
     let rows = book.ledger.write("ledger.reject", |tx| record::reject(tx, job, &why)).unwrap();
-    book.ledger.write("ledger.filed", |tx| record::filed(tx, rows[0].id, "failed", Path::new("/failed/a.png"))).unwrap();
+    book.ledger.write("ledger.filed", |tx| record::placed(tx, rows[0].id, Path::new("/failed/a.png"))).unwrap();
     let row = book.ledger.read(|connection| read::file(connection, rows[0].id)).unwrap().unwrap();
-    book.ledger.write("ledger.retry", |tx| record::begin_retry(tx, &row)).unwrap();
+    book.ledger.write("ledger.retry", |tx| record::begin_retry(tx, &row, "0 root")).unwrap();
     assert_eq!(book.ledger.read(read::half_retried).unwrap().len(), 1);
     book.ledger.write("ledger.retry", |tx| record::end_retry(tx, row.id)).unwrap();
     assert!(matches!(book.claim(&file("a.png", 2), &SHA, 2), Claim::Work { attempts: 1, .. }));
@@ -255,9 +260,178 @@ fn foreign_and_newer_files_are_refused_and_damage_is_found() {
     assert!(matches!(open::writer(&at("foreign")), Err(LedgerError::Foreign(_))));
     assert!(matches!(open::reader(&at("absent")), Err(LedgerError::Absent(_))));
     let connection = open::writer(&at("newer")).unwrap();
-    connection.execute_batch("PRAGMA user_version = 2").unwrap();
+    connection.execute_batch("PRAGMA user_version = 3").unwrap();
     drop(connection);
-    assert!(matches!(open::writer(&at("newer")), Err(LedgerError::Newer { found: 2, known: 1, .. })));
+    assert!(matches!(open::writer(&at("newer")), Err(LedgerError::Newer { found: 3, known: 2, .. })));
     std::fs::write(at("noise"), [7; 4096]).unwrap();
     assert!(open::writer(&at("noise")).unwrap_err().is_damage());
+}
+
+/// The next run after one that ended without saying so; the kernel has killed `oom_kills` processes by now.
+fn next_run(book: &mut Book, died: bool, oom_kills: Option<i64>) -> Vec<bool> {
+    let start = RunStart {
+        boot_id: "b".into(),
+        host: "h".into(),
+        provider: "cpu".into(),
+        bundle_sha256: "ab".repeat(32),
+        classes: vec![],
+        qualification_sha256: None,
+        oom_kills,
+    };
+    (book.run, _) = book.ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap();
+    let jobs = book.ledger.write("ledger.begin_run", |tx| record::recover(tx, book.run, died, 3)).unwrap();
+    jobs.iter().map(|job| job.rejected).collect()
+}
+
+#[test]
+fn a_kill_for_want_of_memory_counts_as_a_crash() {
+    let mut book = open_book();
+    next_run(&mut book, false, Some(4));
+    for (times, kills) in [5, 6, 9].into_iter().enumerate() {
+        book.work(&file("a.png", 1), &SHA, 1 + times as i64);
+        assert_eq!(next_run(&mut book, false, Some(kills)), [times == 2], "{times}");
+    }
+    assert_eq!(book.number("SELECT count(*) FROM run WHERE end_reason = 'crash'"), 3);
+    assert_eq!(book.number("SELECT count(*) FROM event WHERE action = 'set_aside'"), 1);
+}
+
+#[test]
+fn nothing_is_set_aside_for_a_death_in_which_it_was_not_alone() {
+    let mut book = open_book();
+    for start in 0..50 {
+        for (number, name) in [(1, "a.png"), (2, "b.png")] {
+            book.work(&file(name, number), &[number as u8; 32], start * 2 + number as i64);
+        }
+        assert_eq!(next_run(&mut book, start % 2 == 0, None), [false, false]);
+        for number in [1, 2] {
+            assert!(book.ledger.read(|connection| read::is_suspect(connection, &[number; 32])).unwrap());
+        }
+    }
+    // Alone, one more death by its own fault is the third.
+    book.work(&file("a.png", 1), &[1; 32], 1000);
+    assert_eq!(next_run(&mut book, true, None), [true]);
+    book.work(&file("b.png", 2), &[2; 32], 1001);
+    assert_eq!(next_run(&mut book, false, None), [false]);
+}
+
+#[test]
+fn random_kills_over_thousands_of_rounds_set_nothing_aside() {
+    let mut book = open_book();
+    book.ledger.read(|connection| Ok(connection.execute_batch("PRAGMA synchronous = OFF")?)).unwrap();
+    let (mut random, mut token) = (0x9E37_79B9_7F4A_7C15_u64, 0);
+    let mut dice = move |sides: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % sides
+    };
+    for round in 0..1000_u64 {
+        let sha =
+            |number: u64| <[u8; 32]>::try_from([round.to_le_bytes(), number.to_le_bytes(), [0; 8], [0; 8]].concat()).unwrap();
+        let mut left: Vec<u64> = (0..4).collect();
+        while !left.is_empty() {
+            let suspects = left
+                .iter()
+                .position(|number| book.ledger.read(|connection| read::is_suspect(connection, &sha(*number))).unwrap());
+            let now: Vec<u64> = match suspects {
+                Some(at) => vec![left[at]],
+                None => left.clone(),
+            };
+            let mut jobs = Vec::new();
+            for number in &now {
+                token += 1;
+                jobs.push(book.work(&file(&format!("{round}-{number}"), round * 10 + number), &sha(*number), token));
+            }
+            // One time in four the kill comes before the end.
+            if dice(4) == 0 {
+                assert!(next_run(&mut book, false, Some(0)).iter().all(|rejected| !rejected), "round {round}");
+                continue;
+            }
+            for job in jobs {
+                let commit = |tx: &rusqlite::Transaction<'_>| record::commit(tx, job, &image(1), &report(None));
+                book.ledger.write("ledger.commit_report", commit).unwrap();
+            }
+            left.retain(|number| !now.contains(number));
+        }
+    }
+    assert_eq!(book.number("SELECT count(*) FROM job WHERE state = 'rejected'"), 0);
+}
+
+#[test]
+fn a_step_that_the_table_does_not_hold_is_refused_and_not_written() {
+    let book = open_book();
+    let job = book.work(&file("a.png", 1), &SHA, 1);
+    let (_, rows) = book.ledger.write("ledger.commit_report", |tx| record::commit(tx, job, &image(1), &report(None))).unwrap();
+    book.ledger.write("ledger.filed", |tx| record::placed(tx, rows[0].id, Path::new("/done/a.png"))).unwrap();
+    let vanish = book.ledger.write("ledger.left", |tx| record::left(tx, rows[0].id, mmlnb_appliance::ledger::FileEvent::Vanish));
+    assert!(matches!(vanish, Err(LedgerError::Transition { state: "filed", .. })), "{vanish:?}");
+    let why = Rejection { code: "timed_out".into(), message: "too long".into() };
+    let reject = book.ledger.write("ledger.reject", |tx| record::reject(tx, job, &why));
+    assert!(matches!(reject, Err(LedgerError::Transition { state: "committed", .. })));
+    assert_eq!(book.number("SELECT count(*) FROM file WHERE state = 'filed' AND code IS NULL"), 1);
+}
+
+#[test]
+fn counts_follow_every_step_without_reading_the_files() {
+    let book = open_book();
+    let counts = || book.ledger.read(|connection| read::counts(connection, "2000-01-01T00:00:00.000Z")).unwrap();
+    assert_eq!(counts(), (0, 0, 0));
+    let job = book.work(&file("a.png", 1), &SHA, 1);
+    assert_eq!(counts(), (0, 0, 1));
+    let (_, rows) = book.ledger.write("ledger.commit_report", |tx| record::commit(tx, job, &image(1), &report(None))).unwrap();
+    book.ledger.write("ledger.filed", |tx| record::placed(tx, rows[0].id, Path::new("/done/a.png"))).unwrap();
+    assert_eq!(counts(), (1, 0, 0));
+    let why = Rejection { code: "truncated".into(), message: "cut".into() };
+    let row = book.ledger.write("ledger.reject", |tx| record::reject_file(tx, &file("b.png", 2), &why, false)).unwrap();
+    assert_eq!(counts(), (1, 0, 1));
+    book.ledger.write("ledger.filed", |tx| record::placed(tx, row.id, Path::new("/failed/b.png"))).unwrap();
+    assert_eq!(counts(), (1, 1, 0));
+    let row = book.ledger.read(|connection| read::file(connection, row.id)).unwrap().unwrap();
+    book.ledger.write("ledger.retry", |tx| record::begin_retry(tx, &row, "0 root")).unwrap();
+    book.ledger.write("ledger.retry", |tx| record::end_retry(tx, row.id)).unwrap();
+    assert_eq!(counts(), (1, 0, 0));
+    let future = book.ledger.read(|connection| read::counts(connection, "2999-01-01T00:00:00.000Z")).unwrap();
+    assert_eq!(future, (0, 0, 0));
+    let plan: String = book
+        .ledger
+        .read(|connection| {
+            let mut statement =
+                connection.prepare("EXPLAIN QUERY PLAN SELECT sum(files) FROM tally WHERE state = 'filed' AND quarter >= 'x'")?;
+            Ok(statement.query_row([], |row| row.get(3))?)
+        })
+        .unwrap();
+    assert!(plan.starts_with("SEARCH tally"), "{plan}");
+    assert_eq!(book.number("SELECT count(*) FROM event WHERE action = 'retry' AND actor = '0 root'"), 1);
+}
+
+#[test]
+fn other_cases_are_named_up_to_a_bound() {
+    let book = open_book();
+    let job = book.work(&file("C00/a.png", 1), &SHA, 1);
+    for number in 1..30 {
+        book.claim(&file(&format!("C{number:02}/a.png"), 1 + number), &SHA, 1 + number as i64);
+        book.claim(&file(&format!("C{number:02}/again.png"), 100 + number), &SHA, 100 + number as i64);
+    }
+    let (id, rows) = book.ledger.write("ledger.commit_report", |tx| record::commit(tx, job, &image(1), &report(None))).unwrap();
+    let found = book.ledger.read(|connection| read::report(connection, id)).unwrap().unwrap();
+    assert_eq!((found.cases.len(), found.more_cases, found.cases[9].as_str()), (10, true, "C09"));
+    assert_eq!(book.ledger.read(|connection| read::cases(connection, &SHA, u32::MAX)).unwrap().len(), 30);
+    let filed_cases = |case: &str| book.ledger.read(|connection| read::filed_cases(connection, &SHA, case, 9)).unwrap();
+    for (row, expected) in rows.iter().zip([(true, 1), (true, 2), (false, 2), (true, 3)]) {
+        book.ledger.write("ledger.filed", |tx| record::placed(tx, row.id, Path::new("/done/x"))).unwrap();
+        assert_eq!(filed_cases(&row.case_id), expected, "{}", row.path_text);
+    }
+}
+
+#[test]
+fn a_file_is_never_received_after_the_work_on_it_began() {
+    let book = open_book();
+    let job = book.work(&file("a.png", 1), &SHA, 1);
+    let (id, _) = book.ledger.write("ledger.commit_report", |tx| record::commit(tx, job, &image(1), &report(None))).unwrap();
+    let row = book.ledger.read(|connection| read::report(connection, id)).unwrap().unwrap();
+    assert!(row.received_at <= row.started_at && row.started_at <= row.reported_at, "{row:?}");
+    // A clock that was set back between sighting and claim.
+    book.ledger.write("ledger.left", |tx| Ok(tx.execute("UPDATE file SET seen_at = '2999-01-01T00:00:00.000Z'", [])?)).unwrap();
+    let row = book.ledger.read(|connection| read::report(connection, id)).unwrap().unwrap();
+    assert!(row.received_at <= row.started_at);
 }

@@ -10,7 +10,7 @@ pub mod status;
 pub mod submit;
 pub mod verify;
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, StdoutLock, Write};
 
 use rusqlite::Connection;
 
@@ -34,9 +34,52 @@ pub fn open_for_reading(configured: &Configured) -> Result<(Config, Connection),
 /// # Errors
 /// Anything else that keeps stdout from being written.
 pub fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::internal("stdout cannot be written", error)),
-        _ => Ok(()),
+    let mut lines = Lines::new();
+    lines.write(text)?;
+    lines.end()
+}
+
+/// Stdout for an answer that is too long to be held: written piece by piece.
+pub(crate) struct Lines {
+    out: BufWriter<StdoutLock<'static>>,
+    gone: bool,
+}
+
+impl Lines {
+    /// Takes stdout.
+    pub fn new() -> Lines {
+        Lines { out: BufWriter::new(io::stdout().lock()), gone: false }
+    }
+
+    /// Writes a piece.
+    ///
+    /// # Errors
+    /// As [`print`].
+    pub fn write(&mut self, text: &str) -> Result<(), Failure> {
+        let result = if self.gone { Ok(()) } else { self.out.write_all(text.as_bytes()) };
+        self.judge(result)
+    }
+
+    /// Whether the reader has gone away: nothing more need be made.
+    pub fn is_unread(&self) -> bool {
+        self.gone
+    }
+
+    /// Writes what is left.
+    ///
+    /// # Errors
+    /// As [`print`].
+    pub fn end(mut self) -> Result<(), Failure> {
+        let result = if self.gone { Ok(()) } else { self.out.flush() };
+        self.judge(result)
+    }
+
+    fn judge(&mut self, result: io::Result<()>) -> Result<(), Failure> {
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.gone = true,
+            Err(error) => return Err(Failure::internal("stdout cannot be written", error)),
+            Ok(()) => {}
+        }
+        Ok(())
     }
 }

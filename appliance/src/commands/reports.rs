@@ -1,10 +1,12 @@
 //! `reports`: a table for people, JSON lines or CSV for programs.
 
-use super::{open_for_reading, print};
+use rusqlite::Connection;
+
+use super::{Lines, open_for_reading};
 use crate::cli::Reports;
 use crate::error::{Exit, Failure};
 use crate::ledger::read::{self, Filter};
-use crate::ledger::{ReportRow, read::named};
+use crate::ledger::{LedgerError, ReportRow, read::named};
 use crate::report::{hex, json};
 use crate::verdict::leading;
 
@@ -14,15 +16,51 @@ use crate::verdict::leading;
 /// A time that cannot be read (2), configuration, ledger.
 pub fn run(args: &Reports) -> Result<Exit, Failure> {
     let filter = filter(args)?;
-    let (_, connection) = open_for_reading(&args.configured)?;
-    let rows = read::reports(&connection, &filter)?;
-    let text = match (args.json, args.csv) {
-        (true, _) => rows.iter().map(|row| format!("{}\n", object(row))).collect(),
-        (_, true) => csv(&rows),
-        _ => table(&rows),
-    };
-    print(&text)?;
+    let (_, mut connection) = open_for_reading(&args.configured)?;
+    // One view of the ledger for all of it: the table reads twice.
+    let view = connection.transaction().map_err(LedgerError::from)?;
+    let mut lines = Lines::new();
+    match (args.json, args.csv) {
+        (true, _) => stream(&view, &filter, &mut lines, |row| format!("{}\n", object(row)))?,
+        (_, true) => {
+            lines.write(&(COLUMNS.join(",") + "\r\n"))?;
+            stream(&view, &filter, &mut lines, csv_line)?;
+        }
+        _ => {
+            let mut widths = HEADER.map(str::len);
+            read::each_report(&view, &filter, |row| widen(&mut widths, &cells(&row)))?;
+            lines.write(&aligned(&HEADER.map(str::to_owned), &widths))?;
+            stream(&view, &filter, &mut lines, |row| aligned(&cells(row), &widths))?;
+        }
+    }
+    lines.end()?;
     Ok(Exit::Done)
+}
+
+/// Writes each report as it is read, until nobody reads any more.
+fn stream(view: &Connection, filter: &Filter, lines: &mut Lines, text: impl Fn(&ReportRow) -> String) -> Result<(), Failure> {
+    let end = read::each_report(view, filter, |row| {
+        if lines.is_unread() {
+            return Err(Stop::Unread);
+        }
+        lines.write(&text(&row)).map_err(Stop::Failed)
+    });
+    match end {
+        Ok(()) | Err(Stop::Unread) => Ok(()),
+        Err(Stop::Failed(failure)) => Err(failure),
+    }
+}
+
+/// Why a stream ends early.
+enum Stop {
+    Unread,
+    Failed(Failure),
+}
+
+impl From<LedgerError> for Stop {
+    fn from(error: LedgerError) -> Stop {
+        Stop::Failed(error.into())
+    }
 }
 
 fn filter(args: &Reports) -> Result<Filter, Failure> {
@@ -79,45 +117,44 @@ pub fn object(row: &ReportRow) -> serde_json::Value {
     value
 }
 
-fn table(rows: &[ReportRow]) -> String {
-    let mut lines = vec![["ID", "CASE", "FILE", "CLASS", "P", "VERDICT", "IMAGE", "ALPHA", "FLAGS"].map(str::to_owned)];
-    for row in rows {
-        let (report, found) = (&row.report, &row.report.classified);
-        let image = found.image_only.as_deref().and_then(|values| {
-            let top = leading(values)?;
-            Some(format!("{} {:.2}", found.classes[top], values[top]))
-        });
-        let flags = if report.flags.is_empty() { "-".to_owned() } else { report.flags.join(",") };
-        let name = row.source.rsplit('/').next().unwrap_or(&row.source).to_owned();
-        lines.push([
-            row.id.to_string(),
-            dash(&row.case_id),
-            name,
-            report.class.clone().unwrap_or_else(|| format!("({})", report.leading_class)),
-            format!("{:.3}", report.confidence),
-            report.verdict.clone(),
-            image.unwrap_or_else(|| "-".to_owned()),
-            found.alpha_text.map_or_else(|| "-".to_owned(), |alpha| format!("{alpha:.2}")),
-            flags,
-        ]);
-    }
-    aligned(&lines)
+const HEADER: [&str; 9] = ["ID", "CASE", "FILE", "CLASS", "P", "VERDICT", "IMAGE", "ALPHA", "FLAGS"];
+
+/// A report as a line for people.
+fn cells(row: &ReportRow) -> [String; 9] {
+    let (report, found) = (&row.report, &row.report.classified);
+    let image = found.image_only.as_deref().and_then(|values| {
+        let top = leading(values)?;
+        Some(format!("{} {:.2}", found.classes[top], values[top]))
+    });
+    let flags = if report.flags.is_empty() { "-".to_owned() } else { report.flags.join(",") };
+    let name = row.source.rsplit('/').next().unwrap_or(&row.source).to_owned();
+    [
+        row.id.to_string(),
+        dash(&row.case_id),
+        name,
+        report.class.clone().unwrap_or_else(|| format!("({})", report.leading_class)),
+        format!("{:.3}", report.confidence),
+        report.verdict.clone(),
+        image.unwrap_or_else(|| "-".to_owned()),
+        found.alpha_text.map_or_else(|| "-".to_owned(), |alpha| format!("{alpha:.2}")),
+        flags,
+    ]
 }
 
 fn dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }
 
-fn aligned<const N: usize>(lines: &[[String; N]]) -> String {
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let mut out = String::new();
-    for line in lines {
-        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        out.push('\n');
+fn widen<const N: usize>(widths: &mut [usize; N], cells: &[String; N]) -> Result<(), LedgerError> {
+    for (width, cell) in widths.iter_mut().zip(cells) {
+        *width = (*width).max(cell.chars().count());
     }
-    out
+    Ok(())
+}
+
+fn aligned<const N: usize>(cells: &[String; N], widths: &[usize; N]) -> String {
+    let cells = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+    format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
 }
 
 const COLUMNS: [&str; 18] = [
@@ -141,35 +178,30 @@ const COLUMNS: [&str; 18] = [
     "reported_at",
 ];
 
-fn csv(rows: &[ReportRow]) -> String {
-    let mut out = COLUMNS.join(",") + "\r\n";
-    for row in rows {
-        let (report, found) = (&row.report, &row.report.classified);
-        let image_class = found.image_only.as_deref().and_then(leading).map(|top| found.classes[top].clone());
-        let cells: [String; 18] = [
-            row.id.to_string(),
-            row.case_id.clone(),
-            row.source.clone(),
-            hex(&row.sha256),
-            report.class.clone().unwrap_or_default(),
-            report.leading_class.clone(),
-            report.confidence.to_string(),
-            report.verdict.clone(),
-            named(&found.classes, &found.probabilities).to_string(),
-            image_class.unwrap_or_default(),
-            found.image_only.as_deref().map(|values| named(&found.classes, values).to_string()).unwrap_or_default(),
-            found.alpha_text.map(|alpha| alpha.to_string()).unwrap_or_default(),
-            report.flags.join(" "),
-            report.described.as_ref().map(|text| text.text.clone()).unwrap_or_default(),
-            row.bundle_sha256.clone(),
-            report.provider.clone(),
-            row.received_at.clone(),
-            row.reported_at.clone(),
-        ];
-        out.push_str(&cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","));
-        out.push_str("\r\n");
-    }
-    out
+fn csv_line(row: &ReportRow) -> String {
+    let (report, found) = (&row.report, &row.report.classified);
+    let image_class = found.image_only.as_deref().and_then(leading).map(|top| found.classes[top].clone());
+    let cells: [String; 18] = [
+        row.id.to_string(),
+        row.case_id.clone(),
+        row.source.clone(),
+        hex(&row.sha256),
+        report.class.clone().unwrap_or_default(),
+        report.leading_class.clone(),
+        report.confidence.to_string(),
+        report.verdict.clone(),
+        named(&found.classes, &found.probabilities).to_string(),
+        image_class.unwrap_or_default(),
+        found.image_only.as_deref().map(|values| named(&found.classes, values).to_string()).unwrap_or_default(),
+        found.alpha_text.map(|alpha| alpha.to_string()).unwrap_or_default(),
+        report.flags.join(" "),
+        report.described.as_ref().map(|text| text.text.clone()).unwrap_or_default(),
+        row.bundle_sha256.clone(),
+        report.provider.clone(),
+        row.received_at.clone(),
+        row.reported_at.clone(),
+    ];
+    format!("{}\r\n", cells.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(","))
 }
 
 /// RFC 4180, and nothing that a spreadsheet takes for a formula.
@@ -205,14 +237,15 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let lines = [["a".to_owned(), "b".to_owned()], ["long".to_owned(), "ü".to_owned()]];
-        assert_eq!(aligned(&lines), "a     b\nlong  ü\n");
+        let mut widths = [0; 2];
+        lines.iter().for_each(|line| widen(&mut widths, line).unwrap());
+        assert_eq!(lines.map(|line| aligned(&line, &widths)).concat(), "a     b\nlong  ü\n");
     }
 
     #[test]
     fn a_row_has_as_many_cells_as_columns() {
-        let csv = csv(&[crate::report::page::tests::row()]);
-        let mut lines = csv.lines();
-        assert_eq!(lines.next().unwrap().split(',').count(), 18);
-        assert!(lines.next().unwrap().starts_with("12,S1,S1/<x>.png,0707"));
+        let line = csv_line(&crate::report::page::tests::row());
+        assert_eq!(COLUMNS.len(), 18);
+        assert!(line.starts_with("12,S1,S1/<x>.png,0707") && line.ends_with("Z\r\n"), "{line}");
     }
 }

@@ -51,10 +51,11 @@ fn here(config: &Config, ids: &[i64]) -> Result<Vec<String>, Failure> {
     if let Adoption::Absent(reason) = folder.adopt(&ledger)? {
         return Ok(vec![format!("nothing can be brought back to {}: {reason}", config.inbox.display())]);
     }
+    let actor = control::actor(rustix::process::getuid().as_raw());
     let mut problems = Vec::new();
     for id in ids {
         let row = ledger.read(|connection| read::file(connection, *id))?;
-        let result = control::retryable(*id, row).and_then(|row| filing::bring_back(&ledger, &folder, &row));
+        let result = control::retryable(*id, row).and_then(|row| filing::bring_back(&ledger, &folder, &row, &actor));
         problems.extend(result.err().map(|failure| failure.to_string().trim_start_matches("error: ").to_owned()));
     }
     Ok(problems)

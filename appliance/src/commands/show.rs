@@ -7,7 +7,7 @@ use super::{open_for_reading, print, reports};
 use crate::cli::Named;
 use crate::clock;
 use crate::error::{Exit, Failure};
-use crate::ledger::{Classified, FileRow, ReportRow, read};
+use crate::ledger::{FileRow, NewReport, ReportRow, read};
 use crate::report::{codes, hex, note, page, status};
 use crate::verdict::leading;
 
@@ -53,7 +53,7 @@ fn find(connection: &Connection, subject: &str) -> Result<Subject, Failure> {
     if let Some(id) = id
         && let Some(row) = read::report(connection, id)?
     {
-        return Ok(Subject::Report(Box::new(row)));
+        return with_all_cases(connection, row);
     }
     let Some(file) = read::files_named(connection, subject)?.into_iter().next() else {
         return Err(Failure::new(
@@ -64,9 +64,17 @@ fn find(connection: &Connection, subject: &str) -> Result<Subject, Failure> {
         ));
     };
     match file.report.map(|id| read::report(connection, id)).transpose()?.flatten() {
-        Some(row) => Ok(Subject::Report(Box::new(row))),
+        Some(row) => with_all_cases(connection, row),
         None => Ok(Subject::File(Box::new(file))),
     }
+}
+
+/// The page names the first cases only; this is where the others are found.
+fn with_all_cases(connection: &Connection, mut row: ReportRow) -> Result<Subject, Failure> {
+    if std::mem::take(&mut row.more_cases) {
+        row.cases = read::cases(connection, &row.sha256, u32::MAX)?;
+    }
+    Ok(Subject::Report(Box::new(row)))
 }
 
 fn file_text(row: &FileRow) -> String {
@@ -125,19 +133,9 @@ fn softmax(logits: &[f64], temperature: f64) -> Vec<f64> {
     exponents.into_iter().map(|value| value / sum).collect()
 }
 
-/// The temperature of the report's bundle, from the two classes whose logits lie farthest apart; 1 where that cannot be told.
-fn temperature(found: &Classified) -> f64 {
-    let by_logit = |a: &usize, b: &usize| found.logits[*a].total_cmp(&found.logits[*b]);
-    let (least, most) = ((0..found.logits.len()).min_by(by_logit), (0..found.logits.len()).max_by(by_logit));
-    let (Some(least), Some(most)) = (least, most) else { return 1.0 };
-    let ratio = (found.probabilities[most] / found.probabilities[least]).ln();
-    let temperature = (found.logits[most] - found.logits[least]) / ratio;
-    if temperature.is_finite() && temperature > 0.0 { temperature } else { 1.0 }
-}
-
-/// The probabilities, had the text no weight.
-fn without_text(found: &Classified) -> Option<Vec<f64>> {
-    found.logits_without_text.as_deref().map(|logits| softmax(logits, temperature(found)))
+/// The probabilities, had the text no weight; none where the classifier reads no text or the report does not hold its temperature.
+fn without_text(report: &NewReport) -> Option<Vec<f64>> {
+    Some(softmax(report.classified.logits_without_text.as_deref()?, report.temperature?))
 }
 
 fn explain_json(row: &ReportRow) -> serde_json::Value {
@@ -151,8 +149,9 @@ fn explain_json(row: &ReportRow) -> serde_json::Value {
         "image_only": found.image_only.as_deref().map(named),
         "image_logits": found.image_logits.as_deref().map(named),
         "alpha_text": found.alpha_text,
+        "temperature": row.report.temperature,
         "logits_without_text": found.logits_without_text.as_deref().map(named),
-        "probabilities_without_text": without_text(found).as_deref().map(named),
+        "probabilities_without_text": without_text(&row.report).as_deref().map(named),
         "description_tokens": row.report.described.as_ref().map(|text| text.tokens),
         "description_tokens_read": row.report.described.as_ref().and_then(|text| text.tokens_read),
         "verdict": row.report.verdict,
@@ -176,7 +175,7 @@ fn explain_text(row: &ReportRow) -> String {
     if let Some(logits) = &found.image_logits {
         out += &line("image alone, logits", logits);
     }
-    match (without_text(found), found.alpha_text) {
+    match (without_text(&row.report), found.alpha_text) {
         (Some(without), Some(alpha)) => {
             out += &line("text left out (alpha 0)", &without);
             out += &format!("weight of the text          alpha_text {alpha:.4}\n");
@@ -190,7 +189,11 @@ fn explain_text(row: &ReportRow) -> String {
                 };
             }
         }
-        _ => out += "this classifier reads no text\n",
+        (None, Some(alpha)) => {
+            out += &format!("weight of the text          alpha_text {alpha:.4}\n");
+            out += "without the text            unknown: this report was written before its temperature was kept\n";
+        }
+        (_, None) => out += "this classifier reads no text\n",
     }
     out += &format!("verdict {}\n", row.report.verdict);
     for code in &row.report.verdict_reasons {
@@ -215,13 +218,16 @@ mod tests {
     }
 
     #[test]
-    fn the_temperature_is_that_of_the_bundle() {
-        let mut found = page::tests::row().report.classified;
-        found.logits = vec![0.5, 3.0, -1.0];
-        found.probabilities = softmax(&found.logits, 2.5);
-        assert!((temperature(&found) - 2.5).abs() < 1e-9);
-        found.logits = vec![1.0; 3];
-        assert_eq!(temperature(&found), 1.0);
+    fn the_temperature_is_the_one_of_the_report() {
+        let mut row = page::tests::row();
+        row.report.classified.logits_without_text = Some(vec![0.5, 3.0, -1.0]);
+        row.report.temperature = Some(2.5);
+        assert_eq!(without_text(&row.report), Some(softmax(&[0.5, 3.0, -1.0], 2.5)));
+        row.report.temperature = None;
+        assert_eq!(without_text(&row.report), None);
+        assert!(explain_text(&row).contains("unknown: this report"));
+        row.report.classified.alpha_text = None;
+        assert!(explain_text(&row).contains("reads no text"));
     }
 
     #[test]

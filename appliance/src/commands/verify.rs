@@ -1,8 +1,9 @@
 //! `verify`: is the ledger whole, and does every filed image lie where it was put, unchanged.
 
+use rusqlite::Connection;
 use serde_json::json;
 
-use super::{open_for_reading, print};
+use super::{Lines, open_for_reading};
 use crate::cli::Machine;
 use crate::error::{Exit, Failure};
 use crate::intake::Folder;
@@ -15,18 +16,47 @@ use crate::ledger::{FileRow, open, read};
 pub fn run(args: &Machine) -> Result<Exit, Failure> {
     let (config, connection) = open_for_reading(&args.configured)?;
     open::check(&connection, &config.ledger(), true)?;
-    let mut problems = open::dangling(&connection)?;
     let folder = Folder::new(&config);
-    let files = read::put_away(&connection)?;
-    problems.extend(files.iter().filter_map(|row| examine(&folder, row)));
+    let mut lines = Lines::new();
+    let dangling = open::dangling(&connection)?;
+    let mut told = Told { folder, problems: dangling.len(), images: 0, changed: 0 };
     if args.json {
-        print(&format!("{}\n", json!({ "ledger": "ok", "images": files.len(), "problems": problems })))?;
+        // One object for all: only the problems are kept.
+        let mut problems = dangling;
+        told.each(&connection, |problem| {
+            problems.push(problem);
+            Ok(())
+        })?;
+        lines.write(&format!("{}\n", json!({ "ledger": "ok", "images": told.images, "problems": problems })))?;
     } else {
-        let good = files.len() - problems.len().min(files.len());
-        let lines: String = problems.iter().map(|problem| format!("! {problem}\n")).collect();
-        print(&format!("ledger ok | {} images: {good} ok\n{lines}", files.len()))?;
+        for problem in dangling {
+            lines.write(&format!("! {problem}\n"))?;
+        }
+        told.each(&connection, |problem| lines.write(&format!("! {problem}\n")))?;
+        lines.write(&format!("ledger ok | {} images: {} ok\n", told.images, told.images - told.changed))?;
     }
-    Ok(if problems.is_empty() { Exit::Done } else { Exit::NotAllRight })
+    lines.end()?;
+    Ok(if told.problems == 0 { Exit::Done } else { Exit::NotAllRight })
+}
+
+/// What has been counted so far.
+struct Told {
+    folder: Folder,
+    problems: usize,
+    images: usize,
+    changed: usize,
+}
+
+impl Told {
+    /// Examines each image and passes on what is wrong with it.
+    fn each(&mut self, connection: &Connection, mut tell: impl FnMut(String) -> Result<(), Failure>) -> Result<(), Failure> {
+        read::each_put_away(connection, |row| {
+            self.images += 1;
+            let Some(problem) = examine(&self.folder, &row) else { return Ok(()) };
+            (self.problems, self.changed) = (self.problems + 1, self.changed + 1);
+            tell(problem)
+        })
+    }
 }
 
 fn examine(folder: &Folder, row: &FileRow) -> Option<String> {

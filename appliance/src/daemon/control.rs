@@ -82,7 +82,7 @@ fn answer(
         Some("retry") => {
             let ids: Vec<i64> = request["ids"].as_array().into_iter().flatten().filter_map(Value::as_i64).collect();
             tracing::info!(event = "retry_asked", uid = peer.uid.as_raw(), count = ids.len());
-            retry(intake, &ids)
+            retry(intake, &ids, &actor(peer.uid.as_raw()))
         }
         _ => json!({ "error": "unknown request" }),
     };
@@ -96,11 +96,26 @@ fn detailed(status: &status::Status) -> Value {
     value
 }
 
-fn retry(intake: &Arc<Intake>, ids: &[i64]) -> Value {
+/// Who asks, for the ledger: the number of the user and its name on this machine.
+pub fn actor(uid: u32) -> String {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, _, id) = (fields.next()?, fields.next()?, fields.next()?);
+        (id.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    match name {
+        Some(name) => format!("{uid} {name}"),
+        None => uid.to_string(),
+    }
+}
+
+fn retry(intake: &Arc<Intake>, ids: &[i64], actor: &str) -> Value {
     let mut problems = Vec::new();
     for id in ids {
         let row = intake.ledger.read(|connection| read::file(connection, *id));
-        let result = row.map_err(Failure::from).and_then(|row| retryable(*id, row)).and_then(|row| intake.bring_back(&row));
+        let result =
+            row.map_err(Failure::from).and_then(|row| retryable(*id, row)).and_then(|row| intake.bring_back(&row, actor));
         if let Err(failure) = result {
             problems.push(failure.to_string());
         }
@@ -120,7 +135,7 @@ pub fn retryable(id: i64, row: Option<FileRow>) -> Result<FileRow, Failure> {
             "",
             "see the note beside the file for its job number",
         )),
-        Some(row) if matches!(row.state.as_str(), "failed" | "refused" | "retrying") => Ok(row),
+        Some(row) if row.state.can_be_retried() => Ok(row),
         Some(row) => Err(Failure::new(
             Exit::NotFound,
             format!("file {id} has not failed: {}", status::words(&row)),

@@ -1,5 +1,6 @@
-//! Telling a death by the program's own fault (abort, fault, watchdog) from an end from outside (kill, power): only the former counts
-//! against the images in flight. A signal handler leaves one byte in a file that was opened before.
+//! Telling a death by the program's own fault (abort, fault, watchdog) or for want of memory from an end from outside (kill, power):
+//! the former count against the images in flight. A signal handler leaves one byte in a file that was opened before; of kills for want
+//! of memory the kernel keeps a count.
 
 use std::fs::File;
 use std::io;
@@ -7,6 +8,12 @@ use std::path::Path;
 
 use rustix::io::pwrite;
 use signal_hook::consts::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV};
+
+/// How many processes the kernel has killed for want of memory since it started; none where it does not say.
+pub fn oom_kills() -> Option<i64> {
+    let counts = std::fs::read_to_string("/proc/vmstat").ok()?;
+    counts.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
 
 /// The file that a dying program writes to.
 pub struct DeathMark {

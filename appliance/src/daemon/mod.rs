@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mmlnb_models::bundle::Bundle;
+use sha2::{Digest, Sha256};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::commands::bundle;
@@ -93,12 +94,12 @@ pub fn run_with(file: &Path, load: impl FnOnce(&Config, &Bundle) -> Result<Asses
     let asked = listen_to_signals()?;
     let _lock = intake::lock(&config.state.join("lock"), "another appliance uses this state folder")?;
     let (mark, died) = DeathMark::open(&config.state).map_err(|error| Failure::io("the state folder", &config.state, &error))?;
-    let ledger = open_ledger(&config, &asked)?;
+    let ledger = notify::while_loading(&asked.count, "checking the ledger", || open_ledger(&config, &asked))?;
     let folder = Folder::new(&config);
     if let Adoption::Absent(reason) = folder.adopt(&ledger)? {
         tracing::warn!(event = "inbox_missing", inbox = %config.inbox.display(), reason);
     }
-    let loaded = notify::while_loading(&asked.count, || {
+    let loaded = notify::while_loading(&asked.count, "loading the bundle", || {
         let bundle = bundle::open(&config.bundle)?;
         bundle::require_classifier(&bundle)?;
         let assessor = load(&config, &bundle)?;
@@ -161,7 +162,15 @@ fn begin(
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
     let classes = bundle.manifest.classifier.as_ref().map(|part| part.classes.clone()).unwrap_or_default();
     let provider = assessor.provider.name.to_owned();
-    let start = RunStart { boot_id, host, provider, bundle_sha256: bundle.sha256.clone(), classes };
+    let start = RunStart {
+        boot_id,
+        host,
+        provider,
+        bundle_sha256: bundle.sha256.clone(),
+        classes,
+        qualification_sha256: qualification(&config.bundle)?,
+        oom_kills: death::oom_kills(),
+    };
     let (run, bundle_row) = ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start))?;
     let calibration = bundle.manifest.classifier.as_ref().and_then(|part| part.calibration.clone());
     Ok(Intake {
@@ -188,6 +197,19 @@ fn begin(
         sight: Mutex::default(),
         config,
     })
+}
+
+/// SHA-256 of what `qualify` found for the bundle, if it stands in a file of its own.
+fn qualification(bundle: &Path) -> Result<Option<String>, Failure> {
+    let path = bundle.join("qualification.json");
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let hash: [u8; 32] = Sha256::digest(&bytes).into();
+            Ok(Some(crate::report::hex(&hash)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::io("the qualification cannot be read", &path, &error)),
+    }
 }
 
 fn start_threads(intake: &Arc<Intake>, slots: usize, started: &str) -> Result<Vec<JoinHandle<()>>, Failure> {

@@ -37,7 +37,7 @@ pub fn status(line: &str) {
 }
 
 /// Runs a long load while the service manager is kept patient; a signal meanwhile ends the program at once, for nothing is begun yet.
-pub fn while_loading<T: Send>(signals: &AtomicUsize, load: impl FnOnce() -> T + Send) -> T {
+pub fn while_loading<T: Send>(signals: &AtomicUsize, what: &str, load: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let (done, end) = mpsc::channel::<()>();
         scope.spawn(move || {
@@ -47,7 +47,7 @@ pub fn while_loading<T: Send>(signals: &AtomicUsize, load: impl FnOnce() -> T + 
                     std::process::exit(0);
                 }
                 if told.is_none_or(|at| at.elapsed() > LOADING_EVERY) {
-                    send(&[NotifyState::ExtendTimeoutUsec(LOADING_MORE_US), NotifyState::Status("loading the bundle")]);
+                    send(&[NotifyState::ExtendTimeoutUsec(LOADING_MORE_US), NotifyState::Status(what)]);
                     told = Some(Instant::now());
                 }
             }

@@ -69,12 +69,24 @@ pub fn case_of(relative: &Path) -> String {
     }
 }
 
-/// A path as text: UTF-8 as it is, control characters and bytes that are no UTF-8 as `%XX`.
+/// Characters that show nothing themselves and change how the rest is read: directions of writing, invisible marks, line separators,
+/// tags. A name that holds them can look like another one. The joiners of emoji and of Persian stay.
+fn steers(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}' | '\u{200e}' | '\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
+    )
+}
+
+/// A path as text: UTF-8 as it is; control characters, characters that change the direction of writing or are invisible, and bytes that
+/// are no UTF-8 as `%XX`.
 pub fn text(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() {
+            if c.is_control() || steers(c) {
                 let mut utf8 = [0; 4];
                 c.encode_utf8(&mut utf8).bytes().for_each(|byte| out.push_str(&format!("%{byte:02X}")));
             } else {
@@ -185,6 +197,10 @@ mod tests {
     fn text_escapes_controls_and_foreign_bytes() {
         assert_eq!(text("ü x".as_bytes()), "ü x");
         assert_eq!(text(b"a\nb\xFFc"), "a%0Ab%FFc");
+        assert_eq!(text("x\u{202e}gnp.exe".as_bytes()), "x%E2%80%AEgnp.exe");
+        for c in ["\u{200b}", "\u{2066}", "\u{feff}", "\u{2028}", "\u{85}", "\u{e0041}"] {
+            assert!(text(c.as_bytes()).starts_with('%'), "{c:?}");
+        }
     }
 
     #[test]

@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     fn file(path: &str) -> NewFile {
-        NewFile { path: path.into(), stamp: Stamp { dev: 1, ino: 1, size: 1, mtime_ns: 1 }, owner: 0 }
+        NewFile { folder: "inbox".into(), path: path.into(), stamp: Stamp { dev: 1, ino: 1, size: 1, mtime_ns: 1 }, owner: 0 }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::folder::Folder;
 use crate::error::{Exit, Failure};
 use crate::failpoint;
 use crate::files::{self, Dir, Moved, Points, Source, Stamp, names};
-use crate::ledger::{FileRow, LedgerError, ReportRow, read, record};
+use crate::ledger::{FileEvent, FileRow, FileState, LedgerError, ReportRow, read, record};
 use crate::progress;
 use crate::report::{hex, json, note, page};
 
@@ -28,7 +28,7 @@ enum End {
     /// It stays in the inbox, with its note beside it.
     Stays,
     /// It was gone, or another had its name.
-    Left(&'static str),
+    Left(FileEvent),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,16 +62,15 @@ impl Intake {
         let end = self.end_of(row)?;
         match &end {
             End::Placed(path) => {
-                let state = if row.state == "reported" { "filed" } else { "failed" };
-                self.ledger.write("ledger.filed", |tx| record::filed(tx, row.id, state, path))?;
+                let state = self.ledger.write("ledger.filed", |tx| record::placed(tx, row.id, path))?;
                 self.pass_point("filed.after");
                 let sha8 = row.sha256.map(|sha256| hex(&sha256[..4])).unwrap_or_default();
-                tracing::info!(event = state, job = row.id, file = sha8, code = row.code);
+                tracing::info!(event = state.name(), job = row.id, file = sha8, code = row.code);
                 self.renew_twins(row)?;
             }
-            End::Left(state) => {
-                self.ledger.write("ledger.left", |tx| record::left(tx, row.id, state))?;
-                tracing::info!(event = state, job = row.id);
+            End::Left(event) => {
+                let state = self.ledger.write("ledger.left", |tx| record::left(tx, row.id, *event))?;
+                tracing::info!(event = state.name(), job = row.id);
             }
             End::Stays => tracing::info!(event = "refused", job = row.id, code = row.code),
         }
@@ -82,18 +81,19 @@ impl Intake {
         let root = self.folder.inbox()?;
         let source = source_of(&root, row);
         let state = files::state(&source)?;
-        if row.state == "refused" {
+        if row.state == FileState::Refused {
             return Ok(match state {
                 Moved::Yes => self.note_beside(row, &root)?,
-                _ => End::Stays,
+                Moved::Gone => End::Left(FileEvent::Vanish),
+                Moved::Changed | Moved::Taken => End::Left(FileEvent::Replace),
             });
         }
         let parent = row.path.parent().unwrap_or(Path::new(""));
-        let end = self.folder.end(row.state == "reported")?;
+        let end = self.folder.end(row.state == FileState::Reported)?;
         let folder = end.make_below(parent).map_err(|error| in_the_way(&end, parent, error))?;
         match state {
             Moved::Yes => self.carry(row, &source, &folder),
-            Moved::Changed | Moved::Taken => Ok(End::Left("replaced")),
+            Moved::Changed | Moved::Taken => Ok(End::Left(FileEvent::Replace)),
             Moved::Gone => self.moved_before(row, &folder),
         }
     }
@@ -109,8 +109,8 @@ impl Intake {
                 Moved::Yes => return Ok(End::Placed(folder.path().join(name))),
                 Moved::Gone if there => return Ok(End::Placed(folder.path().join(name))),
                 Moved::Taken => continue,
-                Moved::Gone => return Ok(End::Left("vanished")),
-                Moved::Changed => return Ok(End::Left("replaced")),
+                Moved::Gone => return Ok(End::Left(FileEvent::Vanish)),
+                Moved::Changed => return Ok(End::Left(FileEvent::Replace)),
             }
         }
         Err(io::Error::from(rustix::io::Errno::EXIST).into())
@@ -122,7 +122,7 @@ impl Intake {
         let (name, there) = files::choose(folder, name, &mark_of(row), |name| same_bytes(row, folder, name))?;
         if !there {
             folder.remove(&names::part(&name))?;
-            return Ok(End::Left("vanished"));
+            return Ok(End::Left(FileEvent::Vanish));
         }
         self.render(row, folder, &name)?;
         folder.sync_file(&name)?;
@@ -139,7 +139,7 @@ impl Intake {
                 return Ok(End::Placed(folder.path().join(name)));
             }
         }
-        Ok(End::Left("vanished"))
+        Ok(End::Left(FileEvent::Vanish))
     }
 
     fn note_beside(&self, row: &FileRow, root: &Dir) -> Result<End, FilingError> {
@@ -172,22 +172,24 @@ impl Intake {
     }
 
     fn report_of(&self, row: &FileRow) -> Result<Option<ReportRow>, FilingError> {
-        let (Some(id), "reported" | "filed") = (row.report, row.state.as_str()) else { return Ok(None) };
+        let Some(id) = row.report.filter(|_| row.state.has_report()) else { return Ok(None) };
         Ok(self.ledger.read(|connection| read::report(connection, id))?)
     }
 
-    /// The same image in another case is a possible mix-up: pages that were written before learn of it.
+    /// The same image in another case is a possible mix-up: pages that were written before learn of it. All of them are written anew when
+    /// the number of cases becomes 2, 4 or 8: each page then names a case, the first ones several, and the work grows as the files do.
     fn renew_twins(&self, row: &FileRow) -> Result<(), FilingError> {
-        let (Some(job), "reported") = (row.job, row.state.as_str()) else { return Ok(()) };
-        let twins = self.ledger.read(|connection| read::filed_of(connection, job))?;
-        let of_my_case = twins.iter().filter(|twin| twin.case_id == row.case_id).count();
-        if of_my_case > 1 {
+        let Some(sha256) = row.sha256.filter(|_| row.state == FileState::Reported) else { return Ok(()) };
+        let (first, cases) = self.ledger.read(|connection| read::filed_cases(connection, &sha256, &row.case_id, 9))?;
+        if !first || !matches!(cases, 2 | 4 | 8) {
             return Ok(());
         }
+        let twins = self.ledger.read(|connection| read::filed_with(connection, &sha256))?;
         for twin in twins.iter().filter(|twin| twin.case_id != row.case_id) {
+            progress::beat();
             let Some(path) = &twin.filed_path else { continue };
-            let rendered = self.folder.placed(path).and_then(|(folder, name)| Ok(folder.stat(&name)?.map(|_| (folder, name))));
-            match rendered.map_err(FilingError::from) {
+            let found = self.folder.placed(path).and_then(|(folder, name)| Ok(folder.stat(&name)?.map(|_| (folder, name))));
+            match found.map_err(FilingError::from) {
                 Ok(None) => {}
                 Ok(Some((folder, name))) => {
                     if let Err(error) = self.render(twin, &folder, &name) {
@@ -203,9 +205,9 @@ impl Intake {
     /// Moves a failed file back to the inbox. A crash in between leaves the row `retrying`, which the next start finishes.
     ///
     /// # Errors
-    /// The file is not in `failed` any more, or I/O.
-    pub fn bring_back(&self, row: &FileRow) -> Result<(), Failure> {
-        bring_back(&self.ledger, &self.folder, row)?;
+    /// The file is not where it failed any more ([`Exit::NotFound`]), or I/O; its row is then as it was.
+    pub fn bring_back(&self, row: &FileRow, actor: &str) -> Result<(), Failure> {
+        bring_back(&self.ledger, &self.folder, row, actor)?;
         self.desk.forget(&Key::from(row));
         Ok(())
     }
@@ -214,30 +216,46 @@ impl Intake {
 /// [`Intake::bring_back`] without a running daemon.
 ///
 /// # Errors
-/// The file is not in `failed` any more, or I/O.
-pub fn bring_back(ledger: &crate::ledger::Ledger, folder: &Folder, row: &FileRow) -> Result<(), Failure> {
-    let failure = |error: &io::Error| {
-        let doing = format!("file {} cannot be brought back to the inbox", row.id);
-        Failure::io(doing, &folder.path().join(&row.path), error)
-    };
-    let inbox = folder.inbox().map_err(|error| failure(&error))?;
-    let lies = match row.filed_path.as_ref().map(|path| lies_at(folder, path)).transpose().map_err(|error| failure(&error))? {
-        Some(None) if row.state != "retrying" => return Err(lost(row)),
-        lies => lies.flatten(),
-    };
-    ledger.write("ledger.retry", |tx| record::begin_retry(tx, row))?;
-    failpoint::pass("retry.before_move").map_err(|error| failure(&error))?;
-    if let Some((from, name, stamp)) = lies {
-        let source = Source { root: &from, path: Path::new(&name), stamp, sha256: row.sha256 };
-        files::bring_back(&source, &inbox, &row.path, &mark_of(row)).map_err(|error| failure(&error))?;
-        remove_notes(&from, &name);
-    } else if row.state == "refused" {
-        let parent = inbox.below(row.path.parent().unwrap_or(Path::new(""))).map_err(|error| failure(&error))?;
-        remove_notes(&parent, row.path.file_name().unwrap_or_default());
+/// As there.
+pub fn bring_back(ledger: &crate::ledger::Ledger, folder: &Folder, row: &FileRow, actor: &str) -> Result<(), Failure> {
+    let path = row.filed_path.clone().unwrap_or_else(|| folder.path().join(&row.path));
+    let lies = lies_at(folder, &path).map_err(|error| cannot_return(row, &path, &error))?;
+    if row.state != FileState::Retrying && lies.is_none() {
+        return Err(Failure::new(
+            Exit::NotFound,
+            format!("file {} is gone: nothing lies there any more", row.id),
+            path.display().to_string(),
+            "drop the image into the inbox again",
+        ));
     }
-    failpoint::pass("retry.after_move").map_err(|error| failure(&error))?;
-    ledger.write("ledger.retry", |tx| record::end_retry(tx, row.id))?;
-    Ok(())
+    ledger.write("ledger.retry", |tx| record::begin_retry(tx, row, actor))?;
+    match move_back(folder, row, lies) {
+        Ok(()) => Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row.id))?),
+        Err(_) if row.filed_path.is_some() && lies_at(folder, &path).is_ok_and(|lies| lies.is_none()) => {
+            Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row.id))?)
+        }
+        Err(error) => {
+            ledger.write("ledger.retry", |tx| record::give_up_retry(tx, row))?;
+            Err(cannot_return(row, &path, &error))
+        }
+    }
+}
+
+fn cannot_return(row: &FileRow, at: &Path, error: &io::Error) -> Failure {
+    Failure::io(format!("file {} cannot be brought back to the inbox", row.id), at, error)
+}
+
+/// The file's way back. One that is not in `failed` any more, after a crash, was moved before it.
+fn move_back(folder: &Folder, row: &FileRow, lies: Option<(Dir, OsString, Stamp)>) -> io::Result<()> {
+    failpoint::pass("retry.before_move")?;
+    if let Some((from, name, stamp)) = lies {
+        if row.filed_path.is_some() {
+            let source = Source { root: &from, path: Path::new(&name), stamp, sha256: row.sha256 };
+            files::bring_back(&source, &folder.inbox()?, &row.path, &mark_of(row))?;
+        }
+        remove_notes(&from, &name);
+    }
+    failpoint::pass("retry.after_move")
 }
 
 /// The folder, name and state of a file that was put away; none when it is not there any more.
@@ -248,16 +266,6 @@ fn lies_at(folder: &Folder, path: &Path) -> io::Result<Option<(Dir, OsString, St
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other,
     }
-}
-
-fn lost(row: &FileRow) -> Failure {
-    let place = row.filed_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-    Failure::new(
-        Exit::NotFound,
-        format!("file {} is gone: somebody took it away", row.id),
-        place,
-        "drop the image again if it is still needed",
-    )
 }
 
 /// The mark that tells a file from others of its name.

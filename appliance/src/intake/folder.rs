@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::error::{Exit, Failure};
 use crate::files::names::MARKER;
 use crate::files::{Dir, Stamp};
-use crate::ledger::{Ledger, LedgerError, read, record};
+use crate::ledger::{INBOX, Ledger, LedgerError, read, record};
 
 /// A daemon that was killed while it started a decoder holds its locks until that child has become the decoder.
 const RELEASE: Duration = Duration::from_millis(700);
@@ -97,7 +97,9 @@ impl Folder {
             Some(_) => return Ok(Adoption::Absent(NOT_MOUNTED.to_owned())),
             None => {
                 let marker = write_marker(&inbox).map_err(cannot)?;
-                ledger.write("ledger.begin_run", |tx| -> Result<(), LedgerError> { record::adopt_folder(tx, &key, &marker) })?;
+                ledger.write("ledger.begin_run", |tx| -> Result<(), LedgerError> {
+                    record::adopt_folder(tx, INBOX, &key, &marker)
+                })?;
                 marker
             }
         };

@@ -8,48 +8,73 @@ use super::filing::source_of;
 use crate::error::Failure;
 use crate::failpoint;
 use crate::files::{self, Moved};
-use crate::ledger::{FileRow, read, record};
+use crate::ledger::{FileEvent, FileRow, FileState, read, record};
 
 /// Finishes retries, gives claims of ended runs back, and puts on the desk what was judged but not put away. `died`: the last run ended
-/// by a fault of its own.
+/// by a fault of its own. A file that cannot be looked at is left to a later look: it keeps no other file, and no start, waiting.
 ///
 /// # Errors
-/// The ledger, or the inbox cannot be opened.
+/// The ledger.
 pub fn recover(intake: &Intake, died: bool) -> Result<(), Failure> {
     let inbox = &intake.config.inbox;
     failpoint::pass("recovery.before").map_err(|error| Failure::io("recovery", inbox, &error))?;
     for row in intake.ledger.read(read::half_retried)? {
-        intake.bring_back(&row)?;
+        crate::progress::beat();
+        if let Err(failure) = intake.bring_back(&row, "appliance") {
+            tracing::warn!(event = "recovery", job = row.id, %failure, "the retry is given up");
+        }
     }
     let (run, limit) = (intake.run, intake.config.max_attempts);
     for job in intake.ledger.write("ledger.begin_run", |tx| record::recover(tx, run, died, limit))? {
         tracing::warn!(event = "recovered", job = job.job, rejected = job.rejected, died);
     }
-    // While the inbox is absent nothing is known of its files; the rows that are to be put away are tried until it comes back.
     let root = intake.folder.inbox();
     for row in intake.ledger.read(read::unfinished)? {
-        match root.as_ref().map(|root| files::state(&source_of(root, &row))) {
-            Ok(Ok(state)) => resume(intake, row, state)?,
-            Ok(Err(error)) => {
-                tracing::warn!(event = "recovery", file = row.id, %error);
-                resume(intake, row, Moved::Yes)?;
-            }
-            Err(_) => resume(intake, row, Moved::Yes)?,
+        crate::progress::beat();
+        let state = match &root {
+            Ok(root) => files::state(&source_of(root, &row)).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match state {
+            Ok(state) => resume(intake, row, state)?,
+            Err(error) => postpone(intake, row, &error),
         }
     }
     failpoint::pass("recovery.after").map_err(|error| Failure::io("recovery", Path::new(inbox), &error))
 }
 
 fn resume(intake: &Intake, row: FileRow, state: Moved) -> Result<(), Failure> {
-    match (row.state.as_str(), state) {
-        ("reported" | "rejected", _) => drop(intake.desk.offer(Task::PutAway(Box::new(row)))),
-        ("refused", Moved::Yes) => intake.desk.rest(Key::from(&row)),
-        ("waiting", Moved::Gone) => intake.ledger.write("ledger.left", |tx| record::left(tx, row.id, "vanished"))?,
-        ("waiting", Moved::Changed | Moved::Taken) => {
-            intake.ledger.write("ledger.left", |tx| record::left(tx, row.id, "replaced"))?;
-        }
+    match (row.state, state) {
+        (FileState::Reported | FileState::Rejected, _) => drop(intake.desk.offer(Task::PutAway(Box::new(row)))),
+        (FileState::Refused, Moved::Yes) => intake.desk.rest(Key::from(&row)),
+        (FileState::Waiting | FileState::Refused, Moved::Gone) => leave(intake, &row, FileEvent::Vanish)?,
+        (FileState::Waiting | FileState::Refused, Moved::Changed | Moved::Taken) => leave(intake, &row, FileEvent::Replace)?,
         // A waiting file that lies there unchanged is found by the scan and finds its row again.
-        _ => {}
+        (FileState::Waiting, Moved::Yes) => {}
+        // A retry that was given up a moment ago has its old state again; the others have a last place and are not read here.
+        (
+            FileState::Retrying
+            | FileState::Retried
+            | FileState::Filed
+            | FileState::Failed
+            | FileState::Vanished
+            | FileState::Replaced,
+            _,
+        ) => {}
     }
     Ok(())
+}
+
+fn leave(intake: &Intake, row: &FileRow, event: FileEvent) -> Result<(), Failure> {
+    intake.ledger.write("ledger.left", |tx| record::left(tx, row.id, event))?;
+    Ok(())
+}
+
+/// The file could not be looked at. What was judged is tried again by and by, with a notice in the status; the rest is the scan's.
+fn postpone(intake: &Intake, row: FileRow, error: &str) {
+    let reason = format!("{} cannot be looked at: {error}", row.path_text);
+    tracing::warn!(event = "recovery", job = row.id, reason);
+    if matches!(row.state, FileState::Reported | FileState::Rejected | FileState::Refused) {
+        intake.desk.later(Task::PutAway(Box::new(row)), &reason);
+    }
 }

@@ -7,7 +7,7 @@ use rustix::fs::{FileType, Stat};
 
 use crate::failpoint;
 use crate::files::{Dir, Stamp, names};
-use crate::ledger::NewFile;
+use crate::ledger::{INBOX, NewFile};
 
 /// What kind of thing has a name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,7 +88,7 @@ fn found(path: PathBuf, state: &Stat) -> Found {
         FileType::Socket => Kind::Special("a socket"),
         _ => Kind::Special("a device"),
     };
-    Found { file: NewFile { path, stamp: Stamp::from(state), owner: state.st_uid }, kind }
+    Found { file: NewFile { folder: INBOX.into(), path, stamp: Stamp::from(state), owner: state.st_uid }, kind }
 }
 
 #[cfg(test)]

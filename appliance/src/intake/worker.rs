@@ -235,7 +235,7 @@ impl Intake {
     }
 
     fn conclude(&self, job: i64, attempts: u32, file: NewFile, outcome: Outcome) -> Result<(), LedgerError> {
-        progress::enter("commit", &file.path.display().to_string(), READ);
+        progress::enter("commit", &names::text(std::os::unix::ffi::OsStrExt::as_bytes(file.path.as_os_str())), READ);
         let rows = match outcome {
             Outcome::Report(image, report) => {
                 let (id, rows) = self.ledger.write("ledger.commit_report", |tx| record::commit(tx, job, &image, &report))?;

@@ -1,15 +1,20 @@
 //! The ledger: every file that was judged, every report, in one SQLite file with one writer.
 
+mod migrate;
 pub mod open;
 pub mod read;
 pub mod record;
 mod rows;
+pub mod state;
 mod writer;
 
 use std::path::PathBuf;
 
 use crate::error::{Exit, Failure};
-pub use rows::{Claim, Classified, Described, FileRow, Image, NewFile, NewReport, RecoveredJob, Rejection, ReportRow, RunStart};
+pub use rows::{
+    Claim, Classified, Described, FileRow, INBOX, Image, NewFile, NewReport, RecoveredJob, Rejection, ReportRow, RunStart,
+};
+pub use state::{FileEvent, FileState, JobEvent, JobState};
 pub use writer::{Health, Ledger, Trouble};
 
 /// What can go wrong with the ledger.
@@ -30,6 +35,26 @@ pub enum LedgerError {
         found: i32,
         /// The latest version that this program knows.
         known: i32,
+    },
+    /// Written by an earlier version, and only a writer may change it.
+    #[error("{path} has schema version {found}, this program reads {known}")]
+    Older {
+        /// The ledger's file.
+        path: PathBuf,
+        /// Its version.
+        found: i32,
+        /// The version that this program reads.
+        known: i32,
+    },
+    /// Something asked for a step that the table of states does not hold: a fault of the program; nothing was written.
+    #[error("{what} is {state}: {event} cannot happen to it")]
+    Transition {
+        /// Which file or job.
+        what: String,
+        /// Its state.
+        state: &'static str,
+        /// What was asked for.
+        event: String,
     },
     /// SQLite's check failed.
     #[error("{path} is damaged: {found}")]
@@ -120,6 +145,9 @@ impl From<LedgerError> for Failure {
             LedgerError::Newer { .. } => {
                 (Exit::Configuration, "install the version of the appliance that wrote it, or a later one")
             }
+            LedgerError::Older { .. } => {
+                (Exit::Configuration, "start the daemon once: it keeps a copy in `backup` and brings the ledger to this version")
+            }
             LedgerError::Network { .. } => (Exit::Configuration, "put `state` on a local disk"),
             LedgerError::OldSqlite(_) => (Exit::Configuration, "build with the bundled SQLite"),
             LedgerError::Sqlite(error) => match error.sqlite_error_code() {
@@ -131,7 +159,7 @@ impl From<LedgerError> for Failure {
                 }
                 _ => (Exit::Internal, "check the disk; see the log"),
             },
-            LedgerError::Stopped(_) | LedgerError::Io(_) | LedgerError::Damaged { .. } => {
+            LedgerError::Stopped(_) | LedgerError::Io(_) | LedgerError::Damaged { .. } | LedgerError::Transition { .. } => {
                 (Exit::Internal, "check the disk; see the log")
             }
         };

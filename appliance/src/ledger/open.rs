@@ -3,15 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags};
 
-use super::LedgerError;
+use super::{LedgerError, migrate};
 
 /// "MMNB": the application id in the file's header.
 pub const APPLICATION_ID: i32 = 0x4D4D_4E42;
 /// The schema that this program writes.
-pub const VERSION: i32 = 1;
-const SCHEMA: &str = include_str!("schema.sql");
+pub const VERSION: i32 = 2;
 /// SQLite before this has a bug that can damage a write-ahead log on reset (3.7.0 to 3.51.2).
 const OLDEST_SQLITE: i32 = 3_051_003;
 
@@ -27,14 +26,14 @@ pub fn writer(path: &Path) -> Result<Connection, LedgerError> {
     let mut connection = Connection::open_with_flags(path, flags)?;
     identify(&connection, path, true)?;
     configure(&connection)?;
-    migrate(&mut connection, path)?;
+    migrate::migrate(&mut connection, path)?;
     Ok(connection)
 }
 
 /// Opens for reading only; the daemon may write meanwhile.
 ///
 /// # Errors
-/// Absent, foreign, newer or damaged file.
+/// Absent, foreign or damaged file, or another version: a reader writes nothing, so it migrates nothing.
 pub fn reader(path: &Path) -> Result<Connection, LedgerError> {
     if !path.is_file() {
         return Err(LedgerError::Absent(path.to_owned()));
@@ -42,18 +41,21 @@ pub fn reader(path: &Path) -> Result<Connection, LedgerError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
-    identify(&connection, path, false)?;
+    let version = identify(&connection, path, false)?;
+    if version < VERSION {
+        return Err(LedgerError::Older { path: path.to_owned(), found: version, known: VERSION });
+    }
     connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA query_only=ON; PRAGMA mmap_size=0;")?;
     Ok(connection)
 }
 
-/// Refuses a file of another program and a ledger of a later version before anything is written.
-fn identify(connection: &Connection, path: &Path, may_be_new: bool) -> Result<(), LedgerError> {
+/// The ledger's version; refuses a file of another program and a ledger of a later version before anything is written.
+fn identify(connection: &Connection, path: &Path, may_be_new: bool) -> Result<i32, LedgerError> {
     let pragma = |name: &str| connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i32>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if application == 0 && version == 0 && tables == 0 && may_be_new {
-        return Ok(());
+        return Ok(version);
     }
     if application != APPLICATION_ID {
         return Err(LedgerError::Foreign(path.to_owned()));
@@ -61,7 +63,7 @@ fn identify(connection: &Connection, path: &Path, may_be_new: bool) -> Result<()
     if version > VERSION {
         return Err(LedgerError::Newer { path: path.to_owned(), found: version, known: VERSION });
     }
-    Ok(())
+    Ok(version)
 }
 
 fn configure(connection: &Connection) -> Result<(), LedgerError> {
@@ -90,22 +92,6 @@ fn keep_wal(connection: &Connection) -> Result<(), LedgerError> {
     match code {
         rusqlite::ffi::SQLITE_OK => Ok(()),
         code => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None).into()),
-    }
-}
-
-/// Brings the schema to [`VERSION`] in one transaction; there is one version so far, so an empty file gets all of it.
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
-    let version: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    match version {
-        VERSION => Ok(()),
-        0 => {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            transaction.execute_batch(SCHEMA)?;
-            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
-            Ok(transaction.commit()?)
-        }
-        other => Err(LedgerError::Newer { path: path.to_owned(), found: other, known: VERSION }),
     }
 }
 

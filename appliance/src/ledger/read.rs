@@ -10,18 +10,22 @@ use serde_json::{Map, Value};
 use super::{Classified, Described, FileRow, Image, LedgerError, NewReport, ReportRow};
 use crate::files::Stamp;
 
+/// So many other cases or reports are named; more would make each page, and all together their square, longer.
+pub const LISTED: u32 = 10;
+
 type Result<T> = std::result::Result<T, LedgerError>;
 
 /// Columns and tables of a [`FileRow`], to be followed by `WHERE`.
 pub const FILE_COLUMNS: &str =
     "f.id, f.path, f.path_text, f.case_id, f.dev, f.ino, f.size, f.mtime_ns, f.owner_uid, f.sha256, f.job_id,
-  f.state, f.code, f.message, f.seen_at, f.filed_path, f.filed_at, (SELECT id FROM report WHERE job_id = f.job_id) FROM file f";
+  f.state, f.code, f.message, f.seen_at, f.filed_path, f.filed_at, (SELECT id FROM report WHERE job_id = f.job_id), f.folder FROM file f";
 
 /// Reads a row of [`FILE_COLUMNS`].
 pub fn file_row(row: &Row<'_>) -> rusqlite::Result<FileRow> {
     let path = |bytes: Vec<u8>| PathBuf::from(OsString::from_vec(bytes));
     Ok(FileRow {
         id: row.get(0)?,
+        folder: row.get::<_, String>(18)?.into(),
         path: path(row.get(1)?),
         path_text: row.get(2)?,
         case_id: row.get(3)?,
@@ -69,9 +73,37 @@ pub fn latest(connection: &Connection, count: u32) -> Result<Vec<FileRow>> {
     files(connection, "ORDER BY f.id DESC LIMIT ?1", &[&count])
 }
 
-/// Files of a job that lie at their last place.
-pub fn filed_of(connection: &Connection, job: i64) -> Result<Vec<FileRow>> {
-    files(connection, "WHERE f.job_id = ?1 AND f.state = 'filed' ORDER BY f.id", &[&job])
+/// Files with these bytes that lie in `done`.
+pub fn filed_with(connection: &Connection, sha256: &[u8; 32]) -> Result<Vec<FileRow>> {
+    files(connection, "WHERE f.sha256 = ?1 AND f.state = 'filed' ORDER BY f.id", &[&sha256.as_slice()])
+}
+
+/// Whether a file with these bytes lies in `done` under this case alone, and how many cases it lies under (at most `limit` are counted).
+pub fn filed_cases(connection: &Connection, sha256: &[u8; 32], case: &str, limit: u32) -> Result<(bool, usize)> {
+    let of_case: i64 = connection.query_row(
+        "SELECT count(*) FROM (SELECT 1 FROM file WHERE sha256 = ?1 AND case_id = ?2 AND state = 'filed' LIMIT 2)",
+        params![sha256.as_slice(), case],
+        |row| row.get(0),
+    )?;
+    Ok((of_case == 1, distinct_cases(connection, sha256, "AND state = 'filed'", limit)?.len()))
+}
+
+/// The first cases, in their order, in which these bytes were dropped.
+pub fn cases(connection: &Connection, sha256: &[u8; 32], limit: u32) -> Result<Vec<String>> {
+    distinct_cases(connection, sha256, "", limit)
+}
+
+/// From case to case by the index: the cost grows with the cases that are asked for, not with the files.
+fn distinct_cases(connection: &Connection, sha256: &[u8; 32], also: &str, limit: u32) -> Result<Vec<String>> {
+    let mut statement = connection.prepare_cached(&format!(
+        "WITH RECURSIVE found(case_id) AS (
+           SELECT (SELECT case_id FROM file WHERE sha256 = ?1 {also} ORDER BY case_id LIMIT 1)
+           UNION ALL
+           SELECT (SELECT case_id FROM file WHERE sha256 = ?1 AND case_id > found.case_id {also} ORDER BY case_id LIMIT 1)
+             FROM found WHERE found.case_id IS NOT NULL)
+         SELECT case_id FROM found WHERE case_id IS NOT NULL LIMIT ?2"
+    ))?;
+    Ok(statement.query_map(params![sha256.as_slice(), limit], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Files that a person may mean by `name`: a path below the inbox, a path on disk, a bare file name, or a hash (8 hex digits or more).
@@ -113,15 +145,29 @@ pub fn failed(connection: &Connection, code: Option<&str>) -> Result<Vec<FileRow
     files(connection, "WHERE f.state IN ('failed', 'refused') AND (?1 IS NULL OR f.code = ?1) ORDER BY f.id", &[&code])
 }
 
-/// Every file that was put away, with its hash if it was read.
-pub fn put_away(connection: &Connection) -> Result<Vec<FileRow>> {
-    files(connection, "WHERE f.state IN ('filed', 'failed') AND f.sha256 IS NOT NULL ORDER BY f.id", &[])
+/// Shows `each` file that was put away and whose bytes were read. They are read in pieces: what is done with each may take long, and an
+/// open view of the ledger would keep its write-ahead log growing.
+///
+/// # Errors
+/// The ledger's, or what `each` returns.
+pub fn each_put_away<E: From<LedgerError>>(
+    connection: &Connection,
+    mut each: impl FnMut(FileRow) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let mut last = 0;
+    loop {
+        let rest = "WHERE f.id > ?1 AND f.state IN ('filed', 'failed') AND f.sha256 IS NOT NULL ORDER BY f.id LIMIT 500";
+        let piece = files(connection, rest, &[&last])?;
+        let Some(end) = piece.last() else { return Ok(()) };
+        last = end.id;
+        piece.into_iter().try_for_each(&mut each)?;
+    }
 }
 
 /// Whether the program died while it worked on these bytes.
 pub fn is_suspect(connection: &Connection, sha256: &[u8; 32]) -> Result<bool> {
     Ok(connection.query_row(
-        "SELECT EXISTS(SELECT 1 FROM job WHERE sha256 = ?1 AND crashes > 0 AND state NOT IN ('committed', 'rejected'))",
+        "SELECT EXISTS(SELECT 1 FROM job WHERE sha256 = ?1 AND (crashes > 0 OR kills > 0) AND state NOT IN ('committed', 'rejected'))",
         [sha256.as_slice()],
         |row| row.get(0),
     )?)
@@ -138,13 +184,19 @@ pub fn marker(connection: &Connection, root: &Path) -> Result<Option<String>> {
     Ok(connection.query_row("SELECT marker FROM folder WHERE root = ?1", [root], |row| row.get(0)).optional()?)
 }
 
-/// Counts since a time: (filed with a report, failed, waiting or unfinished now).
+/// Counts since the beginning of a quarter of an hour: (filed with a report, failed, waiting or unfinished now). Reads the tally, which
+/// grows with time and not with files.
 pub fn counts(connection: &Connection, since: &str) -> Result<(i64, i64, i64)> {
+    let quarter = format!(
+        "{}{}",
+        since.get(..14).unwrap_or(""),
+        since.get(14..16).and_then(|text| text.parse::<u32>().ok()).unwrap_or(0) / 15
+    );
     Ok(connection.query_row(
-        "SELECT (SELECT count(*) FROM file WHERE state = 'filed' AND filed_at >= ?1),
-                (SELECT count(*) FROM file WHERE state IN ('failed', 'refused') AND coalesce(filed_at, seen_at) >= ?1),
-                (SELECT count(*) FROM file WHERE filed_at IS NULL AND state IN ('waiting', 'reported', 'rejected'))",
-        [since],
+        "SELECT (SELECT coalesce(sum(files), 0) FROM tally WHERE state = 'filed' AND quarter >= ?1),
+                (SELECT coalesce(sum(files), 0) FROM tally WHERE state IN ('failed', 'refused') AND quarter >= ?1),
+                (SELECT coalesce(sum(files), 0) FROM tally WHERE state IN ('waiting', 'reported', 'rejected'))",
+        [quarter],
         |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
     )?)
 }
@@ -159,14 +211,14 @@ pub fn named(classes: &[String], values: &[f64]) -> Value {
     Value::Object(classes.iter().cloned().zip(values.iter().map(|value| serde_json::json!(value))).collect())
 }
 
-/// Reports of other contents with the same pixels under the same bundle as `job`.
+/// Reports, the first ones, of other contents with the same pixels under the same bundle as `job`.
 pub fn same_pixels(connection: &Connection, job: i64) -> Result<Vec<i64>> {
     let mut statement = connection.prepare(
         "SELECT r.id FROM job mine JOIN content c ON c.sha256 = mine.sha256 JOIN content o ON o.pixels_sha256 = c.pixels_sha256 AND o.sha256 <> c.sha256
            JOIN job j ON j.sha256 = o.sha256 AND j.bundle_id = mine.bundle_id JOIN report r ON r.job_id = j.id
-         WHERE mine.id = ?1 AND c.pixels_sha256 IS NOT NULL ORDER BY r.id",
+         WHERE mine.id = ?1 AND c.pixels_sha256 IS NOT NULL ORDER BY r.id LIMIT ?2",
     )?;
-    Ok(statement.query_map([job], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
+    Ok(statement.query_map([job, i64::from(LISTED)], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// How many reports of other pixels under the same bundle have this description already (at most 3 are counted).
@@ -199,41 +251,59 @@ pub struct Filter {
     pub limit: Option<u32>,
 }
 
-const REPORT_COLUMNS: &str = "r.id, j.id, j.sha256, c.size, c.format, c.width, c.height, c.pixels_sha256, c.microns_per_pixel, c.thumbnail,
-  v.source, v.case_id, v.received_at, j.claimed_at, r.created_at, b.sha256, r.version,
+/// The columns of [`report_row`], between them what it shows for column 9.
+const BEFORE_THUMBNAIL: &str = "r.id, j.id, j.sha256, c.size, c.format, c.width, c.height, c.pixels_sha256, c.microns_per_pixel";
+const AFTER_THUMBNAIL: &str = "v.source, v.case_id, v.received_at, j.claimed_at, r.created_at, b.sha256, r.version,
   r.verdict, r.verdict_reasons, r.class, r.leading_class, r.confidence, r.probabilities, r.image_only, r.alpha_text, r.logits, r.image_logits,
   r.logits_without_text, r.flags, r.description, r.description_tokens, r.description_tokens_read, r.description_read_until,
-  r.mean_token_logprob, r.stop_reason, r.provider, r.provider_note, r.elapsed
+  r.mean_token_logprob, r.stop_reason, r.provider, r.provider_note, r.elapsed, v.folder, r.qualification_sha256, r.temperature
   FROM report r JOIN reports v ON v.id = r.id JOIN job j ON j.id = r.job_id JOIN content c ON c.sha256 = j.sha256
   JOIN bundle b ON b.id = j.bundle_id";
 
 /// One report with everything that its page shows.
 pub fn report(connection: &Connection, id: i64) -> Result<Option<ReportRow>> {
-    let sql = format!("SELECT {REPORT_COLUMNS} WHERE r.id = ?1");
+    let thumbnail = "(SELECT jpeg FROM thumbnail WHERE sha256 = c.sha256)";
+    let sql = format!("SELECT {BEFORE_THUMBNAIL}, {thumbnail}, {AFTER_THUMBNAIL} WHERE r.id = ?1");
     let found = connection.query_row(&sql, [id], report_row).optional()?;
     found.map(|(job, row)| complete(connection, job, row)).transpose()
 }
 
-/// Reports that pass the filter, oldest first.
-pub fn reports(connection: &Connection, filter: &Filter) -> Result<Vec<ReportRow>> {
-    let sql = format!(
-        "SELECT {REPORT_COLUMNS} WHERE (?1 IS NULL OR r.created_at >= ?1) AND (?2 IS NULL OR r.created_at < ?2)
-           AND (?3 IS NULL OR EXISTS(SELECT 1 FROM file f WHERE f.job_id = j.id AND f.case_id = ?3))
-           AND (?4 IS NULL OR coalesce(r.class, r.leading_class) = ?4) AND (?5 IS NULL OR r.verdict = ?5)
-           AND (?6 IS NULL OR EXISTS(SELECT 1 FROM file f WHERE f.job_id = j.id AND instr(f.path_text, ?6) > 0))
-         ORDER BY r.id DESC LIMIT ?7"
-    );
-    let mut statement = connection.prepare(&sql)?;
-    let limit = filter.limit.map_or(-1, i64::from);
-    let parameters = params![filter.since, filter.until, filter.case, filter.class, filter.verdict, filter.file, limit];
-    let mut rows: Vec<(i64, ReportRow)> = statement.query_map(parameters, report_row)?.collect::<rusqlite::Result<_>>()?;
-    rows.reverse();
-    rows.into_iter().map(|(job, row)| complete(connection, job, row)).collect()
+/// Shows `each` report that passes the filter, oldest first and one at a time, without its thumbnail.
+///
+/// # Errors
+/// The ledger's, or what `each` returns.
+pub fn each_report<E: From<LedgerError>>(
+    connection: &Connection,
+    filter: &Filter,
+    mut each: impl FnMut(ReportRow) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    // The newest are found by their numbers alone, which then give the order; without a limit nothing is kept at all.
+    let limited = match filter.limit {
+        Some(_) => format!(
+            "r.id IN (SELECT r.id FROM report r JOIN job j ON j.id = r.job_id WHERE {PASSES} ORDER BY r.id DESC LIMIT ?7)"
+        ),
+        None => format!("{PASSES} AND ?7 IS NULL"),
+    };
+    let sql = format!("SELECT {BEFORE_THUMBNAIL}, NULL, {AFTER_THUMBNAIL} WHERE {limited} ORDER BY r.id");
+    let mut statement = connection.prepare(&sql).map_err(LedgerError::from)?;
+    let parameters = params![filter.since, filter.until, filter.case, filter.class, filter.verdict, filter.file, filter.limit];
+    let mut rows = statement.query(parameters).map_err(LedgerError::from)?;
+    while let Some(row) = rows.next().map_err(LedgerError::from)? {
+        let (job, row) = report_row(row).map_err(LedgerError::from)?;
+        each(complete(connection, job, row)?)?;
+    }
+    Ok(())
 }
 
+const PASSES: &str = "(?1 IS NULL OR r.created_at >= ?1) AND (?2 IS NULL OR r.created_at < ?2)
+  AND (?3 IS NULL OR EXISTS(SELECT 1 FROM file f WHERE f.job_id = j.id AND f.case_id = ?3))
+  AND (?4 IS NULL OR coalesce(r.class, r.leading_class) = ?4) AND (?5 IS NULL OR r.verdict = ?5)
+  AND (?6 IS NULL OR EXISTS(SELECT 1 FROM file f WHERE f.job_id = j.id AND instr(f.path_text, ?6) > 0))";
+
 fn complete(connection: &Connection, job: i64, mut row: ReportRow) -> Result<ReportRow> {
-    let mut statement = connection.prepare_cached("SELECT DISTINCT case_id FROM file WHERE sha256 = ?1 ORDER BY case_id")?;
-    row.cases = statement.query_map([row.sha256.as_slice()], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    row.cases = cases(connection, &row.sha256, LISTED + 1)?;
+    row.more_cases = row.cases.len() > LISTED as usize;
+    row.cases.truncate(LISTED as usize);
     row.same_pixels = same_pixels(connection, job)?;
     Ok(row)
 }
@@ -249,7 +319,7 @@ fn report_row(row: &Row<'_>) -> rusqlite::Result<(i64, ReportRow)> {
             height: row.get(6)?,
             pixels_sha256: row.get(7)?,
             microns_per_pixel: row.get(8)?,
-            thumbnail: row.get(9)?,
+            thumbnail: row.get::<_, Option<Vec<u8>>>(9)?.unwrap_or_default(),
         }),
         None => None,
     };
@@ -282,6 +352,7 @@ fn report_row(row: &Row<'_>) -> rusqlite::Result<(i64, ReportRow)> {
         },
         described,
         flags: json(row, 28)?,
+        temperature: row.get(40)?,
         provider: row.get(35)?,
         provider_note: row.get(36)?,
         elapsed_ms: elapsed.into_iter().map(|(stage, ms)| (stage, ms.as_f64().unwrap_or(0.0))).collect(),
@@ -299,7 +370,10 @@ fn report_row(row: &Row<'_>) -> rusqlite::Result<(i64, ReportRow)> {
         reported_at: row.get(14)?,
         bundle_sha256: row.get(15)?,
         version: row.get(16)?,
+        qualification_sha256: row.get(39)?,
+        folder: row.get::<_, Option<String>>(38)?.unwrap_or_default(),
         cases: Vec::new(),
+        more_cases: false,
         same_pixels: Vec::new(),
     };
     Ok((row.get(1)?, found))

@@ -4,17 +4,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rusqlite::{OptionalExtension, Transaction, params};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::read::{self, FILE_COLUMNS, file_row};
 use super::{Claim, FileRow, Image, LedgerError, NewFile, NewReport, RecoveredJob, Rejection, RunStart};
+use super::{FileEvent, FileState, JobEvent, JobState};
 use crate::clock::utc_now;
 use crate::files::names;
 
 type Result<T> = std::result::Result<T, LedgerError>;
 
-/// After so many ends from outside (kill, power) with the same image in flight it is set aside although nothing speaks against it.
-const KILLS_PER_ATTEMPT: u32 = 10;
+/// After so many times `max_attempts` ends that nothing explains, all while it ran alone, an image is set aside too.
+const UNEXPLAINED_PER_ATTEMPT: u32 = 2;
 
 /// Begins a run: (run id, bundle id).
 pub fn begin_run(tx: &Transaction<'_>, start: &RunStart) -> Result<(i64, i64)> {
@@ -25,17 +27,28 @@ pub fn begin_run(tx: &Transaction<'_>, start: &RunStart) -> Result<(i64, i64)> {
     )?;
     let bundle = tx.query_row("SELECT id FROM bundle WHERE sha256 = ?1", [&start.bundle_sha256], |row| row.get(0))?;
     tx.execute(
-        "INSERT INTO run(started_at, boot_id, host, version, provider, bundle_id) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
-        params![utc_now(), start.boot_id, start.host, env!("CARGO_PKG_VERSION"), start.provider, bundle],
+        "INSERT INTO run(started_at, boot_id, host, version, provider, bundle_id, qualification_sha256, oom_kills)
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            utc_now(),
+            start.boot_id,
+            start.host,
+            env!("CARGO_PKG_VERSION"),
+            start.provider,
+            bundle,
+            start.qualification_sha256,
+            start.oom_kills
+        ],
     )?;
     Ok((tx.last_insert_rowid(), bundle))
 }
 
 /// Ends a run; claims that it still holds are given back with their attempt.
 pub fn end_run(tx: &Transaction<'_>, run: i64, reason: &str) -> Result<()> {
+    let released = job_step("all of a run", JobState::Claimed, JobEvent::Release)?;
     tx.execute(
-        "UPDATE job SET state = 'released', attempts = max(attempts - 1, 0), updated_at = ?2 WHERE run_id = ?1 AND state = 'claimed'",
-        params![run, utc_now()],
+        "UPDATE job SET state = ?3, attempts = max(attempts - 1, 0), updated_at = ?2 WHERE run_id = ?1 AND state = ?4",
+        params![run, utc_now(), released, JobState::Claimed],
     )?;
     tx.execute("UPDATE run SET ended_at = ?2, end_reason = ?3 WHERE id = ?1", params![run, utc_now(), reason])?;
     Ok(())
@@ -46,31 +59,60 @@ pub fn unclean(tx: &rusqlite::Connection) -> Result<bool> {
     Ok(tx.query_row("SELECT EXISTS(SELECT 1 FROM run WHERE ended_at IS NULL)", [], |row| row.get(0))?)
 }
 
-/// Takes up what runs without an end left in flight. `died`: the program ended by its own fault, which counts against the
-/// images in flight; an end from outside hardly does.
+/// Takes up what runs without an end left in flight, and says which images it is held against.
+///
+/// `died`: the program left a mark that it ended by its own fault. The kernel's count of processes killed for want of memory tells the
+/// other end that an image can cause. Both count as a crash of every image in flight: it runs alone from then on, and is set aside after
+/// `max_attempts` of them, but never for one in which it was not alone. An end that neither explains (a kill by hand, a power cut, an
+/// upgrade) may hit any image at any time: it too makes the images in flight run alone, but only those ends count on that come while one
+/// runs alone, and twice as many of them set it aside.
 pub fn recover(tx: &Transaction<'_>, run: i64, died: bool, max_attempts: u32) -> Result<Vec<RecoveredJob>> {
-    let mut statement = tx.prepare("SELECT id, crashes, kills FROM job WHERE state = 'claimed' AND run_id <> ?1")?;
-    let claimed: Vec<(i64, u32, u32)> =
-        statement.query_map([run], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<rusqlite::Result<_>>()?;
+    let blamed = died || out_of_memory(tx, run)?;
+    let mut statement = tx.prepare("SELECT id, crashes, kills FROM job WHERE state = ?2 AND run_id <> ?1 ORDER BY id")?;
+    let claimed: Vec<(i64, u32, u32)> = statement
+        .query_map(params![run, JobState::Claimed], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    let alone = claimed.len() == 1;
     let mut jobs = Vec::new();
     for (job, crashes, kills) in claimed {
-        let (crashes, kills) = if died { (crashes + 1, kills) } else { (crashes, kills + 1) };
-        tx.execute(
-            "UPDATE job SET state = 'released', crashes = ?2, kills = ?3, updated_at = ?4 WHERE id = ?1",
-            params![job, crashes, kills, utc_now()],
-        )?;
-        let rejected = crashes >= max_attempts || kills >= max_attempts * KILLS_PER_ATTEMPT;
+        let (crashes, kills) = match (blamed, alone) {
+            (true, true) => (crashes + 1, kills),
+            (true, false) => ((crashes + 1).min(max_attempts.saturating_sub(1)).max(1), kills),
+            (false, true) => (crashes, kills + 1),
+            (false, false) => (crashes, kills.max(1)),
+        };
+        move_job(tx, job, JobEvent::Release)?;
+        tx.execute("UPDATE job SET crashes = ?2, kills = ?3 WHERE id = ?1", params![job, crashes, kills])?;
+        let rejected = alone && (crashes >= max_attempts || kills > max_attempts * UNEXPLAINED_PER_ATTEMPT);
         if rejected {
-            reject(tx, job, &crashed_repeatedly(crashes.max(kills)))?;
+            reject(tx, job, &crashed_repeatedly(crashes + kills))?;
+            note_event(
+                tx,
+                Some(run),
+                "appliance",
+                "set_aside",
+                &format!("job {job}"),
+                &json!({ "crashes": crashes, "kills": kills }),
+            )?;
         }
         jobs.push(RecoveredJob { job, rejected });
     }
-    let reason = if died { "crash" } else { "killed" };
+    let reason = if blamed { "crash" } else { "killed" };
     tx.execute(
         "UPDATE run SET ended_at = ?2, end_reason = ?3 WHERE ended_at IS NULL AND id <> ?1",
         params![run, utc_now(), reason],
     )?;
     Ok(jobs)
+}
+
+/// Whether the kernel has killed for want of memory since a run began that has no end. Another boot counts anew and tells nothing.
+fn out_of_memory(tx: &Transaction<'_>, run: i64) -> Result<bool> {
+    Ok(tx.query_row(
+        "SELECT EXISTS(SELECT 1 FROM run now JOIN run old ON old.boot_id = now.boot_id AND old.oom_kills < now.oom_kills
+           WHERE now.id = ?1 AND old.id <> ?1 AND old.ended_at IS NULL)",
+        [run],
+        |row| row.get(0),
+    )?)
 }
 
 fn crashed_repeatedly(times: u32) -> Rejection {
@@ -80,11 +122,62 @@ fn crashed_repeatedly(times: u32) -> Rejection {
     }
 }
 
-/// Remembers the marker of an inbox.
-pub fn adopt_folder(tx: &Transaction<'_>, root: &Path, marker: &str) -> Result<()> {
+/// Notes what was done by whom; never changed afterwards.
+pub fn note_event(
+    tx: &Transaction<'_>,
+    run: Option<i64>,
+    actor: &str,
+    action: &str,
+    subject: &str,
+    detail: &serde_json::Value,
+) -> Result<()> {
     tx.execute(
-        "INSERT INTO folder(root, marker, adopted_at) VALUES(?1, ?2, ?3) ON CONFLICT(root) DO UPDATE SET marker = ?2",
-        params![root.as_os_str().as_bytes(), marker, utc_now()],
+        "INSERT INTO event(at, run_id, actor, action, subject, detail) VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+        params![utc_now(), run, actor, action, subject, detail.to_string()],
+    )?;
+    Ok(())
+}
+
+/// The state that `event` leads to, or the fault of asking for it.
+fn file_step(what: impl std::fmt::Display, state: FileState, event: FileEvent) -> Result<FileState> {
+    state.next(event).ok_or_else(|| LedgerError::Transition {
+        what: format!("file {what}"),
+        state: state.name(),
+        event: format!("{event:?}"),
+    })
+}
+
+fn job_step(what: impl std::fmt::Display, state: JobState, event: JobEvent) -> Result<JobState> {
+    state.next(event).ok_or_else(|| LedgerError::Transition {
+        what: format!("job {what}"),
+        state: state.name(),
+        event: format!("{event:?}"),
+    })
+}
+
+/// Takes a job through `event`; the state before.
+fn move_job(tx: &Transaction<'_>, job: i64, event: JobEvent) -> Result<JobState> {
+    let before = tx.query_row("SELECT state FROM job WHERE id = ?1", [job], |row| row.get(0))?;
+    let after = job_step(job, before, event)?;
+    tx.execute("UPDATE job SET state = ?2, updated_at = ?3 WHERE id = ?1", params![job, after, utc_now()])?;
+    Ok(before)
+}
+
+/// Takes a file through `event`; the state after.
+fn move_file(tx: &Transaction<'_>, file: i64, event: FileEvent) -> Result<FileState> {
+    let before = tx.query_row("SELECT state FROM file WHERE id = ?1", [file], |row| row.get(0))?;
+    let after = file_step(file, before, event)?;
+    if before != after {
+        tx.execute("UPDATE file SET state = ?2 WHERE id = ?1", params![file, after])?;
+    }
+    Ok(after)
+}
+
+/// Remembers the marker of a watched folder and the name that the configuration gives it.
+pub fn adopt_folder(tx: &Transaction<'_>, name: &str, root: &Path, marker: &str) -> Result<()> {
+    tx.execute(
+        "INSERT INTO folder(root, marker, adopted_at, name) VALUES(?1, ?2, ?3, ?4) ON CONFLICT(root) DO UPDATE SET marker = ?2, name = ?4",
+        params![root.as_os_str().as_bytes(), marker, utc_now(), name],
     )?;
     Ok(())
 }
@@ -92,7 +185,7 @@ pub fn adopt_folder(tx: &Transaction<'_>, root: &Path, marker: &str) -> Result<(
 /// A job as a claim finds it.
 struct Found {
     id: i64,
-    state: String,
+    state: JobState,
     run: i64,
     token: i64,
     why: Rejection,
@@ -120,55 +213,72 @@ pub fn claim(tx: &Transaction<'_>, file: &NewFile, sha256: &[u8; 32], bundle: i6
             params![sha256.as_slice(), bundle, run, token, now],
         )?;
         let job = tx.last_insert_rowid();
-        return work(tx, file, sha256, job);
+        return work(tx, file, sha256, job, &now);
     };
-    match job.state.as_str() {
-        "claimed" if job.run == run && job.token == token => work(tx, file, sha256, job.id),
-        "claimed" if job.run == run => {
-            sight(tx, file, Some(sha256), Some(job.id), "waiting", None)?;
+    match job.state {
+        JobState::Claimed if job.run == run && job.token == token => work(tx, file, sha256, job.id, &now),
+        JobState::Claimed if job.run == run => {
+            sight(tx, file, Some(sha256), Some(job.id), FileEvent::Wait, None, &now)?;
             Ok(Claim::Attached { job: job.id })
         }
-        "committed" => Ok(Claim::Known(Box::new(sight(tx, file, Some(sha256), Some(job.id), "reported", None)?))),
-        "rejected" => Ok(Claim::Known(Box::new(sight(tx, file, Some(sha256), Some(job.id), "rejected", Some(&job.why))?))),
-        _ => {
+        JobState::Committed => known(tx, file, sha256, job.id, FileEvent::Report, None, &now),
+        JobState::Rejected => known(tx, file, sha256, job.id, FileEvent::Reject, Some(&job.why), &now),
+        JobState::Claimed | JobState::RetryWait | JobState::Released => {
+            move_job(tx, job.id, JobEvent::Claim)?;
             tx.execute(
-                "UPDATE job SET state = 'claimed', attempts = attempts + 1, run_id = ?2, token = ?3, claimed_at = ?4, updated_at = ?4 WHERE id = ?1",
+                "UPDATE job SET attempts = attempts + 1, run_id = ?2, token = ?3, claimed_at = ?4, updated_at = ?4 WHERE id = ?1",
                 params![job.id, run, token, now],
             )?;
-            work(tx, file, sha256, job.id)
+            work(tx, file, sha256, job.id, &now)
         }
     }
 }
 
-fn work(tx: &Transaction<'_>, file: &NewFile, sha256: &[u8; 32], job: i64) -> Result<Claim> {
-    sight(tx, file, Some(sha256), Some(job), "waiting", None)?;
+fn known(
+    tx: &Transaction<'_>,
+    file: &NewFile,
+    sha256: &[u8; 32],
+    job: i64,
+    event: FileEvent,
+    why: Option<&Rejection>,
+    now: &str,
+) -> Result<Claim> {
+    Ok(Claim::Known(Box::new(sight(tx, file, Some(sha256), Some(job), event, why, now)?)))
+}
+
+fn work(tx: &Transaction<'_>, file: &NewFile, sha256: &[u8; 32], job: i64, now: &str) -> Result<Claim> {
+    sight(tx, file, Some(sha256), Some(job), FileEvent::Wait, None, now)?;
     let attempts = tx.query_row("SELECT attempts FROM job WHERE id = ?1", [job], |row| row.get(0))?;
     Ok(Claim::Work { job, attempts })
 }
 
-/// Writes or renews the row of a file that is not put away yet.
+/// Writes or renews the row of a file that is not put away yet. `now`: the same time as the claim's, so that a file is never received
+/// after it was begun.
 fn sight(
     tx: &Transaction<'_>,
     file: &NewFile,
     sha256: Option<&[u8; 32]>,
     job: Option<i64>,
-    state: &str,
+    event: FileEvent,
     why: Option<&Rejection>,
+    now: &str,
 ) -> Result<FileRow> {
     let path = file.path.as_os_str().as_bytes();
     let stamp = file.stamp;
-    let key = params![path, stamp.dev as i64, stamp.ino as i64, stamp.size as i64, stamp.mtime_ns];
-    let open: Option<i64> = tx
+    let key = params![path, stamp.dev as i64, stamp.ino as i64, stamp.size as i64, stamp.mtime_ns, file.folder];
+    let open: Option<(i64, FileState)> = tx
         .query_row(
-            "SELECT id FROM file WHERE path = ?1 AND dev = ?2 AND ino = ?3 AND size = ?4 AND mtime_ns = ?5 AND filed_at IS NULL",
+            "SELECT id, state FROM file WHERE folder = ?6 AND path = ?1 AND dev = ?2 AND ino = ?3 AND size = ?4 AND mtime_ns = ?5
+               AND filed_at IS NULL",
             key,
-            |row| row.get(0),
+            |row| Ok((row.get(0)?, row.get(1)?)),
         )
         .optional()?;
     let (code, message) = (why.map(|why| &why.code), why.map(|why| &why.message));
     let sha256 = sha256.map(|sha256| sha256.as_slice());
     let id = match open {
-        Some(id) => {
+        Some((id, before)) => {
+            let state = file_step(id, before, event)?;
             tx.execute(
                 "UPDATE file SET sha256 = coalesce(?2, sha256), job_id = ?3, state = ?4, code = ?5, message = ?6 WHERE id = ?1",
                 params![id, sha256, job, state, code, message],
@@ -176,12 +286,13 @@ fn sight(
             id
         }
         None => {
+            let state = file_step("new", FileState::Waiting, event)?;
             tx.execute(
-                "INSERT INTO file(path, path_text, case_id, dev, ino, size, mtime_ns, owner_uid, sha256, job_id, state, code, message, seen_at)
-                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                "INSERT INTO file(path, path_text, case_id, dev, ino, size, mtime_ns, owner_uid, sha256, job_id, state, code, message, seen_at,
+                   folder) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
                 params![
                     path, names::text(path), names::case_of(&file.path), stamp.dev as i64, stamp.ino as i64, stamp.size as i64,
-                    stamp.mtime_ns, file.owner, sha256, job, state, code, message, utc_now()
+                    stamp.mtime_ns, file.owner, sha256, job, state, code, message, now, file.folder
                 ],
             )?;
             tx.last_insert_rowid()
@@ -192,12 +303,13 @@ fn sight(
 
 /// A file that waits for something outside, e.g. for the permission to read it.
 pub fn wait(tx: &Transaction<'_>, file: &NewFile, why: &Rejection) -> Result<FileRow> {
-    sight(tx, file, None, None, "waiting", Some(why))
+    sight(tx, file, None, None, FileEvent::Wait, Some(why), &utc_now())
 }
 
 /// A file that ends without being read; `refused` ones stay where they are.
 pub fn reject_file(tx: &Transaction<'_>, file: &NewFile, why: &Rejection, refused: bool) -> Result<FileRow> {
-    sight(tx, file, None, None, if refused { "refused" } else { "rejected" }, Some(why))
+    let event = if refused { FileEvent::Refuse } else { FileEvent::Reject };
+    sight(tx, file, None, None, event, Some(why), &utc_now())
 }
 
 /// Report and receipt in one: the report's id and every file that now has to be put away.
@@ -207,24 +319,25 @@ pub fn commit(tx: &Transaction<'_>, job: i64, image: &Image, report: &NewReport)
         Some(id) => id,
         None => {
             tx.execute(
-                "UPDATE content SET format = ?2, width = ?3, height = ?4, pixels_sha256 = ?5, microns_per_pixel = ?6, thumbnail = ?7
+                "UPDATE content SET format = ?2, width = ?3, height = ?4, pixels_sha256 = ?5, microns_per_pixel = ?6
                  WHERE sha256 = (SELECT sha256 FROM job WHERE id = ?1)",
-                params![
-                    job, image.format, image.width, image.height, image.pixels_sha256.as_slice(), image.microns_per_pixel, image.thumbnail
-                ],
+                params![job, image.format, image.width, image.height, image.pixels_sha256.as_slice(), image.microns_per_pixel],
+            )?;
+            tx.execute(
+                "INSERT INTO thumbnail(sha256, jpeg) SELECT sha256, ?2 FROM job WHERE id = ?1 ON CONFLICT DO NOTHING",
+                params![job, image.thumbnail],
             )?;
             insert_report(tx, job, report)?
         }
     };
+    move_job(tx, job, JobEvent::Commit)?;
+    tx.execute("UPDATE job SET code = NULL, message = NULL WHERE id = ?1", [job])?;
+    let reported = file_step("of a job", FileState::Waiting, FileEvent::Report)?;
     tx.execute(
-        "UPDATE job SET state = 'committed', code = NULL, message = NULL, updated_at = ?2 WHERE id = ?1",
-        params![job, utc_now()],
+        "UPDATE file SET state = ?2, code = NULL, message = NULL WHERE job_id = ?1 AND filed_at IS NULL AND state = ?3",
+        params![job, reported, FileState::Waiting],
     )?;
-    tx.execute(
-        "UPDATE file SET state = 'reported', code = NULL, message = NULL WHERE job_id = ?1 AND filed_at IS NULL AND state = 'waiting'",
-        [job],
-    )?;
-    Ok((id, unfiled_of(tx, job, "reported")?))
+    Ok((id, unfiled_of(tx, job, reported)?))
 }
 
 fn insert_report(tx: &Transaction<'_>, job: i64, report: &NewReport) -> Result<i64> {
@@ -247,8 +360,10 @@ fn insert_report(tx: &Transaction<'_>, job: i64, report: &NewReport) -> Result<i
     tx.execute(
         "INSERT INTO report(job_id, created_at, verdict, verdict_reasons, class, leading_class, confidence, probabilities, image_only,
            image_only_class, alpha_text, logits, image_logits, logits_without_text, flags, description, description_key, description_tokens,
-           description_tokens_read, description_read_until, mean_token_logprob, stop_reason, provider, provider_note, elapsed, version)
-         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)",
+           description_tokens_read, description_read_until, mean_token_logprob, stop_reason, provider, provider_note, elapsed, version,
+           qualification_sha256, temperature)
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26,
+           (SELECT run.qualification_sha256 FROM job JOIN run ON run.id = job.run_id WHERE job.id = ?1), ?27)",
         params![
             job,
             utc_now(),
@@ -276,6 +391,7 @@ fn insert_report(tx: &Transaction<'_>, job: i64, report: &NewReport) -> Result<i
             report.provider_note,
             serde_json::Value::Object(report.elapsed_ms.iter().map(|(stage, ms)| (stage.clone(), serde_json::json!(ms))).collect()).to_string(),
             env!("CARGO_PKG_VERSION"),
+            report.temperature,
         ],
     )?;
     Ok(tx.last_insert_rowid())
@@ -289,18 +405,17 @@ fn description_key(text: &str) -> i64 {
 
 /// The job ends without a report: every file of it that now has to be put away.
 pub fn reject(tx: &Transaction<'_>, job: i64, why: &Rejection) -> Result<Vec<FileRow>> {
+    move_job(tx, job, JobEvent::Reject)?;
+    tx.execute("UPDATE job SET code = ?2, message = ?3 WHERE id = ?1", params![job, why.code, why.message])?;
+    let rejected = file_step("of a job", FileState::Waiting, FileEvent::Reject)?;
     tx.execute(
-        "UPDATE job SET state = 'rejected', code = ?2, message = ?3, updated_at = ?4 WHERE id = ?1 AND state <> 'committed'",
-        params![job, why.code, why.message, utc_now()],
+        "UPDATE file SET state = ?4, code = ?2, message = ?3 WHERE job_id = ?1 AND filed_at IS NULL AND state = ?5",
+        params![job, why.code, why.message, rejected, FileState::Waiting],
     )?;
-    tx.execute(
-        "UPDATE file SET state = 'rejected', code = ?2, message = ?3 WHERE job_id = ?1 AND filed_at IS NULL AND state = 'waiting'",
-        params![job, why.code, why.message],
-    )?;
-    unfiled_of(tx, job, "rejected")
+    unfiled_of(tx, job, rejected)
 }
 
-fn unfiled_of(tx: &Transaction<'_>, job: i64, state: &str) -> Result<Vec<FileRow>> {
+fn unfiled_of(tx: &Transaction<'_>, job: i64, state: FileState) -> Result<Vec<FileRow>> {
     let sql = format!("SELECT {FILE_COLUMNS} WHERE f.job_id = ?1 AND f.state = ?2 AND f.filed_at IS NULL ORDER BY f.id");
     let mut statement = tx.prepare(&sql)?;
     Ok(statement.query_map(params![job, state], file_row)?.collect::<rusqlite::Result<_>>()?)
@@ -308,66 +423,87 @@ fn unfiled_of(tx: &Transaction<'_>, job: i64, state: &str) -> Result<Vec<FileRow
 
 /// The attempt did not count: the program stops, or the cause is not the file's own.
 pub fn release(tx: &Transaction<'_>, job: i64, run: i64) -> Result<()> {
-    tx.execute(
-        "UPDATE job SET state = 'released', attempts = max(attempts - 1, 0), updated_at = ?3 WHERE id = ?1 AND run_id = ?2 AND state = 'claimed'",
-        params![job, run, utc_now()],
-    )?;
+    let held = "SELECT EXISTS(SELECT 1 FROM job WHERE id = ?1 AND run_id = ?2 AND state = ?3)";
+    if tx.query_row(held, params![job, run, JobState::Claimed], |row| row.get(0))? {
+        move_job(tx, job, JobEvent::Release)?;
+        tx.execute("UPDATE job SET attempts = max(attempts - 1, 0) WHERE id = ?1", [job])?;
+    }
     Ok(())
 }
 
 /// The attempt counts, and there will be another.
 pub fn retry_later(tx: &Transaction<'_>, job: i64, why: &Rejection) -> Result<()> {
-    tx.execute(
-        "UPDATE job SET state = 'retry_wait', code = ?2, message = ?3, updated_at = ?4 WHERE id = ?1 AND state = 'claimed'",
-        params![job, why.code, why.message, utc_now()],
-    )?;
+    move_job(tx, job, JobEvent::TryLater)?;
+    tx.execute("UPDATE job SET code = ?2, message = ?3 WHERE id = ?1", params![job, why.code, why.message])?;
     Ok(())
 }
 
-/// The file lies at its last place.
-pub fn filed(tx: &Transaction<'_>, file: i64, state: &str, path: &Path) -> Result<()> {
+/// The file lies at its last place: the state that it has now.
+pub fn placed(tx: &Transaction<'_>, file: i64, path: &Path) -> Result<FileState> {
+    let state = move_file(tx, file, FileEvent::Place)?;
     tx.execute(
-        "UPDATE file SET state = ?2, filed_path = ?3, filed_at = ?4 WHERE id = ?1 AND filed_at IS NULL",
-        params![file, state, path.as_os_str().as_bytes(), utc_now()],
+        "UPDATE file SET filed_path = ?2, filed_at = ?3 WHERE id = ?1 AND filed_at IS NULL",
+        params![file, path.as_os_str().as_bytes(), utc_now()],
     )?;
-    Ok(())
+    Ok(state)
 }
 
-/// The file is no longer in the inbox although it was not put away: `vanished`, or `replaced` by another of the same name.
-pub fn left(tx: &Transaction<'_>, file: i64, state: &str) -> Result<()> {
-    tx.execute("UPDATE file SET state = ?2, filed_at = ?3 WHERE id = ?1 AND filed_at IS NULL", params![file, state, utc_now()])?;
-    Ok(())
+/// The file is no longer in the inbox although it was not put away: [`FileEvent::Vanish`], or [`FileEvent::Replace`] by another of the
+/// same name.
+pub fn left(tx: &Transaction<'_>, file: i64, event: FileEvent) -> Result<FileState> {
+    let state = move_file(tx, file, event)?;
+    tx.execute("UPDATE file SET filed_at = ?2 WHERE id = ?1 AND filed_at IS NULL", params![file, utc_now()])?;
+    Ok(state)
 }
 
 /// A file that was sighted but left the inbox before it was judged.
 pub fn gone(tx: &Transaction<'_>, file: &NewFile) -> Result<()> {
     let stamp = file.stamp;
+    let vanished = file_step("sighted", FileState::Waiting, FileEvent::Vanish)?;
     tx.execute(
-        "UPDATE file SET state = 'vanished', filed_at = ?6 WHERE path = ?1 AND dev = ?2 AND ino = ?3 AND size = ?4 AND mtime_ns = ?5
-           AND filed_at IS NULL AND state = 'waiting'",
-        params![file.path.as_os_str().as_bytes(), stamp.dev as i64, stamp.ino as i64, stamp.size as i64, stamp.mtime_ns, utc_now()],
+        "UPDATE file SET state = ?7, filed_at = ?6 WHERE folder = ?8 AND path = ?1 AND dev = ?2 AND ino = ?3 AND size = ?4
+           AND mtime_ns = ?5 AND filed_at IS NULL AND state = ?9",
+        params![
+            file.path.as_os_str().as_bytes(),
+            stamp.dev as i64,
+            stamp.ino as i64,
+            stamp.size as i64,
+            stamp.mtime_ns,
+            utc_now(),
+            vanished,
+            file.folder,
+            FileState::Waiting
+        ],
     )?;
     Ok(())
 }
 
-/// First half of a retry: the job forgets its failures, the file is about to return to the inbox.
-pub fn begin_retry(tx: &Transaction<'_>, file: &FileRow) -> Result<()> {
+/// First half of a retry: the job forgets its failures, the file is about to return to the inbox. `actor`: who asked for it.
+pub fn begin_retry(tx: &Transaction<'_>, file: &FileRow, actor: &str) -> Result<()> {
     if let Some(job) = file.job {
-        tx.execute(
-            "UPDATE job SET state = 'released', attempts = 0, crashes = 0, kills = 0, code = NULL, message = NULL, updated_at = ?2
-             WHERE id = ?1 AND state = 'rejected'",
-            params![job, utc_now()],
-        )?;
+        let state: JobState = tx.query_row("SELECT state FROM job WHERE id = ?1", [job], |row| row.get(0))?;
+        if state == JobState::Rejected {
+            move_job(tx, job, JobEvent::Retry)?;
+            tx.execute("UPDATE job SET attempts = 0, crashes = 0, kills = 0, code = NULL, message = NULL WHERE id = ?1", [job])?;
+        }
     }
-    tx.execute("UPDATE file SET state = 'retrying' WHERE id = ?1 AND state IN ('failed', 'refused', 'retrying')", [file.id])?;
+    if file.state != FileState::Retrying {
+        note_event(tx, None, actor, "retry", &format!("file {}", file.id), &json!({ "code": file.code }))?;
+    }
+    move_file(tx, file.id, FileEvent::BeginRetry)?;
     Ok(())
 }
 
 /// Second half of a retry: the file lies in the inbox again and will get a row of its own.
 pub fn end_retry(tx: &Transaction<'_>, file: i64) -> Result<()> {
-    tx.execute(
-        "UPDATE file SET state = 'retried', filed_at = coalesce(filed_at, ?2) WHERE id = ?1 AND state = 'retrying'",
-        params![file, utc_now()],
-    )?;
+    move_file(tx, file, FileEvent::EndRetry)?;
+    tx.execute("UPDATE file SET filed_at = coalesce(filed_at, ?2) WHERE id = ?1", params![file, utc_now()])?;
+    Ok(())
+}
+
+/// A retry that did not succeed: the file stays where it failed.
+pub fn give_up_retry(tx: &Transaction<'_>, file: &FileRow) -> Result<()> {
+    let event = if file.filed_path.is_some() { FileEvent::StayFailed } else { FileEvent::StayRefused };
+    move_file(tx, file.id, event)?;
     Ok(())
 }

@@ -1,12 +1,19 @@
 //! What goes into the ledger and what comes out.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use super::FileState;
 use crate::files::Stamp;
+
+/// The name of the folder that the configuration calls `inbox`.
+pub const INBOX: &str = "inbox";
 
 /// A file as the scanner saw it.
 #[derive(Clone, Debug)]
 pub struct NewFile {
+    /// Name of the watched folder.
+    pub folder: Arc<str>,
     /// Path below the inbox.
     pub path: PathBuf,
     /// Its state on disk.
@@ -28,6 +35,10 @@ pub struct RunStart {
     pub bundle_sha256: String,
     /// The bundle's classes.
     pub classes: Vec<String>,
+    /// SHA-256 of the bundle's qualification, hex, if it has one.
+    pub qualification_sha256: Option<String>,
+    /// How many processes the kernel has killed for want of memory since it started, if it says so.
+    pub oom_kills: Option<i64>,
 }
 
 /// What a claim leads to.
@@ -71,7 +82,7 @@ pub struct Image {
     pub pixels_sha256: [u8; 32],
     /// Micrometres a pixel, if the file says so.
     pub microns_per_pixel: Option<f64>,
-    /// A JPEG of at most 512 pixels a side.
+    /// A JPEG of at most 512 pixels a side; empty in a list of reports, which shows none.
     pub thumbnail: Vec<u8>,
 }
 
@@ -130,6 +141,8 @@ pub struct NewReport {
     pub described: Option<Described>,
     /// Stable words, e.g. `disagree`.
     pub flags: Vec<String>,
+    /// The logits were divided by it before the softmax; none in reports from before it was kept.
+    pub temperature: Option<f64>,
     /// Device that computed.
     pub provider: String,
     /// Why it is another device than the one asked for.
@@ -143,6 +156,8 @@ pub struct NewReport {
 pub struct FileRow {
     /// The id that people use.
     pub id: i64,
+    /// Name of the watched folder.
+    pub folder: Arc<str>,
     /// Path below the inbox.
     pub path: PathBuf,
     /// The same as text.
@@ -159,8 +174,8 @@ pub struct FileRow {
     pub job: Option<i64>,
     /// The report of these bytes.
     pub report: Option<i64>,
-    /// `waiting`, `reported`, `filed`, ...
-    pub state: String,
+    /// Where it is in its life.
+    pub state: FileState,
     /// Why there is no report.
     pub code: Option<String>,
     /// The same as a sentence.
@@ -198,10 +213,16 @@ pub struct ReportRow {
     pub reported_at: String,
     /// The bundle.
     pub bundle_sha256: String,
+    /// SHA-256 of its qualification at that time, if it had one.
+    pub qualification_sha256: Option<String>,
+    /// Name of the watched folder of that first file.
+    pub folder: String,
     /// The appliance's version that wrote it.
     pub version: String,
-    /// Every case in which these bytes were dropped.
+    /// The first cases in which these bytes were dropped.
     pub cases: Vec<String>,
+    /// Whether there are more.
+    pub more_cases: bool,
     /// Reports of other files with the same pixels.
     pub same_pixels: Vec<i64>,
 }

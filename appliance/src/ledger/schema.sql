@@ -1,4 +1,5 @@
--- The ledger, version 1. Other programs read the views `reports` and `files`; the tables are the appliance's own.
+-- The tables of the ledger, version 2. They are the appliance's own; other programs read the views (views.sql). New columns stand last, as
+-- from-1.sql appends them.
 CREATE TABLE bundle(
   id INTEGER PRIMARY KEY,
   sha256 TEXT NOT NULL UNIQUE CHECK(length(sha256) = 64),
@@ -14,13 +15,16 @@ CREATE TABLE run(
   host TEXT NOT NULL,
   version TEXT NOT NULL,
   provider TEXT NOT NULL,
-  bundle_id INTEGER NOT NULL REFERENCES bundle(id)) STRICT;
+  bundle_id INTEGER NOT NULL REFERENCES bundle(id),
+  qualification_sha256 TEXT CHECK(length(qualification_sha256) = 64),
+  oom_kills INTEGER) STRICT;
 
 CREATE TABLE folder(
   id INTEGER PRIMARY KEY,
   root BLOB NOT NULL UNIQUE,
   marker TEXT NOT NULL UNIQUE,
-  adopted_at TEXT NOT NULL) STRICT;
+  adopted_at TEXT NOT NULL,
+  name TEXT NOT NULL DEFAULT 'inbox') STRICT;
 
 CREATE TABLE content(
   sha256 BLOB PRIMARY KEY CHECK(length(sha256) = 32),
@@ -30,9 +34,13 @@ CREATE TABLE content(
   width INTEGER,
   height INTEGER,
   pixels_sha256 BLOB CHECK(length(pixels_sha256) = 32),
-  microns_per_pixel REAL,
-  thumbnail BLOB) STRICT, WITHOUT ROWID;
+  microns_per_pixel REAL) STRICT, WITHOUT ROWID;
 CREATE INDEX content_pixels ON content(pixels_sha256) WHERE pixels_sha256 IS NOT NULL;
+
+-- Once for each content, beside the rows that every look touches.
+CREATE TABLE thumbnail(
+  sha256 BLOB PRIMARY KEY REFERENCES content(sha256),
+  jpeg BLOB NOT NULL) STRICT;
 
 -- One image content under one bundle.
 CREATE TABLE job(
@@ -71,11 +79,13 @@ CREATE TABLE file(
   message TEXT,
   seen_at TEXT NOT NULL,
   filed_path BLOB,
-  filed_at TEXT) STRICT;
-CREATE UNIQUE INDEX file_open ON file(path, dev, ino, size, mtime_ns) WHERE filed_at IS NULL;
+  filed_at TEXT,
+  folder TEXT NOT NULL DEFAULT 'inbox') STRICT;
+CREATE UNIQUE INDEX file_open ON file(folder, path, dev, ino, size, mtime_ns) WHERE filed_at IS NULL;
 CREATE INDEX file_unfinished ON file(state) WHERE filed_at IS NULL;
 CREATE INDEX file_job ON file(job_id);
-CREATE INDEX file_sha ON file(sha256);
+CREATE INDEX file_sha ON file(sha256, case_id);
+CREATE INDEX file_retrying ON file(id) WHERE state = 'retrying';
 CREATE INDEX file_case ON file(case_id, seen_at);
 
 CREATE TABLE report(
@@ -105,25 +115,39 @@ CREATE TABLE report(
   provider TEXT NOT NULL,
   provider_note TEXT,
   elapsed TEXT NOT NULL CHECK(json_valid(elapsed)),
-  version TEXT NOT NULL) STRICT;
+  version TEXT NOT NULL,
+  qualification_sha256 TEXT CHECK(length(qualification_sha256) = 64),
+  temperature REAL CHECK(temperature > 0)) STRICT;
 CREATE INDEX report_created ON report(created_at);
 CREATE INDEX report_description ON report(description_key) WHERE description_key IS NOT NULL;
 
-CREATE TRIGGER report_fixed BEFORE UPDATE ON report BEGIN SELECT RAISE(ABORT, 'a report never changes'); END;
-CREATE TRIGGER report_kept BEFORE DELETE ON report BEGIN SELECT RAISE(ABORT, 'a report is never deleted'); END;
+-- The tiles of a slide's report, each a region of one level of the slide.
+CREATE TABLE tile(
+  report_id INTEGER NOT NULL REFERENCES report(id),
+  level INTEGER NOT NULL CHECK(level >= 0),
+  x INTEGER NOT NULL,
+  y INTEGER NOT NULL,
+  width INTEGER NOT NULL CHECK(width > 0),
+  height INTEGER NOT NULL CHECK(height > 0),
+  class TEXT,
+  probabilities TEXT NOT NULL CHECK(json_valid(probabilities)),
+  described INTEGER NOT NULL CHECK(described IN (0, 1)),
+  verdict TEXT NOT NULL CHECK(verdict IN ('accepted', 'abstain', 'not_assessed')),
+  PRIMARY KEY(report_id, level, y, x)) STRICT, WITHOUT ROWID;
 
-CREATE VIEW reports AS
-SELECT r.id AS id, lower(hex(j.sha256)) AS image_sha256, f.path_text AS source, f.case_id AS case_id, f.seen_at AS received_at,
-  r.created_at AS reported_at, r.class AS class, r.leading_class AS leading_class, r.confidence AS confidence,
-  r.probabilities AS probabilities, r.image_only_class AS image_only_class, r.image_only AS image_only, r.alpha_text AS alpha_text,
-  r.verdict AS verdict, r.verdict_reasons AS verdict_reasons, r.flags AS flags, r.description AS description,
-  r.description_tokens AS description_tokens, r.description_tokens_read AS description_tokens_read,
-  r.mean_token_logprob AS mean_token_logprob, r.stop_reason AS stop_reason, b.sha256 AS bundle_sha256, r.provider AS provider,
-  r.elapsed AS elapsed_ms, c.width AS width, c.height AS height, c.format AS format, c.size AS size
-FROM report r JOIN job j ON j.id = r.job_id JOIN bundle b ON b.id = j.bundle_id JOIN content c ON c.sha256 = j.sha256
-  LEFT JOIN file f ON f.id = (SELECT min(id) FROM file WHERE job_id = j.id);
+-- What was done by whom: a person's retry, a migration, a file set aside.
+CREATE TABLE event(
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  at TEXT NOT NULL,
+  run_id INTEGER REFERENCES run(id),
+  actor TEXT NOT NULL,
+  action TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  detail TEXT NOT NULL CHECK(json_valid(detail))) STRICT;
 
-CREATE VIEW files AS
-SELECT f.id AS id, f.path_text AS source, f.case_id AS case_id, nullif(lower(hex(f.sha256)), '') AS image_sha256, f.state AS state, f.code AS code,
-  f.message AS message, r.id AS report_id, f.seen_at AS seen_at, f.filed_at AS filed_at, f.size AS size
-FROM file f LEFT JOIN report r ON r.job_id = f.job_id;
+-- How many files stand in each state, by the quarter of an hour in which they reached it; kept by triggers.
+CREATE TABLE tally(
+  state TEXT NOT NULL,
+  quarter TEXT NOT NULL,
+  files INTEGER NOT NULL,
+  PRIMARY KEY(state, quarter)) STRICT, WITHOUT ROWID;

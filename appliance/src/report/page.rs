@@ -101,9 +101,14 @@ fn verdict(report: &NewReport) -> Markup {
 pub fn sentences(report: &NewReport) -> Vec<&str> {
     let reasons = report.verdict_reasons.iter().map(|code| codes::reason(code));
     match report.verdict.as_str() {
-        "accepted" => vec![
+        "accepted" if report.flags.is_empty() => vec![
             "Accepted: the probability lies above the threshold that was set on validation data, and nothing speaks against it.",
         ],
+        "accepted" => {
+            vec![
+                "Accepted: the probability lies above the threshold that was set on validation data. Mind the flags of this report.",
+            ]
+        }
         "abstain" => reasons.collect(),
         _ => {
             std::iter::once("Not assessed.").chain(reasons).chain(["Read it as the model's leaning, not as a result."]).collect()
@@ -209,6 +214,9 @@ fn flags(row: &ReportRow, at: &Placement<'_>) -> Markup {
                     b { "SAME IMAGE AS CASE " @if case.is_empty() { "(none)" } @else { (case) } } ": possible mix-up of samples. " code { "same_image_other_case" }
                 }
             }
+            @if row.more_cases {
+                li class="red" { b { "AND IN FURTHER CASES: " } code { "mmlnb-appliance show " (row.id) } " names them all." }
+            }
             @for flag in &row.report.flags {
                 li {
                     (codes::flag(flag)) " "
@@ -232,12 +240,21 @@ fn provenance(row: &ReportRow, at: &Placement<'_>) -> Markup {
         table class="facts" {
             (fact("Report and file", html! { "report " (row.id) ", file " (at.file) ", in the inbox " (at.source) }))
             (fact("Image file", html! { (format) ", " (row.size) " bytes, SHA-256 " code { (hex(&row.sha256)) } "; pixels " code { (pixels) } "…" }))
-            (fact("Received, started, finished", html! { (at.received_at) ", " (row.started_at) ", " (row.reported_at) }))
+            (fact("Received, started, finished", received(row, at)))
             (fact("Time", html! { (stages.join(", ")) }))
             (fact("Device", html! { (report.provider) @if let Some(note) = &report.provider_note { ": " (note) } }))
             (fact("Bundle", html! { "SHA-256 " code { (row.bundle_sha256) } }))
             (fact("Appliance", html! { "version " (row.version) "; check with: " code { "mmlnb-appliance show " (row.id) } " and " code { "mmlnb-appliance verify" } }))
         }
+    }
+}
+
+/// A later copy of the same bytes was received after the work on them, and a clock may have been set back in between.
+fn received(row: &ReportRow, at: &Placement<'_>) -> Markup {
+    html! {
+        (at.received_at)
+        @if at.received_at > row.started_at.as_str() { "; the same bytes were assessed before: " } @else { ", " }
+        (row.started_at) ", " (row.reported_at)
     }
 }
 
@@ -276,6 +293,7 @@ pub mod tests {
                     stop_reason: "end_token".into(),
                 }),
                 flags: vec!["description_partly_read".into()],
+                temperature: Some(1.0),
                 provider: "cpu".into(),
                 provider_note: None,
                 elapsed_ms: vec![("decode".into(), 12.0), ("describe".into(), 800.0)],
@@ -296,8 +314,11 @@ pub mod tests {
             started_at: "2026-01-01T00:00:01.000Z".into(),
             reported_at: "2026-01-01T00:00:02.000Z".into(),
             bundle_sha256: "ab".repeat(32),
+            qualification_sha256: None,
+            folder: "inbox".into(),
             version: "0.1.0".into(),
             cases: vec!["S1".into(), "S2".into()],
+            more_cases: false,
             same_pixels: vec![],
         }
     }
@@ -342,6 +363,35 @@ pub mod tests {
         assert!(page.contains("<li>The probability lies below the threshold"), "{page}");
         assert!(page.contains("<li>The patch looks unlike"), "{page}");
         assert!(page.contains("The appliance abstains") && page.contains("PD leads with probability 0.810"));
+    }
+
+    #[test]
+    fn an_accepted_report_with_flags_does_not_say_that_nothing_speaks_against_it() {
+        let mut row = row();
+        row.report.verdict = "accepted".into();
+        for flag in ["description_generic", "blurred", "stain_left"] {
+            row.report.flags = vec![flag.into()];
+            let page = page(&row, &placement());
+            assert!(!page.contains("nothing speaks against") && page.contains("Mind the flags"), "{page}");
+        }
+        row.report.flags.clear();
+        assert!(page(&row, &placement()).contains("nothing speaks against it"));
+    }
+
+    #[test]
+    fn a_later_copy_is_not_told_to_be_received_before_it_was_begun() {
+        let at = Placement { received_at: "2026-02-01T00:00:00.000Z", ..placement() };
+        assert!(
+            page(&row(), &at).contains("2026-02-01T00:00:00.000Z; the same bytes were assessed before: 2026-01-01T00:00:01.000Z")
+        );
+        assert!(page(&row(), &placement()).contains("2026-01-01T00:00:00.000Z, 2026-01-01T00:00:01.000Z, "));
+    }
+
+    #[test]
+    fn further_cases_are_told_without_a_name() {
+        let mut row = row();
+        row.more_cases = true;
+        assert!(page(&row, &placement()).contains("AND IN FURTHER CASES"));
     }
 
     #[test]

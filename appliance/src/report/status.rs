@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::style;
 use crate::clock;
-use crate::ledger::FileRow;
+use crate::ledger::{FileRow, FileState};
 
 /// How well the appliance is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -101,17 +101,18 @@ fn latest(files: &[FileRow], folder: &Path) -> Markup {
 
 /// A file's state in words.
 pub fn words(row: &FileRow) -> String {
-    match row.state.as_str() {
-        "filed" => "reported".to_owned(),
-        "reported" => "reported, being put away".to_owned(),
-        "waiting" if row.code.is_some() => format!("waiting: {}", row.message.as_deref().unwrap_or("")),
-        "waiting" => "in work".to_owned(),
-        "failed" | "rejected" => format!("no report: {}", super::codes::find(row.code.as_deref().unwrap_or("")).title),
-        "refused" => "whole slide, stays where it is; see the note beside it".to_owned(),
-        "vanished" => "taken away before it was put away".to_owned(),
-        "replaced" => "replaced by another file of the same name".to_owned(),
-        "retried" | "retrying" => "tried again".to_owned(),
-        other => other.to_owned(),
+    match row.state {
+        FileState::Filed => "reported".to_owned(),
+        FileState::Reported => "reported, being put away".to_owned(),
+        FileState::Waiting if row.code.is_some() => format!("waiting: {}", row.message.as_deref().unwrap_or("")),
+        FileState::Waiting => "in work".to_owned(),
+        FileState::Failed | FileState::Rejected => {
+            format!("no report: {}", super::codes::find(row.code.as_deref().unwrap_or("")).title)
+        }
+        FileState::Refused => "whole slide, stays where it is; see the note beside it".to_owned(),
+        FileState::Vanished => "taken away before it was put away".to_owned(),
+        FileState::Replaced => "replaced by another file of the same name".to_owned(),
+        FileState::Retried | FileState::Retrying => "tried again".to_owned(),
     }
 }
 
@@ -198,9 +199,10 @@ mod tests {
     use super::*;
     use crate::files::Stamp;
 
-    fn file(state: &str) -> FileRow {
+    fn file(state: FileState) -> FileRow {
         FileRow {
             id: 1,
+            folder: "inbox".into(),
             path: "S1/a b.png".into(),
             path_text: "S1/a b.png".into(),
             case_id: "S1".into(),
@@ -209,7 +211,7 @@ mod tests {
             sha256: None,
             job: None,
             report: Some(3),
-            state: state.into(),
+            state,
             code: None,
             message: None,
             seen_at: clock::utc_now(),
@@ -220,8 +222,8 @@ mod tests {
 
     #[test]
     fn links_work_from_inbox_and_done() {
-        assert_eq!(link(&file("filed"), Path::new("/srv/done")).unwrap(), "S1/a%20b.png.report.html");
-        assert_eq!(link(&file("filed"), Path::new("/srv/inbox")).unwrap(), "../done/S1/a%20b.png.report.html");
+        assert_eq!(link(&file(FileState::Filed), Path::new("/srv/done")).unwrap(), "S1/a%20b.png.report.html");
+        assert_eq!(link(&file(FileState::Filed), Path::new("/srv/inbox")).unwrap(), "../done/S1/a%20b.png.report.html");
     }
 
     #[test]
@@ -236,7 +238,7 @@ mod tests {
             failed_today: 0,
             device: "cpu".into(),
             free: 5 << 30,
-            latest: vec![file("filed")],
+            latest: vec![file(FileState::Filed)],
             written_at: clock::utc_now(),
             started_at: clock::utc_now(),
         };
