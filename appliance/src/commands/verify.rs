@@ -2,8 +2,7 @@
 
 use serde_json::json;
 
-use super::{open_for_reading, print};
-use crate::cli::Machine;
+use super::{Machine, open_for_reading, print};
 use crate::error::{Exit, Failure};
 use crate::intake::Folder;
 use crate::ledger::{FileRow, open, read};
