@@ -1,5 +1,6 @@
 //! The appliance: a drop folder in, reports in SQLite and beside the images out.
 
+pub mod assess;
 pub mod cli;
 pub mod clock;
 pub mod commands;

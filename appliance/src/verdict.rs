@@ -4,8 +4,8 @@ use mmlnb_models::bundle::Calibration;
 pub use mmlnb_models::verdict::leading;
 use mmlnb_models::verdict::{self, Decision, Evidence, Text};
 
+use crate::assess::appearance::Appearance;
 use crate::engine::{Assessment, Classification, Description, Provider, StopReason};
-use crate::intake::appearance::Appearance;
 use crate::ledger::{Classified, Described, NewReport};
 
 /// Slower than this the report is flagged `slow`, in milliseconds.
@@ -63,6 +63,8 @@ fn evidence<'a>(assessment: &'a Assessment, classified: &'a Classified, appearan
         tissue_share: Some(appearance.tissue),
         image_size: Some(appearance.size),
         microns_per_pixel: appearance.microns_per_pixel,
+        blank_tail: appearance.blank_tail,
+        damaged: appearance.damaged,
         text: text.map(|text| Text { words: &text.text, finished: text.stop_reason == StopReason::EndToken }),
     }
 }
@@ -171,6 +173,8 @@ mod tests {
         colours: [0.0; 7],
         trailing_bytes: false,
         phantom: false,
+        blank_tail: false,
+        damaged: false,
     };
 
     #[test]
@@ -213,6 +217,21 @@ mod tests {
         let blank = Appearance { tissue: 0.0, ..PLAIN };
         let report = report(&assessment([0.1, 0.7, 0.2], Some([0.8, 0.1, 0.1])), &blank, &[], &rules).unwrap();
         assert_eq!(report.verdict_reasons, ["image_disagrees", "no_tissue", "description_unfinished"]);
+    }
+
+    #[test]
+    fn an_image_with_an_unwritten_end_or_damage_is_never_accepted() {
+        let rules = rules(Some(Calibration { threshold: Some(0.6), ..Calibration::default() }));
+        let mut sure = assessment([0.0, 1.0, 0.0], None);
+        sure.description.iter_mut().for_each(|text| text.stop_reason = StopReason::EndToken);
+        assert_eq!(report(&sure, &PLAIN, &[], &rules).unwrap().verdict, "accepted");
+        let blank = Appearance { blank_tail: true, ..PLAIN };
+        let damaged = Appearance { damaged: true, ..PLAIN };
+        for (appearance, reason, flag) in [(blank, "image_unfinished", "blank_tail"), (damaged, "image_damaged", "damaged")] {
+            let told = report(&sure, &appearance, &[], &rules).unwrap();
+            assert_eq!((told.verdict.as_str(), told.verdict_reasons), ("abstain", vec![reason.to_owned()]));
+            assert_eq!(told.flags, [flag]);
+        }
     }
 
     #[test]

@@ -59,5 +59,6 @@ fn the_unit_and_the_program_agree() {
     has(&format!("ExecStart=/usr/bin/mmlnb-appliance run --config {}", mmlnb_appliance::config::DEFAULT_FILE));
     has("RestartPreventExitStatus=2 65 77 78");
     has("User=mmlnb");
+    has("SystemCallFilter=seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self");
     has("SupplementaryGroups=mmlnb-drop");
 }

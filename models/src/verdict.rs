@@ -28,6 +28,10 @@ pub struct Evidence<'a> {
     pub image_size: Option<[usize; 2]>,
     /// Micrometres a pixel, if the file states them.
     pub microns_per_pixel: Option<f64>,
+    /// A part of the file was perhaps never written.
+    pub blank_tail: bool,
+    /// The decoder found damage that it read past.
+    pub damaged: bool,
     /// The text that the describer wrote and the classifier read.
     pub text: Option<Text<'a>>,
 }
@@ -77,6 +81,10 @@ pub enum Reason {
     DescriptionUnfinished,
     /// The description is one that is written for many images, repeats itself, or is empty.
     DescriptionGeneric,
+    /// A part of the file was perhaps never written.
+    ImageUnfinished,
+    /// The file is damaged.
+    ImageDamaged,
 }
 
 impl Decision {
@@ -92,7 +100,7 @@ impl Decision {
 
 impl Reason {
     /// All of them, in the order in which they are told.
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 13] = [
         Reason::NotCalibrated,
         Reason::NoThreshold,
         Reason::LowConfidence,
@@ -104,6 +112,8 @@ impl Reason {
         Reason::UnusualMagnification,
         Reason::DescriptionUnfinished,
         Reason::DescriptionGeneric,
+        Reason::ImageUnfinished,
+        Reason::ImageDamaged,
     ];
 
     /// Its code in JSON and tables.
@@ -120,6 +130,8 @@ impl Reason {
             Reason::UnusualMagnification => "unusual_magnification",
             Reason::DescriptionUnfinished => "description_unfinished",
             Reason::DescriptionGeneric => "description_generic",
+            Reason::ImageUnfinished => "image_unfinished",
+            Reason::ImageDamaged => "image_damaged",
         }
     }
 
@@ -147,6 +159,10 @@ impl Reason {
             Reason::DescriptionGeneric => {
                 "The description says nothing about this patch: it is empty, repeats itself, or is written for many different patches."
             }
+            Reason::ImageUnfinished => {
+                "A part of the image file was perhaps never written: it is only reserved, or its end is only zeros."
+            }
+            Reason::ImageDamaged => "The image file is damaged; parts of the picture may be wrong.",
         }
     }
 
@@ -187,6 +203,8 @@ pub fn verdict(evidence: &Evidence<'_>, calibration: Option<&Calibration>) -> (D
         Reason::UnusualMagnification => evidence.microns_per_pixel.is_some_and(|scale| unusual_scale(scale, ranges)),
         Reason::DescriptionUnfinished => evidence.text.is_some_and(|text| !text.finished),
         Reason::DescriptionGeneric => evidence.text.is_some_and(|text| generic(text.words, &calibration.generic_texts)),
+        Reason::ImageUnfinished => evidence.blank_tail,
+        Reason::ImageDamaged => evidence.damaged,
     };
     let reasons: Vec<Reason> = Reason::ALL.into_iter().filter(holds).collect();
     let decision = if reasons.is_empty() { Decision::Accepted } else { Decision::Abstain };
@@ -252,6 +270,8 @@ mod tests {
             tissue_share: Some(0.9),
             image_size: Some([224, 256]),
             microns_per_pixel: Some(0.4),
+            blank_tail: false,
+            damaged: false,
             text: Some(Text { words: "Sheets of small cells with scant neuropil.", finished: true }),
         }
     }
@@ -264,7 +284,7 @@ mod tests {
     #[test]
     fn each_piece_of_evidence_has_its_own_reason() {
         let text = |words, finished| Some(Text { words, finished });
-        let cases: [(Evidence<'_>, Reason); 13] = [
+        let cases: [(Evidence<'_>, Reason); 15] = [
             (Evidence { probabilities: &[0.3, 0.59, 0.11], ..good() }, Reason::LowConfidence),
             (Evidence { image_leading: Some(2), ..good() }, Reason::ImageDisagrees),
             (Evidence { novelty: Some(0.51), ..good() }, Reason::FarFromTraining),
@@ -278,6 +298,8 @@ mod tests {
             (Evidence { text: text(" small  round\ncells. ", true), ..good() }, Reason::DescriptionGeneric),
             (Evidence { text: text("", true), ..good() }, Reason::DescriptionGeneric),
             (Evidence { text: text("a b c d a b c d a b c d a b c d", true), ..good() }, Reason::DescriptionGeneric),
+            (Evidence { blank_tail: true, ..good() }, Reason::ImageUnfinished),
+            (Evidence { damaged: true, ..good() }, Reason::ImageDamaged),
         ];
         for (evidence, reason) in cases {
             assert_eq!(verdict(&evidence, Some(&calibration())), (Decision::Abstain, vec![reason]), "{evidence:?}");

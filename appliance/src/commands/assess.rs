@@ -3,24 +3,56 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
+use clap::Args;
 use mmlnb_models::bundle::Bundle;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::{bundle, print};
-use crate::cli::{DescribeOnly, Direct};
-use crate::engine::{Assessment, Engine, EngineError, Mode, PatchImage, Request};
+use crate::assess::pipeline::{self, Patch, unusable};
+use crate::assess::reader::{Reader, Settings};
+use crate::engine::{Assessment, Engine, EngineError, Mode, Request};
 use crate::error::{Exit, Failure, Problem};
-use crate::intake::appearance::Appearance;
-use crate::intake::decode::{DecodeFailure, Decoded, Decoder};
 use crate::ledger::{Described, NewReport};
 use crate::report::{codes, hex, json, page};
 use crate::verdict;
 
-const MAX_SIDE: u32 = 16_384;
-const DECODE: Duration = Duration::from_secs(60);
+/// A bundle and images, without a daemon.
+#[derive(Args, Clone, Debug)]
+pub struct DescribeOnly {
+    /// The bundle that mmlnb-export wrote.
+    #[arg(long, value_name = "DIR", env = "MMLNB_BUNDLE")]
+    pub bundle: PathBuf,
+    /// One JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+    /// Write the tensors on the way into this safetensors file (one image only).
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// auto, cpu or cuda.
+    #[arg(long, value_parser = ["auto", "cpu", "cuda"], default_value = "auto", env = "MMLNB_PROVIDER")]
+    pub provider: String,
+    /// Threads for computing; 0: all cores less one.
+    #[arg(long, default_value_t = 0, env = "MMLNB_THREADS")]
+    pub threads: usize,
+    /// Images that are described together.
+    #[arg(long, default_value_t = 4, env = "MMLNB_SLOTS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub slots: u16,
+    /// Images: PNG, JPEG, TIFF or BMP.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+}
+
+/// `classify`.
+#[derive(Args, Clone, Debug)]
+pub struct Direct {
+    /// Bundle, images and how to compute.
+    #[command(flatten)]
+    pub common: DescribeOnly,
+    /// Classify with this text instead of the describer's.
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+}
 
 /// What is asked of every image.
 struct Job<'a> {
@@ -29,6 +61,7 @@ struct Job<'a> {
     mode: Mode,
     description: Option<&'a str>,
     trace: Option<&'a Path>,
+    reading: Settings,
 }
 
 /// One image's answer.
@@ -97,8 +130,10 @@ fn assess(args: &DescribeOnly, opened: &Bundle, mode: Mode, description: Option<
     if let Some(note) = &engine.provider().note {
         eprintln!("warning: {note}");
     }
-    let job = Job { bundle: opened, engine: &engine, mode, description, trace: args.trace.as_deref() };
+    let job =
+        Job { bundle: opened, engine: &engine, mode, description, trace: args.trace.as_deref(), reading: pipeline::settings() };
     let failed = run_all(&job, &args.images, args.json, slots)?;
+    pipeline::warn(&job.reading);
     Ok(match (failed, args.images.len()) {
         (0, _) => Exit::Done,
         (_, 1) => Exit::Usage,
@@ -114,8 +149,9 @@ fn run_all(job: &Job<'_>, images: &[PathBuf], as_json: bool, slots: usize) -> Re
         for _ in 0..slots + 1 {
             let (sender, next) = (sender.clone(), &next);
             scope.spawn(move || {
+                let mut reader = Reader::new(job.reading.clone());
                 while let Some(path) = images.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if sender.send((path.clone(), one(job, path))).is_err() {
+                    if sender.send((path.clone(), one(job, path, &mut reader))).is_err() {
                         return;
                     }
                 }
@@ -152,62 +188,35 @@ fn print_in_order(
     Ok(failed)
 }
 
-fn one(job: &Job<'_>, path: &Path) -> Result<Answer, Failure> {
-    let begun = Instant::now();
-    let bytes = std::fs::read(path).map_err(|error| unusable(path, &error.to_string()))?;
-    let sha256: [u8; 32] = Sha256::digest(&bytes).into();
-    let Decoded { rgb, appearance, .. } = decode(path, &bytes)?;
-    let decode_ms = begun.elapsed().as_secs_f64() * 1000.0;
+fn one(job: &Job<'_>, path: &Path, reader: &mut Reader) -> Result<Answer, Failure> {
+    let patch = pipeline::open(reader, path)?;
     let request =
         Request { description: job.description.map(str::to_owned), trace: job.trace.is_some(), ..Request::new(job.mode) };
-    let assessment = job.engine.assess(PatchImage { sha256, rgb }, &request).map_err(|error| match error {
+    let assessment = job.engine.assess(patch.image(), &request).map_err(|error| match error {
         EngineError::Image(message) | EngineError::Numbers(message) => unusable(path, &message),
         other => Failure::internal(format!("{} was not assessed", path.display()), other),
     })?;
     if let (Some(file), Some(trace)) = (job.trace, &assessment.trace) {
         trace.write(file).map_err(|error| Failure::io("the trace cannot be written", file, &error))?;
     }
-    answer(job, path, &hex(&sha256), &assessment, &appearance, decode_ms)
+    answer(job, path, &patch, &assessment)
 }
 
-/// Decodes an image in a process of its own.
-///
-/// # Errors
-/// [`Exit::Usage`]: the image's own fault.
-pub fn decode(path: &Path, bytes: &[u8]) -> Result<Decoded, Failure> {
-    let decoder = Decoder { program: "/proc/self/exe".into(), timeout: DECODE, sides: (MAX_SIDE, 1) };
-    decoder.decode(bytes).map_err(|failure| match failure {
-        DecodeFailure::Rejected(why) => unusable(path, &format!("{} ({})", why.message, why.code)),
-        DecodeFailure::Later(reason) => Failure::internal(format!("{} was not decoded", path.display()), reason),
-    })
-}
-
-fn unusable(path: &Path, reason: &str) -> Failure {
-    Failure::new(Exit::Usage, reason, path.display().to_string(), "export the image again, best as 8-bit PNG")
-}
-
-fn answer(
-    job: &Job<'_>,
-    path: &Path,
-    sha256: &str,
-    assessment: &Assessment,
-    appearance: &Appearance,
-    decode_ms: f64,
-) -> Result<Answer, Failure> {
+fn answer(job: &Job<'_>, path: &Path, patch: &Patch, assessment: &Assessment) -> Result<Answer, Failure> {
     let file = path.display().to_string();
-    let subject = json::Subject { id: None, case_id: "", file: &file, sha256, bundle_sha256: &job.bundle.sha256 };
-    let times = [("decode_image", decode_ms)];
+    let sha256 = hex(&patch.sha256);
+    let subject = json::Subject { id: None, case_id: "", file: &file, sha256: &sha256, bundle_sha256: &job.bundle.sha256 };
     if job.mode == Mode::Describe {
         let text = assessment.description.as_ref().ok_or_else(|| Failure::internal(&file, "the engine gave no description"))?;
         let described = verdict::described(text, None);
-        let elapsed = verdict::elapsed(&times, assessment);
+        let elapsed = verdict::elapsed(&patch.elapsed, assessment);
         let json = json::description(&subject, &described, job.engine.provider().name, &elapsed);
         return Ok(Answer { json, text: description_text(&file, &described) });
     }
     let calibration = job.bundle.manifest.classifier.as_ref().and_then(|part| part.calibration.clone());
     let rules = verdict::Rules { calibration, indeterminate_below: 0.5, provider: job.engine.provider().clone() };
-    let report = verdict::report(assessment, appearance, &times, &rules)
-        .ok_or_else(|| unusable(path, "the classifier's probabilities are no numbers"))?;
+    let report =
+        patch.report(assessment, &rules).ok_or_else(|| unusable(path, "the classifier's probabilities are no numbers"))?;
     let mut json = json::report(&subject, &report);
     if let Some(text) = job.description {
         json["description"] = text.into();

@@ -11,13 +11,33 @@ pub mod submit;
 pub mod verify;
 
 use std::io::{self, BufWriter, StdoutLock, Write};
+use std::path::PathBuf;
 
+use clap::Args;
 use rusqlite::Connection;
 
-use crate::cli::Configured;
-use crate::config::{Config, Need};
+use crate::config::{Config, DEFAULT_FILE, Need};
 use crate::error::Failure;
 use crate::ledger::open;
+
+/// Where the configuration is.
+#[derive(Args, Clone, Debug)]
+pub struct Configured {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE, env = "MMLNB_CONFIG")]
+    pub config: PathBuf,
+}
+
+/// How the answer is written.
+#[derive(Args, Clone, Debug)]
+pub struct Machine {
+    /// The configuration.
+    #[command(flatten)]
+    pub configured: Configured,
+    /// One JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// The configuration and a read-only view of its ledger.
 ///

@@ -1,14 +1,49 @@
 //! `reports`: a table for people, JSON lines or CSV for programs.
 
+use clap::Args;
 use rusqlite::Connection;
 
-use super::{Lines, open_for_reading};
-use crate::cli::Reports;
+use super::{Configured, Lines, open_for_reading};
 use crate::error::{Exit, Failure};
 use crate::ledger::read::{self, Filter};
 use crate::ledger::{LedgerError, ReportRow, read::named};
 use crate::report::{hex, json};
 use crate::verdict::leading;
+
+/// `reports`.
+#[derive(Args, Clone, Debug)]
+pub struct Reports {
+    /// The configuration.
+    #[command(flatten)]
+    pub configured: Configured,
+    /// One JSON object a line.
+    #[arg(long, conflicts_with = "csv")]
+    pub json: bool,
+    /// CSV with a header.
+    #[arg(long)]
+    pub csv: bool,
+    /// Reported at or after this date or time, e.g. 2026-01-31 or 2026-01-31T08:00:00Z; a date is local.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Reported before this time, or on or before this date.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// Dropped in this case.
+    #[arg(long, value_name = "NAME")]
+    pub case: Option<String>,
+    /// Of this class (the leading class where the appliance abstains).
+    #[arg(long, value_name = "NAME")]
+    pub class: Option<String>,
+    /// With this verdict.
+    #[arg(long, value_parser = ["accepted", "abstain", "not_assessed"])]
+    pub verdict: Option<String>,
+    /// Path contains this.
+    #[arg(long, value_name = "TEXT")]
+    pub file: Option<String>,
+    /// Only the newest so many.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u32>,
+}
 
 /// Lists the reports that pass the filters.
 ///

@@ -1,14 +1,31 @@
 //! `retry`: failed files go back to the inbox and are judged anew, by the daemon or, while it is stopped, here.
 
+use clap::Args;
 use serde_json::json;
 
-use super::{open_for_reading, print};
-use crate::cli::Retry;
+use super::{Configured, open_for_reading, print};
 use crate::config::{Config, Need};
 use crate::daemon::control;
 use crate::error::{Exit, Failure, Problem};
 use crate::intake::{self, Adoption, Folder, filing};
 use crate::ledger::{Ledger, read};
+
+/// `retry`.
+#[derive(Args, Clone, Debug)]
+pub struct Retry {
+    /// The configuration.
+    #[command(flatten)]
+    pub configured: Configured,
+    /// All failed files.
+    #[arg(long, conflicts_with_all = ["code", "ids"])]
+    pub all: bool,
+    /// All files that failed with this code.
+    #[arg(long, value_name = "CODE", conflicts_with = "ids")]
+    pub code: Option<String>,
+    /// Job numbers, as the notes name them.
+    #[arg(value_name = "ID", required_unless_present_any = ["all", "code"])]
+    pub ids: Vec<i64>,
+}
 
 /// Brings the files back.
 ///

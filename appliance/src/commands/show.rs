@@ -1,10 +1,10 @@
 //! `show` and `explain`: one report in words, or why a file has none.
 
+use clap::Args;
 use rusqlite::Connection;
 use serde_json::json;
 
-use super::{open_for_reading, print, reports};
-use crate::cli::Named;
+use super::{Machine, open_for_reading, print, reports};
 use crate::clock;
 use crate::error::{Exit, Failure};
 use crate::ledger::{FileRow, NewReport, ReportRow, read};
@@ -14,6 +14,17 @@ use crate::verdict::leading;
 enum Subject {
     Report(Box<ReportRow>),
     File(Box<FileRow>),
+}
+
+/// `show` and `explain`.
+#[derive(Args, Clone, Debug)]
+pub struct Named {
+    /// Configuration and form of the answer.
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Number of a report, or a file: path below the inbox, path on disk, name, or the beginning of its SHA-256.
+    #[arg(value_name = "ID|FILE")]
+    pub subject: String,
 }
 
 /// Prints what the page says.

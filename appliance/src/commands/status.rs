@@ -1,15 +1,26 @@
 //! `status`: what the daemon says about itself, or that there is none.
 
+use clap::Args;
 use serde_json::{Value, json};
 
-use super::{open_for_reading, print};
-use crate::cli::Status;
+use super::{Machine, open_for_reading, print};
 use crate::clock;
 use crate::config::{Config, Need};
 use crate::daemon::control;
 use crate::error::{Exit, Failure};
 use crate::ledger::read;
 use crate::report::status::size;
+
+/// `status`.
+#[derive(Args, Clone, Debug)]
+pub struct Status {
+    /// Configuration and form of the answer.
+    #[command(flatten)]
+    pub machine: Machine,
+    /// Exit 1 when anything is not as it should be, 69 when the daemon is not running.
+    #[arg(long)]
+    pub check: bool,
+}
 
 /// Prints the status; with `--check` the exit status tells it.
 ///

@@ -5,12 +5,27 @@ use std::fs::File;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use super::print;
-use crate::cli::Submit;
+use clap::Args;
+
+use super::{Configured, print};
 use crate::config::{Config, Need};
 use crate::daemon::control;
 use crate::error::{Exit, Failure, Problem};
 use crate::files::{self, Dir, Moved, Source, Stamp, names};
+
+/// `submit`.
+#[derive(Args, Clone, Debug)]
+pub struct Submit {
+    /// The configuration.
+    #[command(flatten)]
+    pub configured: Configured,
+    /// Put them into this case.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub case: String,
+    /// Files to copy.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
 
 /// Copies the files; says when no daemon is there to take them.
 ///

@@ -3,8 +3,7 @@
 use rusqlite::Connection;
 use serde_json::json;
 
-use super::{Lines, open_for_reading};
-use crate::cli::Machine;
+use super::{Lines, Machine, open_for_reading};
 use crate::error::{Exit, Failure};
 use crate::intake::Folder;
 use crate::ledger::{FileRow, open, read};

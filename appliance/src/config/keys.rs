@@ -80,6 +80,12 @@ pub const KEYS: &[Key] = &[
         Some("3"),
         "After this many deaths of the program on one file the file is set aside.",
     ),
+    key(
+        "damaged",
+        Kind::Word(&["fail", "abstain"]),
+        Some("\"fail\""),
+        "An image that is damaged fails; with abstain it gets a report with the flag damaged that is never accepted.",
+    ),
     key("decode_s", Kind::Whole(1, 3600), Some("20"), "Time limit for decoding an image."),
     key(
         "assess_s",

@@ -28,6 +28,15 @@ pub enum Watch {
     Poll,
 }
 
+/// What becomes of an image in which the decoder finds damage.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Damaged {
+    /// It fails.
+    Fail,
+    /// It gets a report with a flag, and is never accepted.
+    Abstain,
+}
+
 /// What a command needs of the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Need {
@@ -74,6 +83,8 @@ pub struct Config {
     pub min_side: u32,
     /// Deaths of the program that one file may cause.
     pub max_attempts: u32,
+    /// What becomes of damaged images.
+    pub damaged: Damaged,
     /// Time limit for decoding.
     pub decode: Duration,
     /// Time limit without progress for an image in the engine.
@@ -329,6 +340,10 @@ fn assemble(file: &Path, base: &Path, settings: &BTreeMap<&'static str, Placed>)
         max_side: whole("max_side_px") as u32,
         min_side: whole("min_side_px") as u32,
         max_attempts: whole("max_attempts") as u32,
+        damaged: match text("damaged").as_str() {
+            "abstain" => Damaged::Abstain,
+            _ => Damaged::Fail,
+        },
         decode: Duration::from_secs(whole("decode_s")),
         assess: Duration::from_secs(whole("assess_s")),
         min_free: whole("min_free_mb") << 20,

@@ -15,6 +15,8 @@ use mmlnb_models::bundle::Bundle;
 use sha2::{Digest, Sha256};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::assess::pipeline;
+use crate::assess::reader::{Reader, Settings};
 use crate::commands::bundle;
 use crate::config::{Config, Need};
 use crate::engine::{Engine, EngineError, EngineOptions, Mode, Provider};
@@ -77,7 +79,7 @@ fn load_engine(config: &Config, bundle: &Bundle) -> Result<Assessor, Failure> {
 
 /// The known answers that this machine does not give, as notices; of the describer only one is asked, so that the start stays short.
 fn differences(bundle: &Bundle, engine: &Engine) -> Result<Vec<String>, Failure> {
-    let found = answers::check(bundle, engine, 1)?;
+    let found = answers::check(bundle, engine, &mut Reader::new(pipeline::settings()), 1)?;
     found.iter().for_each(|difference| tracing::error!(event = "known_answer", difference));
     let notice = |difference| format!("the bundle does not give a known answer on this machine; qualify it here: {difference}");
     Ok(found.into_iter().map(notice).collect())
@@ -181,11 +183,8 @@ fn begin(
         assess: assessor.assess,
         notices: assessor.notices,
         mode: if bundle.manifest.describer.is_some() { Mode::Both } else { Mode::Classify },
-        decoder: intake::decode::Decoder {
-            program: assessor.decoder,
-            timeout: config.decode,
-            sides: (config.max_side, config.min_side),
-        },
+        reading: Settings::new(assessor.decoder, config.decode, (config.max_side, config.min_side)),
+        patience: Default::default(),
         rules: verdict::Rules { calibration, indeterminate_below: config.indeterminate_below, provider: assessor.provider },
         run,
         bundle: bundle_row,

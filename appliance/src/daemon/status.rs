@@ -37,6 +37,7 @@ pub fn now(intake: &Intake, started_at: &str) -> Result<Status, LedgerError> {
     };
     let mut notices = sight.notices.clone();
     notices.extend(intake.notices.iter().chain(&intake.rules.provider.note).cloned());
+    notices.extend(intake.reading.missing());
     notices.extend(unreadable.iter().map(|row| format!("{}: {}", row.path_text, row.message.as_deref().unwrap_or(""))));
     if let Some(reason) = load.reason.as_ref().filter(|_| load.later > unreadable.len()) {
         notices.push(format!("{} files are tried again later: {reason}", load.later));

@@ -1,11 +1,10 @@
 //! From a file in the inbox to a report beside it: pure decisions in the small modules, I/O around them.
 
-pub mod appearance;
-pub mod decode;
 pub mod desk;
 pub mod filing;
 mod folder;
 pub mod patch;
+pub mod patience;
 mod recovery;
 pub mod scan;
 mod scanner;
@@ -18,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use crate::assess::reader::Settings;
 use crate::config::Config;
 use crate::engine::{Assessment, EngineError, Mode, PatchImage, Request};
 use crate::error::Failure;
@@ -50,8 +50,10 @@ pub struct Intake {
     pub notices: Vec<String>,
     /// What the bundle can do.
     pub mode: Mode,
-    /// Decoders.
-    pub decoder: decode::Decoder,
+    /// How files are read, each worker with a child of its own.
+    pub reading: Settings,
+    /// The files whose time for waiting is over.
+    pub patience: patience::Patience,
     /// What decides a verdict.
     pub rules: verdict::Rules,
     /// The run's row.

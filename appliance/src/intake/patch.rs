@@ -1,23 +1,16 @@
 //! Reading a file once: one open, one read; the hash and the decoder see the same bytes.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
-use sha2::{Digest, Sha256};
 
+use crate::assess::bytes::Bytes;
 use crate::failpoint;
 use crate::files::{Dir, Stamp};
-
-/// A file's bytes and their identity.
-pub struct Patch {
-    /// All bytes.
-    pub bytes: Vec<u8>,
-    /// SHA-256 of them.
-    pub sha256: [u8; 32],
-}
 
 /// Why a file was not read.
 #[derive(Debug)]
@@ -62,22 +55,34 @@ pub fn open(root: &Dir, path: &Path, expected: &Stamp) -> Result<File, ReadError
     Ok(file)
 }
 
-/// Reads and hashes a settled file.
+/// Reads and hashes an opened file that was settled.
 ///
 /// # Errors
-/// [`ReadError`]: gone, changed meanwhile, special, denied, or an error that may pass.
-pub fn read(root: &Dir, path: &Path, expected: &Stamp) -> Result<Patch, ReadError> {
-    let mut file = open(root, path, expected)?;
-    let before = changes(&file)?;
-    let mut bytes = Vec::with_capacity(expected.size as usize + 1);
+/// [`ReadError`]: changed meanwhile, or an error that may pass.
+pub fn read(file: &mut File, expected: &Stamp) -> Result<Bytes, ReadError> {
+    let before = changes(file)?;
     failpoint::pass("read.body")?;
-    file.by_ref().take(expected.size + 1).read_to_end(&mut bytes)?;
-    let sha256: [u8; 32] = Sha256::digest(&bytes).into();
-    if bytes.len() as u64 != expected.size || changes(&file)? != before {
+    let bytes = Bytes::read(file, expected.size + 1)?;
+    if bytes.size != expected.size || changes(file)? != before {
         return Err(ReadError::Changed);
     }
     failpoint::pass("read.after_hash")?;
-    Ok(Patch { bytes, sha256 })
+    Ok(bytes)
+}
+
+/// Whether a part of the file was never written: room that was only reserved, or a place that was skipped. A file system that knows no
+/// holes reports none.
+///
+/// # Errors
+/// I/O.
+pub fn has_holes(file: &File, size: u64) -> Result<bool, ReadError> {
+    let hole = match rustix::fs::seek(file, SeekFrom::Hole(0)) {
+        Ok(hole) => hole < size,
+        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NXIO) => false,
+        Err(error) => return Err(io::Error::from(error).into()),
+    };
+    rustix::fs::seek(file, SeekFrom::Start(0)).map_err(io::Error::from)?;
+    Ok(hole)
 }
 
 /// Everything that a writer cannot help to change, the change time included.
@@ -101,19 +106,36 @@ mod tests {
     #[test]
     fn reads_and_hashes() {
         let (_dir, root, stamp) = set_up(b"abc");
-        let patch = read(&root, Path::new("x.png"), &stamp).unwrap();
-        assert_eq!(patch.bytes, b"abc");
-        assert_eq!(patch.sha256[..4], [0xba, 0x78, 0x16, 0xbf]);
+        let mut file = open(&root, Path::new("x.png"), &stamp).unwrap();
+        assert_eq!(read(&mut file, &stamp).unwrap().sha256[..4], [0xba, 0x78, 0x16, 0xbf]);
+        let mut file = open(&root, Path::new("x.png"), &stamp).unwrap();
+        assert!(matches!(read(&mut file, &Stamp { size: 2, ..stamp }), Err(ReadError::Changed)));
     }
 
     #[test]
     fn another_state_or_none_is_told_apart() {
         let (dir, root, stamp) = set_up(b"abc");
         let other = Stamp { size: 4, ..stamp };
-        assert!(matches!(read(&root, Path::new("x.png"), &other), Err(ReadError::Changed)));
-        assert!(matches!(read(&root, Path::new("y.png"), &stamp), Err(ReadError::Gone)));
+        assert!(matches!(open(&root, Path::new("x.png"), &other), Err(ReadError::Changed)));
+        assert!(matches!(open(&root, Path::new("y.png"), &stamp), Err(ReadError::Gone)));
         std::os::unix::fs::symlink("x.png", dir.path().join("l.png")).unwrap();
-        assert!(matches!(read(&root, Path::new("l.png"), &stamp), Err(ReadError::Special)));
-        assert!(matches!(read(&root, Path::new("."), &stamp), Err(ReadError::Special | ReadError::Changed)));
+        assert!(matches!(open(&root, Path::new("l.png"), &stamp), Err(ReadError::Special)));
+        assert!(matches!(open(&root, Path::new("."), &stamp), Err(ReadError::Special | ReadError::Changed)));
+    }
+
+    #[test]
+    fn room_that_was_only_reserved_is_a_hole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.bmp");
+        let size = 1 << 20;
+        let file = File::options().create(true).truncate(true).read(true).write(true).open(path).unwrap();
+        file.set_len(size).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, &[7; 65_536], 0).unwrap();
+        // Some file systems know no holes: they say that the first is at the end.
+        let known = rustix::fs::seek(&file, SeekFrom::Hole(0)).is_ok_and(|hole| hole < size);
+        assert_eq!(has_holes(&file, size).unwrap(), known);
+        assert_eq!(rustix::fs::tell(&file).unwrap(), 0, "it is read from its beginning");
+        std::os::unix::fs::FileExt::write_all_at(&file, &vec![7; size as usize], 0).unwrap();
+        assert!(!has_holes(&file, size).unwrap());
     }
 }

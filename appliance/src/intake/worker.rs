@@ -1,19 +1,25 @@
-//! The threads that take a file from the desk to its end: read, claim, decode, assess, commit, put away.
+//! The threads that take a file from the desk to its end: read, claim, look (in the child), assess, commit, put away.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use super::decode::DecodeFailure;
+use sha2::{Digest, Sha256};
+
 use super::desk::{Key, Task};
-use super::patch::{self, Patch, ReadError};
+use super::patch::{self, ReadError};
 use super::{Intake, trouble};
-use crate::engine::{EngineError, PatchImage, Request};
+use crate::assess::bytes::Bytes;
+use crate::assess::pipeline::{self, NoPatch, Patch};
+use crate::assess::reader::{Found, Reader, Unread};
+use crate::assess::wire::{Ask, Want};
+use crate::config::Damaged;
+use crate::engine::{EngineError, Request};
 use crate::error::{Exit, Failure};
 use crate::files::names;
 use crate::ledger::{Claim, Image, LedgerError, NewFile, NewReport, Rejection, read, record};
-use crate::{failpoint, progress, verdict};
+use crate::{failpoint, progress};
 
 const READ: Duration = Duration::from_secs(120);
 const SPACE_AGAIN: Duration = Duration::from_secs(30);
@@ -22,6 +28,10 @@ const SPACE_AGAIN: Duration = Duration::from_secs(30);
 enum Outcome {
     Report(Box<Image>, Box<NewReport>),
     Reject(Rejection),
+    /// A whole slide: it stays where it is.
+    Refuse(Rejection),
+    /// It has not arrived as a whole; what is missing.
+    Unfinished(String),
     /// Not the image's fault: the attempt is given back.
     GiveBack(String),
     /// Perhaps the image's fault: the attempt counts.
@@ -40,6 +50,10 @@ enum Permit<'a> {
 pub fn work(intake: &Arc<Intake>) {
     let _together = super::EndTogether;
     intake.board.join();
+    let mut reader = Reader::new(intake.reading.clone());
+    if let Err(error) = reader.start() {
+        tracing::warn!(event = "decoder", %error);
+    }
     loop {
         progress::idle();
         let Some(task) = intake.desk.take() else { return };
@@ -47,7 +61,7 @@ pub fn work(intake: &Arc<Intake>) {
             Task::Judge(file) | Task::Reject(file, _) | Task::Refuse(file, _) => Key::from(file),
             Task::PutAway(row) => Key::from(row.as_ref()),
         };
-        match intake.perform(task) {
+        match intake.perform(task, &mut reader) {
             Ok(()) => {}
             Err(LedgerError::Stopped(_)) => intake.desk.forget(&key),
             Err(error) => {
@@ -59,52 +73,112 @@ pub fn work(intake: &Arc<Intake>) {
 }
 
 impl Intake {
-    fn perform(&self, task: Task) -> Result<(), LedgerError> {
+    fn perform(&self, task: Task, reader: &mut Reader) -> Result<(), LedgerError> {
         match task {
-            Task::Judge(file) => self.judge(file),
-            Task::Reject(file, why) => {
-                let row = self.ledger.write("ledger.reject", |tx| record::reject_file(tx, &file, &why, false))?;
-                self.put_away(row)
-            }
-            Task::Refuse(file, why) => {
-                let row = self.ledger.write("ledger.reject", |tx| record::reject_file(tx, &file, &why, true))?;
-                self.put_away(row)
-            }
+            Task::Judge(file) => self.judge(file, reader),
+            Task::Reject(file, why) => self.end_unread(&file, &why, false),
+            Task::Refuse(file, why) => self.end_unread(&file, &why, true),
             Task::PutAway(row) => self.put_away(*row),
         }
     }
 
-    fn judge(&self, file: NewFile) -> Result<(), LedgerError> {
+    /// A file ends without a job.
+    fn end_unread(&self, file: &NewFile, why: &Rejection, stays: bool) -> Result<(), LedgerError> {
+        let row = self.ledger.write("ledger.reject", |tx| record::reject_file(tx, file, why, stays))?;
+        self.put_away(row)
+    }
+
+    /// The one way of every settled file: open, size, read, claim, and only then the first look at its content.
+    fn judge(&self, file: NewFile, reader: &mut Reader) -> Result<(), LedgerError> {
         let name = names::text(std::os::unix::ffi::OsStrExt::as_bytes(file.path.as_os_str()));
         progress::enter("read", &name, READ);
-        if self.wait_for_space(file.stamp.size) {
+        if self.wait_for_space(file.stamp.size.min(self.config.max_file)) {
             self.desk.forget(&Key::from(&file));
             return Ok(());
         }
         let begun = Instant::now();
-        let read = self.folder.inbox().map_err(ReadError::Io);
-        let patch = match read.and_then(|root| patch::read(&root, &file.path, &file.stamp)) {
-            Ok(patch) => patch,
+        let root = self.folder.inbox().map_err(ReadError::Io);
+        let opened = root.and_then(|root| patch::open(&root, &file.path, &file.stamp));
+        let mut opened = match opened {
+            Ok(opened) => opened,
             Err(error) => return self.unread(file, error),
         };
-        let read_ms = milliseconds(begun);
+        if file.stamp.size > self.config.max_file {
+            return self.judge_large(file, &opened, reader);
+        }
+        let read = patch::has_holes(&opened, file.stamp.size).and_then(|hollow| {
+            let patient = !self.patience.is_over(&Key::from(&file));
+            // Whatever is in it: it waits, so nobody need read it.
+            let bytes = if hollow && patient { None } else { Some(patch::read(&mut opened, &file.stamp)?) };
+            let lenient = self.config.damaged == Damaged::Abstain;
+            Ok((bytes, Ask { want: Want::Image { thumbnail: true }, name: last_name(&file), hollow, patient, lenient }))
+        });
+        match read {
+            Ok((Some(bytes), ask)) => self.judge_read(file, &name, &bytes, &ask, milliseconds(begun), reader),
+            Ok((None, _)) => {
+                self.wait_on(&file, "a part of it is only reserved");
+                Ok(())
+            }
+            Err(error) => self.unread(file, error),
+        }
+    }
+
+    fn judge_read(
+        &self,
+        file: NewFile,
+        name: &str,
+        bytes: &Bytes,
+        ask: &Ask,
+        read_ms: f64,
+        reader: &mut Reader,
+    ) -> Result<(), LedgerError> {
         progress::idle();
-        let _permit = self.permit(&patch)?;
-        progress::enter("claim", &name, READ);
+        let _permit = self.permit(&bytes.sha256)?;
+        progress::enter("claim", name, READ);
         static TOKEN: AtomicI64 = AtomicI64::new(1);
         let token = TOKEN.fetch_add(1, Ordering::Relaxed);
         let (run, bundle) = (self.run, self.bundle);
-        match self.ledger.write("ledger.claim", |tx| record::claim(tx, &file, &patch.sha256, bundle, run, token))? {
+        match self.ledger.write("ledger.claim", |tx| record::claim(tx, &file, &bytes.sha256, bundle, run, token))? {
             Claim::Known(row) => self.put_away(*row),
             Claim::Attached { job } => {
                 self.desk.attach(file, job);
                 self.settle_attached(job)
             }
             Claim::Work { job, attempts } => {
-                let outcome = self.assess_claimed(&name, patch, read_ms);
+                let outcome = self.assess_claimed(name, bytes, ask, read_ms, reader);
                 self.conclude(job, attempts, file, outcome)
             }
         }
+    }
+
+    /// A file above the limit is never read: it fails, or is a slide and stays. A child that dies of it ends the question.
+    fn judge_large(&self, file: NewFile, opened: &std::fs::File, reader: &mut Reader) -> Result<(), LedgerError> {
+        let (size, limit) = (file.stamp.size >> 20, self.config.max_file >> 20);
+        let too_large = rejection("file_too_large", format!("The file has {size} MB, the limit is {limit} MB"));
+        progress::enter("decode", &file.path.display().to_string(), self.config.decode + Duration::from_secs(10));
+        let ask = Ask { want: Want::Slide, name: last_name(&file), hollow: false, patient: false, lenient: false };
+        match reader.ask(&ask, std::os::fd::AsFd::as_fd(opened)) {
+            Ok(Found::Slide(vendor, size)) => {
+                self.end_unread(&file, &pipeline::whole_slide(&vendor, size, self.config.max_side), true)
+            }
+            Ok(_) | Err(Unread::Rejected(_)) => self.end_unread(&file, &too_large, false),
+            Err(Unread::Died(why)) => {
+                tracing::warn!(event = "decoder", code = why.code, message = why.message);
+                self.end_unread(&file, &too_large, false)
+            }
+            Err(Unread::Later(reason)) => {
+                let wait = self.desk.later(Task::Judge(file), &reason);
+                tracing::warn!(event = "retry", reason, next_s = wait.as_secs());
+                Ok(())
+            }
+        }
+    }
+
+    /// The file is not whole: back to the scanner, or, when it waited long enough, to an end.
+    fn wait_on(&self, file: &NewFile, what: &str) {
+        tracing::debug!(event = "unfinished", file = %file.path.display(), what);
+        self.desk.forget(&Key::from(file));
+        self.patience.give_back();
     }
 
     /// The image was not read; who looks again when.
@@ -115,9 +189,7 @@ impl Intake {
                 self.desk.forget(&Key::from(&file));
             }
             ReadError::Special => {
-                let why = Rejection { code: "not_a_file".into(), message: "This is no regular file".into() };
-                let row = self.ledger.write("ledger.reject", |tx| record::reject_file(tx, &file, &why, false))?;
-                self.put_away(row)?;
+                self.end_unread(&file, &rejection("not_a_file", "This is no regular file"), false)?;
             }
             ReadError::Denied => {
                 let why = Rejection { code: "unreadable".into(), message: self.denied(&file) };
@@ -160,50 +232,49 @@ impl Intake {
     }
 
     /// An image during which the program died must have the engine for itself, or it takes others along.
-    fn permit(&self, patch: &Patch) -> Result<Permit<'_>, LedgerError> {
-        let suspect = self.ledger.read(|connection| read::is_suspect(connection, &patch.sha256))?;
+    fn permit(&self, sha256: &[u8; 32]) -> Result<Permit<'_>, LedgerError> {
+        let suspect = self.ledger.read(|connection| read::is_suspect(connection, sha256))?;
         Ok(match suspect {
             true => Permit::Alone(self.alone.write().unwrap_or_else(PoisonError::into_inner)),
             false => Permit::Shared(self.alone.read().unwrap_or_else(PoisonError::into_inner)),
         })
     }
 
-    fn assess_claimed(&self, name: &str, patch: Patch, read_ms: f64) -> Outcome {
-        match self.try_assess(name, patch, read_ms) {
+    fn assess_claimed(&self, name: &str, bytes: &Bytes, ask: &Ask, read_ms: f64, reader: &mut Reader) -> Outcome {
+        match self.try_assess(name, bytes, ask, read_ms, reader) {
             Ok(outcome) => outcome,
             Err(error) => Outcome::GiveBack(error.to_string()),
         }
     }
 
-    fn try_assess(&self, name: &str, patch: Patch, read_ms: f64) -> std::io::Result<Outcome> {
+    fn try_assess(&self, name: &str, bytes: &Bytes, ask: &Ask, read_ms: f64, reader: &mut Reader) -> std::io::Result<Outcome> {
         failpoint::pass("claim.after")?;
         progress::enter("decode", name, self.config.decode + Duration::from_secs(10));
-        let begun = Instant::now();
-        let decoded = match self.decoder.decode(&patch.bytes) {
-            Ok(decoded) => decoded,
-            Err(DecodeFailure::Rejected(why)) => return Ok(Outcome::Reject(why)),
-            Err(DecodeFailure::Later(reason)) => return Ok(Outcome::GiveBack(reason)),
+        let patch = match pipeline::decode(reader, bytes, ask, read_ms) {
+            Ok(patch) => patch,
+            Err(NoPatch::Slide(why)) => return Ok(Outcome::Refuse(why)),
+            Err(NoPatch::Unfinished(what)) => return Ok(Outcome::Unfinished(what)),
+            Err(NoPatch::Unread(unread)) => return Ok(outcome_of(unread)),
         };
-        let decode_ms = milliseconds(begun);
         failpoint::pass("decode.after")?;
         progress::enter("assess", name, self.config.assess);
         failpoint::pass("assess.before")?;
         let request = Request { cancel: progress::cancel_flag(), beat: progress::beater(), ..Request::new(self.mode) };
-        let pixels = PatchImage { sha256: patch.sha256, rgb: decoded.rgb.clone() };
+        let pixels = patch.image();
         let (result, image) = std::thread::scope(|scope| {
-            let image = scope.spawn(|| decoded.image());
+            let image = scope.spawn(|| ledger_image(&patch, reader.thumbnail()));
             ((self.assess)(pixels, &request), image.join())
         });
-        let image = image.map_err(|_| std::io::Error::other("the thumbnail's encoder failed"))??;
+        let image = match image.map_err(|_| std::io::Error::other("the image's row could not be made"))? {
+            Ok(image) => image,
+            Err(unread) => return Ok(outcome_of(unread)),
+        };
         failpoint::pass("assess.after")?;
         Ok(match result {
-            Ok(assessment) => {
-                let times = [("read", read_ms), ("decode_image", decode_ms)];
-                match verdict::report(&assessment, &decoded.appearance, &times, &self.rules) {
-                    Some(report) => Outcome::Report(Box::new(image), Box::new(report)),
-                    None => Outcome::Reject(rejection("no_numbers", "The classifier's probabilities are no numbers")),
-                }
-            }
+            Ok(assessment) => match patch.report(&assessment, &self.rules) {
+                Some(report) => Outcome::Report(Box::new(image), Box::new(report)),
+                None => Outcome::Reject(rejection("no_numbers", "The classifier's probabilities are no numbers")),
+            },
             Err(error) => self.assess_error(error),
         })
     }
@@ -251,6 +322,22 @@ impl Intake {
                 rows
             }
             Outcome::Reject(why) => self.reject(job, &why)?,
+            Outcome::Refuse(why) => {
+                self.ledger.write("ledger.release", |tx| record::unclaim(tx, job, self.run))?;
+                self.desk.detach(job);
+                return self.end_unread(&file, &why, true);
+            }
+            Outcome::Unfinished(what) if self.patience.is_over(&Key::from(&file)) => {
+                let seconds = self.config.incomplete.as_secs();
+                let message = format!("The file ends in the middle ({what}) and did not change for {seconds} s");
+                self.reject(job, &rejection("truncated", message))?
+            }
+            Outcome::Unfinished(what) => {
+                self.ledger.write("ledger.release", |tx| record::unclaim(tx, job, self.run))?;
+                self.desk.detach(job);
+                self.wait_on(&file, &what);
+                return Ok(());
+            }
             Outcome::TryAgain(why) if attempts >= self.config.max_attempts => self.reject(job, &why)?,
             Outcome::TryAgain(why) => {
                 self.ledger.write("ledger.release", |tx| record::retry_later(tx, job, &why))?;
@@ -298,6 +385,37 @@ impl Intake {
             tracing::warn!(event = "failpoint", point, %error);
         }
     }
+}
+
+/// What a child without an answer means for its file.
+fn outcome_of(unread: Unread) -> Outcome {
+    match unread {
+        Unread::Rejected(why) => Outcome::Reject(why),
+        Unread::Died(why) => Outcome::TryAgain(why),
+        Unread::Later(reason) => Outcome::GiveBack(reason),
+    }
+}
+
+/// What goes into the ledger about an image, made while it is being assessed.
+fn ledger_image(patch: &Patch, thumbnail: Result<Vec<u8>, Unread>) -> Result<Image, Unread> {
+    let rgb = &patch.decoded.rgb;
+    let (width, height) = (rgb.width as u32, rgb.height as u32);
+    let mut hash = Sha256::new();
+    hash.update(width.to_le_bytes());
+    hash.update(height.to_le_bytes());
+    hash.update(&rgb.pixels);
+    Ok(Image {
+        format: patch.decoded.format.clone(),
+        width,
+        height,
+        pixels_sha256: hash.finalize().into(),
+        microns_per_pixel: patch.decoded.appearance.microns_per_pixel,
+        thumbnail: thumbnail?,
+    })
+}
+
+fn last_name(file: &NewFile) -> String {
+    file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn rejection(code: &str, message: impl Into<String>) -> Rejection {

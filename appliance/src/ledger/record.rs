@@ -356,7 +356,7 @@ fn insert_report(tx: &Transaction<'_>, job: i64, report: &NewReport) -> Result<i
     let classified = &report.classified;
     let json = |values: &[f64]| serde_json::json!(values).to_string();
     let named = |values: &[f64]| read::named(&classified.classes, values).to_string();
-    let leading = |values: &Vec<f64>| crate::verdict::leading(values).map(|at| classified.classes[at].clone());
+    let leading = |values: &Vec<f64>| mmlnb_models::verdict::leading(values).map(|at| classified.classes[at].clone());
     tx.execute(
         "INSERT INTO report(job_id, created_at, verdict, verdict_reasons, class, leading_class, confidence, probabilities, image_only,
            image_only_class, alpha_text, logits, image_logits, logits_without_text, flags, description, description_key, description_tokens,
@@ -428,6 +428,21 @@ pub fn release(tx: &Transaction<'_>, job: i64, run: i64) -> Result<()> {
         move_job(tx, job, JobEvent::Release)?;
         tx.execute("UPDATE job SET attempts = max(attempts - 1, 0) WHERE id = ?1", [job])?;
     }
+    Ok(())
+}
+
+/// The bytes are no whole file yet, or none that is judged: the claim is undone, and a job that never was more than this claim is gone
+/// with what the claim wrote.
+pub fn unclaim(tx: &Transaction<'_>, job: i64, run: i64) -> Result<()> {
+    release(tx, job, run)?;
+    let fresh = "SELECT sha256 FROM job WHERE id = ?1 AND state = 'released' AND attempts = 0 AND crashes = 0 AND kills = 0";
+    let Some(sha256) = tx.query_row(fresh, [job], |row| row.get::<_, [u8; 32]>(0)).optional()? else { return Ok(()) };
+    tx.execute("DELETE FROM file WHERE job_id = ?1 AND filed_at IS NULL AND state = 'waiting'", [job])?;
+    tx.execute("DELETE FROM job WHERE id = ?1 AND NOT EXISTS(SELECT 1 FROM file WHERE job_id = ?1)", [job])?;
+    tx.execute(
+        "DELETE FROM content WHERE sha256 = ?1 AND NOT EXISTS(SELECT 1 FROM job WHERE sha256 = ?1) AND NOT EXISTS(SELECT 1 FROM file WHERE sha256 = ?1)",
+        [sha256.as_slice()],
+    )?;
     Ok(())
 }
 

@@ -1,15 +1,14 @@
 //! Known answers: checking those that a bundle has, and recording new ones at the precision that it is served with.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use mmlnb_models::bundle::{Bundle, KnownAnswer, KnownProbabilities, KnownTokens};
 use mmlnb_models::measures::classes::softmax;
-use sha2::{Digest, Sha256};
 
 use super::items::Item;
 use super::rows::{Half, Row};
-use crate::commands::assess::decode;
+use crate::assess::pipeline;
+use crate::assess::reader::Reader;
 use crate::engine::{Engine, Mode, PatchImage, Request, Values};
 use crate::error::Failure;
 
@@ -25,13 +24,11 @@ pub type Recorded = (KnownAnswer, Vec<u8>);
 ///
 /// # Errors
 /// An image of the bundle cannot be read or the engine failed.
-pub fn check(bundle: &Bundle, engine: &Engine, described: usize) -> Result<Vec<String>, Failure> {
+pub fn check(bundle: &Bundle, engine: &Engine, reader: &mut Reader, described: usize) -> Result<Vec<String>, Failure> {
     let mut differences = Vec::new();
     let mut left = described;
     for answer in &bundle.manifest.known_answers {
-        let path = bundle.path(&answer.image);
-        let bytes = std::fs::read(&path).map_err(|error| Failure::io("a known answer's image cannot be read", &path, &error))?;
-        let image = image(&path, &bytes)?;
+        let image = pipeline::open(reader, &bundle.path(&answer.image))?.image();
         if let Some(expected) = answer.describer.as_ref().filter(|_| left > 0 && bundle.manifest.describer.is_some()) {
             left -= 1;
             let (ids, logits) = tokens(engine, &image, expected.token_ids.len())?;
@@ -49,12 +46,18 @@ pub fn check(bundle: &Bundle, engine: &Engine, described: usize) -> Result<Vec<S
 ///
 /// # Errors
 /// An image cannot be read or the engine failed.
-pub fn record(bundle: &Bundle, engine: &Engine, all: &[(&Row, &Item)], count: usize) -> Result<Vec<Recorded>, Failure> {
+pub fn record(
+    bundle: &Bundle,
+    engine: &Engine,
+    reader: &mut Reader,
+    all: &[(&Row, &Item)],
+    count: usize,
+) -> Result<Vec<Recorded>, Failure> {
     let manifest = &bundle.manifest;
     let mut recorded = Vec::new();
     for (row, item) in chosen(all, count) {
         let bytes = std::fs::read(&row.path).map_err(|error| Failure::io("the image cannot be read", &row.path, &error))?;
-        let image = image(&row.path, &bytes)?;
+        let image = pipeline::open(reader, &row.path)?.image();
         let describer = match &manifest.describer {
             Some(_) => {
                 let (ids, logits) = tokens(engine, &image, TOKENS)?;
@@ -90,10 +93,6 @@ fn chosen<'a>(all: &[(&'a Row, &'a Item)], count: usize) -> Vec<(&'a Row, &'a It
     }
     taken.truncate(count);
     taken
-}
-
-fn image(path: &Path, bytes: &[u8]) -> Result<PatchImage, Failure> {
-    Ok(PatchImage { sha256: Sha256::digest(bytes).into(), rgb: decode(path, bytes)?.rgb })
 }
 
 /// The first tokens that are the likeliest, with their raw logits.

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::rows::Row;
-use crate::commands::assess::decode;
-use crate::engine::{Engine, EngineError, Mode, PatchImage, Request, StopReason};
+use crate::assess::appearance::Appearance;
+use crate::assess::pipeline;
+use crate::assess::reader::{Reader, Settings};
+use crate::engine::{Engine, EngineError, Mode, Request, StopReason};
 use crate::error::{Exit, Failure};
-use crate::intake::appearance::Appearance;
-use crate::intake::decode::Decoded;
 use crate::verdict::leading;
 
 /// Time between two lines of progress away from a terminal.
@@ -128,7 +128,13 @@ fn kept(file: impl BufRead, head: &Head) -> Option<BTreeMap<String, Item>> {
 ///
 /// # Errors
 /// The engine failed, or answers cannot be kept.
-pub fn assess(engine: &Engine, mode: Mode, rows: &[Row], store: &mut Store) -> Result<(Vec<Option<Item>>, Vec<String>), Failure> {
+pub fn assess(
+    engine: &Engine,
+    mode: Mode,
+    rows: &[Row],
+    reading: &Settings,
+    store: &mut Store,
+) -> Result<(Vec<Option<Item>>, Vec<String>), Failure> {
     let waiting: Vec<&Row> = rows.iter().filter(|row| !store.known.contains_key(&row.sha256)).collect();
     if waiting.len() < rows.len() {
         eprintln!(
@@ -144,8 +150,9 @@ pub fn assess(engine: &Engine, mode: Mode, rows: &[Row], store: &mut Store) -> R
         for _ in 0..engine.slots() + 1 {
             let (sender, next, waiting) = (sender.clone(), &next, &waiting);
             scope.spawn(move || {
+                let mut reader = Reader::new(reading.clone());
                 while let Some(row) = waiting.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if sender.send((row.line, one(engine, mode, row))).is_err() {
+                    if sender.send((row.line, one(engine, mode, row, &mut reader))).is_err() {
                         return;
                     }
                 }
@@ -167,13 +174,14 @@ pub fn assess(engine: &Engine, mode: Mode, rows: &[Row], store: &mut Store) -> R
     Ok((rows.iter().map(|row| store.known.get(&row.sha256).cloned()).collect(), failed))
 }
 
-fn one(engine: &Engine, mode: Mode, row: &Row) -> Result<Item, Failure> {
-    let bytes = std::fs::read(&row.path).map_err(|error| Failure::io("the image cannot be read", &row.path, &error))?;
-    let Decoded { rgb, appearance, .. } = decode(&row.path, &bytes)?;
+fn one(engine: &Engine, mode: Mode, row: &Row, reader: &mut Reader) -> Result<Item, Failure> {
+    let patch = pipeline::open(reader, &row.path)?;
+    if patch.sha256 != hash(&row.sha256) {
+        return Err(Failure::new(Exit::Usage, format!("{} changed while it was read", row.path.display()), "", ""));
+    }
     let given = (mode == Mode::Classify).then(|| row.description.clone()).flatten();
     let request = Request { description: given, ..Request::new(mode) };
-    let image = PatchImage { sha256: hash(&row.sha256), rgb };
-    let assessment = engine.assess(image, &request).map_err(|error| match error {
+    let assessment = engine.assess(patch.image(), &request).map_err(|error| match error {
         EngineError::Image(message) | EngineError::Numbers(message) => Failure::new(Exit::Usage, message, "", ""),
         other => Failure::internal(format!("{} was not assessed", row.path.display()), other),
     })?;
@@ -181,7 +189,7 @@ fn one(engine: &Engine, mode: Mode, row: &Row) -> Result<Item, Failure> {
     let wide = |values: &Vec<f32>| values.iter().map(|value| f64::from(*value)).collect();
     Ok(Item {
         sha256: row.sha256.clone(),
-        appearance,
+        appearance: patch.decoded.appearance,
         logits: found.map(|found| wide(&found.logits)),
         image_logits: found.and_then(|found| found.image_logits.as_ref()).map(wide),
         alpha_text: found.and_then(|found| found.alpha_text).map(f64::from),

@@ -134,6 +134,8 @@ fn evidence<'a>(item: &'a Item, probabilities: &'a [f64]) -> Evidence<'a> {
         tissue_share: Some(item.appearance.tissue),
         image_size: Some(item.appearance.size),
         microns_per_pixel: item.appearance.microns_per_pixel,
+        blank_tail: item.appearance.blank_tail,
+        damaged: item.appearance.damaged,
         text: read.map(|text| Text { words: &text.words, finished: text.finished }),
     }
 }
@@ -186,7 +188,7 @@ fn groups<'a>(items: &[Answered<'a>]) -> Vec<Option<&'a str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::intake::appearance::Appearance;
+    use crate::assess::appearance::Appearance;
     use mmlnb_models::measures::novelty::Mahalanobis;
 
     fn options() -> Options {
@@ -204,6 +206,8 @@ mod tests {
             colours: [0.0; 7],
             trailing_bytes: false,
             phantom: false,
+            blank_tail: false,
+            damaged: false,
         };
         let row = |at: usize| Row {
             line: at as u64,

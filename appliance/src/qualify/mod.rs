@@ -15,14 +15,16 @@ mod replace;
 mod rows;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use mmlnb_models::bundle::{Bundle, CLASSIFIER, Calibration, Manifest, NOVELTY, NoveltyLimit};
 use mmlnb_models::measures::MeasureError;
 use mmlnb_models::measures::novelty::NEIGHBOURS;
 use serde_json::{Value, json};
 
-use crate::cli::Qualify;
+use crate::assess::pipeline;
+use crate::assess::reader::Reader;
 use crate::commands::{bundle, print};
 use crate::engine::{Engine, Mode};
 use crate::error::{Exit, Failure};
@@ -30,9 +32,58 @@ use items::Store;
 use measure::{Answered, Fitted};
 use rows::{Half, Needs, Row};
 
-/// Longest side of an image.
-const MAX_SIDE: u32 = 16_384;
 const CARD: &str = "MODEL_CARD.md";
+
+/// `qualify`.
+#[derive(Args, Clone, Debug)]
+pub struct Qualify {
+    /// The bundle.
+    #[arg(value_name = "BUNDLE")]
+    pub bundle: PathBuf,
+    /// CSV with file_name, class, and if known description, group (patient) and split; rows of the split `train` are left out.
+    #[arg(long, value_name = "CSV")]
+    pub data: PathBuf,
+    /// The folder of the images.
+    #[arg(long, value_name = "DIR")]
+    pub images: PathBuf,
+    /// A run of mmlnb-train classify, to compare its answers for the same images.
+    #[arg(long, value_name = "RUN")]
+    pub run: Option<PathBuf>,
+    /// Largest share of errors among accepted answers.
+    #[arg(long, default_value_t = 0.10, value_parser = share)]
+    pub risk: f64,
+    /// Confidence with which it holds.
+    #[arg(long, default_value_t = 0.95, value_parser = share)]
+    pub confidence: f64,
+    /// Share of images like the training's that may be called far from it.
+    #[arg(long, default_value_t = 0.05, value_parser = share)]
+    pub false_alarm: f64,
+    /// Images that go into the bundle as known answers.
+    #[arg(long, default_value_t = 3)]
+    pub known_answers: usize,
+    /// Decides the halves and the intervals' draws.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// One JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// auto, cpu or cuda.
+    #[arg(long, value_parser = ["auto", "cpu", "cuda"], default_value = "auto", env = "MMLNB_PROVIDER")]
+    pub provider: String,
+    /// Threads for computing; 0: all cores less one.
+    #[arg(long, default_value_t = 0, env = "MMLNB_THREADS")]
+    pub threads: usize,
+    /// Images that are described together.
+    #[arg(long, default_value_t = 4, env = "MMLNB_SLOTS", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub slots: u16,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
+        _ => Err("expected a number between 0 and 1".to_owned()),
+    }
+}
 
 /// What is promised, and how.
 #[derive(Clone, Copy, Debug)]
@@ -66,15 +117,18 @@ pub fn run(args: &Qualify) -> Result<Exit, Failure> {
     let classes = opened.manifest.classifier.as_ref().map(|part| part.classes.clone());
     let reads_text = opened.manifest.classifier.as_ref().is_some_and(|part| part.text.is_some());
     let needs = Needs { classes: classes.as_deref(), description: reads_text && mode == Mode::Classify, seed: options.seed };
-    let rows = rows::read(&args.data, &args.images, &needs)?;
+    let reading = pipeline::settings();
+    let mut reader = Reader::new(reading.clone());
+    let rows = rows::read(&args.data, &args.images, &needs, &mut |path| pipeline::inspect(&mut reader, path))?;
+    pipeline::warn(&reading);
     let trainer = args.run.as_deref().map(agreement::read).transpose()?;
     let limit = novelty_limit(&opened.manifest);
     let engine = open_engine(args, &opened, limit.as_ref(), mode)?;
     let cannot = |error: &io::Error| Failure::io("the qualification cannot be kept", &args.bundle, error);
     let path = replace::beside(&opened.dir, "answers").map_err(|error| cannot(&error))?;
     let mut store = Store::open(path, &opened.sha256, engine.provider().name)?;
-    let differences = answers::check(&opened, &engine, usize::MAX)?;
-    let (items, failed) = items::assess(&engine, mode, &rows, &mut store)?;
+    let differences = answers::check(&opened, &engine, &mut reader, usize::MAX)?;
+    let (items, failed) = items::assess(&engine, mode, &rows, &reading, &mut store)?;
     let all: Vec<Answered<'_>> = rows.iter().zip(&items).filter_map(|(row, item)| Some((row, item.as_ref()?))).collect();
     if all.is_empty() {
         return Err(none(&failed, &args.data));
@@ -82,7 +136,7 @@ pub fn run(args: &Qualify) -> Result<Exit, Failure> {
     let trainers = opened.manifest.classifier.as_ref().and_then(|part| part.calibration.as_ref());
     let fitted =
         classes.as_ref().map(|_| measure::fit(&all, trainers, limit.as_ref(), &options)).transpose().map_err(unmeasurable)?;
-    let recorded = answers::record(&opened, &engine, &all, options.answers)?;
+    let recorded = answers::record(&opened, &engine, &mut reader, &all, options.answers)?;
     let mut result = measured(&opened, &all, fitted.as_ref(), &options)?;
     result["provider"] = engine.provider().name.into();
     result["known_answers"] =

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use mmlnb_models::hash::sha256_hex;
-use mmlnb_models::prepare::header;
 use mmlnb_models::sheet::{Record, Sheet, SheetError};
 
 use crate::error::{Exit, Failure, Problem};
-use crate::intake::decode::limits;
+use crate::report::hex;
 
 /// One image with what is known about it.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,11 +50,14 @@ pub struct Needs<'a> {
     pub seed: u64,
 }
 
+/// The hash of a file whose header is that of an image, or why it is none.
+pub type Inspect<'a> = dyn FnMut(&Path) -> Result<[u8; 32], Failure> + 'a;
+
 /// Reads and checks everything.
 ///
 /// # Errors
 /// [`Exit::Usage`] with every problem of the file and the images.
-pub fn read(file: &Path, images: &Path, needs: &Needs<'_>) -> Result<Vec<Row>, Failure> {
+pub fn read(file: &Path, images: &Path, needs: &Needs<'_>, inspect: &mut Inspect<'_>) -> Result<Vec<Row>, Failure> {
     let sheet = Sheet::read(file).map_err(|error| unreadable(file, error))?;
     let mut problems = Vec::new();
     if sheet.records.is_empty() {
@@ -69,7 +71,7 @@ pub fn read(file: &Path, images: &Path, needs: &Needs<'_>) -> Result<Vec<Row>, F
     let mut rows: Vec<(Row, Option<&str>)> = Vec::new();
     if problems.is_empty() {
         for record in &sheet.records {
-            match row(&sheet, record, images, needs) {
+            match row(&sheet, record, images, needs, inspect) {
                 Ok(Some(row)) => rows.push((row, sheet.field(record, "split"))),
                 Ok(None) => {}
                 Err(found) => problems.extend(found.into_iter().map(|problem| format!("line {}: {problem}", record.line))),
@@ -113,7 +115,13 @@ fn unreadable(file: &Path, error: SheetError) -> Failure {
 }
 
 /// A row that is used, none for one that was trained on, or all that is wrong with it.
-fn row(sheet: &Sheet, record: &Record, images: &Path, needs: &Needs<'_>) -> Result<Option<Row>, Vec<String>> {
+fn row(
+    sheet: &Sheet,
+    record: &Record,
+    images: &Path,
+    needs: &Needs<'_>,
+    inspect: &mut Inspect<'_>,
+) -> Result<Option<Row>, Vec<String>> {
     let field = |column: &str| sheet.field(record, column);
     let mut problems = Vec::new();
     match field("split") {
@@ -139,7 +147,7 @@ fn row(sheet: &Sheet, record: &Record, images: &Path, needs: &Needs<'_>) -> Resu
     }
     let file_name = field("file_name").unwrap_or_default().to_owned();
     let path = images.join(&file_name);
-    let sha256 = match image(&file_name, &path) {
+    let sha256 = match image(&file_name, &path, inspect) {
         Ok(sha256) => sha256,
         Err(problem) => {
             problems.push(problem);
@@ -155,15 +163,14 @@ fn row(sheet: &Sheet, record: &Record, images: &Path, needs: &Needs<'_>) -> Resu
 }
 
 /// The hash of an image that lies in the folder and has the header of one.
-fn image(file_name: &str, path: &Path) -> Result<String, String> {
+fn image(file_name: &str, path: &Path, inspect: &mut Inspect<'_>) -> Result<String, String> {
     if file_name.is_empty()
         || !Path::new(file_name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
     {
         return Err(format!("file_name `{file_name}` does not lie in the image folder"));
     }
-    let bytes = std::fs::read(path).map_err(|error| format!("{file_name}: {error}"))?;
-    header::inspect_bytes(&bytes, &limits((super::MAX_SIDE, 1))).map_err(|error| format!("{file_name}: {error}"))?;
-    Ok(sha256_hex(&bytes))
+    let sha256 = inspect(path).map_err(|failure| format!("{file_name}: {}", failure.problems[0].what))?;
+    Ok(hex(&sha256))
 }
 
 /// Rows with the same image content.
@@ -219,7 +226,10 @@ mod tests {
     fn rows(csv: &str, images: usize) -> Result<Vec<Row>, Failure> {
         let dir = folder(csv, images);
         let classes = ["A", "B"].map(String::from);
-        read(&dir.path().join("data.csv"), dir.path(), &Needs { classes: Some(&classes), description: false, seed: 3 })
+        let needs = Needs { classes: Some(&classes), description: false, seed: 3 };
+        read(&dir.path().join("data.csv"), dir.path(), &needs, &mut |path| {
+            crate::assess::pipeline::bytes(path).map(|bytes| bytes.sha256)
+        })
     }
 
     #[test]

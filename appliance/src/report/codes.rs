@@ -108,6 +108,10 @@ pub fn flag(flag: &str) -> &str {
         "fallback_cpu" => "Computed on another device than the one that was asked for.",
         "slow" => "This took unusually long.",
         "phantom" => "This is a drawn test image (a phantom), not tissue: what is said of it says nothing about a patient.",
+        "blank_tail" => {
+            "A part of the file was perhaps never written (only reserved, or zeros to its end); it was judged after a long wait."
+        }
+        "damaged" => "The file is damaged: parts of the picture may be wrong.",
         "trailing_bytes" => "Bytes follow the end of the image.",
         other => other,
     }

@@ -128,3 +128,48 @@ fn names_of_any_kind_end_safely() {
     assert!(appliance.inbox_is_empty());
     appliance.check();
 }
+
+#[test]
+fn a_bmp_whose_writer_stalls_waits_and_is_flagged_when_it_stays_so() {
+    let whole = encode(64, 64, 3, image::ImageFormat::Bmp);
+    let mut stalled = whole.clone();
+    stalled[whole.len() * 6 / 10..].fill(0);
+    let mut appliance = Appliance::new();
+    appliance.set("MMLNB_INCOMPLETE_S", "600");
+    appliance.drop("goes_on.bmp", &stalled);
+    appliance.drop_png("good.png", 1);
+    appliance.start();
+    appliance.until("the good one is filed", |appliance| appliance.in_state("filed") == 1);
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!(appliance.assessed().len(), 1, "half an image is not assessed");
+    assert_eq!(appliance.count("SELECT count(*) FROM files"), 1, "a file that is not whole leaves no row");
+    assert_eq!(appliance.count("SELECT count(*) FROM content"), 1);
+    assert_eq!(text(&appliance.cli(&["status", "--check"]).stderr), "");
+    appliance.drop("goes_on.bmp", &whole);
+    appliance.until("it is filed when it is whole", |appliance| appliance.in_state("filed") == 2);
+    assert_eq!(appliance.rows("SELECT flags FROM reports WHERE flags LIKE '%blank_tail%'"), [""; 0]);
+    assert_eq!(appliance.stop(), Some(0));
+
+    appliance.set("MMLNB_INCOMPLETE_S", "1");
+    stalled[60] ^= 1;
+    appliance.drop("stays.bmp", &stalled);
+    appliance.start();
+    appliance.until("it is filed as it is", |appliance| appliance.in_state("filed") == 3);
+    assert_eq!(appliance.count("SELECT count(*) FROM reports WHERE flags LIKE '%blank_tail%'"), 1);
+    appliance.check();
+}
+
+#[test]
+fn a_file_above_the_limit_fails_unread_and_a_slide_stays() {
+    let mut appliance = Appliance::new();
+    appliance.set("MMLNB_MAX_FILE_MB", "1");
+    let mut czi = vec![0; 2 << 20];
+    czi[..10].copy_from_slice(b"ZISRAWFILE");
+    appliance.drop("slide.czi", &czi);
+    appliance.drop("large.png", &vec![7; 2 << 20]);
+    appliance.start();
+    appliance.until("both ended", |appliance| appliance.in_state("refused") == 1 && appliance.in_state("failed") == 1);
+    assert_eq!(note(&appliance, "failed/large.png.note.json")["code"], "file_too_large");
+    assert_eq!(note(&appliance, "inbox/slide.czi.note.json")["code"], "whole_slide");
+    assert_eq!(appliance.count("SELECT count(*) FROM files WHERE image_sha256 IS NOT NULL"), 0);
+}

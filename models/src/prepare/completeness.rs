@@ -155,3 +155,45 @@ fn tiff<S: Read + Seek>(source: &mut S) -> io::Result<Completeness> {
     }
     Ok(COMPLETE)
 }
+
+/// Bytes of zeros at the end of uncompressed picture data that make it look unwritten.
+const BLANK: u64 = 4096;
+
+/// Whether uncompressed picture data (BMP, TIFF) ends in zeros only, as it does while a writer that has reserved the room still writes.
+/// A black edge looks the same.
+pub fn blank_tail<S: Read + Seek>(source: &mut S) -> io::Result<bool> {
+    let head = Source::new(source)?.up_to(0, 34)?;
+    let data = match Format::of(&head) {
+        Some(Format::Bmp) => bmp_data(&head, Source::new(source)?.length),
+        Some(Format::Tiff) => tiff_data(source)?,
+        Some(Format::Png | Format::Jpeg) | None => None,
+    };
+    let Some((from, end)) = data else { return Ok(false) };
+    let from = from.max(end.saturating_sub(BLANK));
+    let tail = Source::new(source)?.up_to(from, end.saturating_sub(from) as usize)?;
+    Ok(!tail.is_empty() && tail.iter().all(|&byte| byte == 0))
+}
+
+/// Where uncompressed BMP data begins and ends.
+fn bmp_data(head: &[u8], length: u64) -> Option<(u64, u64)> {
+    let number = |at: usize| Some(u64::from(u32::from_le_bytes(*head.get(at..)?.first_chunk()?)));
+    let compression = if number(14)? == 12 { 0 } else { number(30)? };
+    // 0: none, 3 and 6: none, with bit masks.
+    if !matches!(compression, 0 | 3 | 6) {
+        return None;
+    }
+    let end = Some(number(2)?).filter(|named| *named != 0).map_or(length, |named| named.min(length));
+    Some((number(10)?, end))
+}
+
+/// Where the last uncompressed strip or tile begins and ends.
+fn tiff_data<S: Read + Seek>(source: &mut S) -> io::Result<Option<(u64, u64)>> {
+    let directories = match tiff_directory::directories(source, true) {
+        Ok(directories) => directories,
+        Err(TiffProblem::Io(error)) => return Err(error),
+        Err(TiffProblem::Beyond(_) | TiffProblem::Malformed(_)) => return Ok(None),
+    };
+    let plain = directories.iter().filter(|directory| directory.compression == 1);
+    let chunks = plain.flat_map(|directory| directory.offsets.iter().zip(&directory.lengths));
+    Ok(chunks.map(|(at, length)| (*at, at.saturating_add(*length))).max_by_key(|(_, end)| *end))
+}

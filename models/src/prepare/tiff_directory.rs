@@ -8,6 +8,8 @@ use super::source::Source;
 const MOST_DIRECTORIES: usize = 1024;
 const MOST_ENTRIES: u64 = 4096;
 const LONGEST_TEXT: u64 = 64 << 10;
+/// Of all directories: many may share one text.
+const MOST_TEXT: u64 = 4 << 20;
 const MOST_CHUNKS: u64 = 1 << 20;
 
 /// Why the directories cannot be read.
@@ -81,6 +83,7 @@ struct Reader<'a, S> {
     little: bool,
     big_tiff: bool,
     first: u64,
+    text_left: u64,
 }
 
 /// One entry of a directory: `count` values of `kind`, at `at`.
@@ -102,7 +105,7 @@ impl<'a, S: Read + Seek> Reader<'a, S> {
             b"MM\0+" => (false, true),
             _ => return Err(TiffProblem::Malformed("it has no TIFF header")),
         };
-        let mut reader = Reader { source, little, big_tiff, first: 0 };
+        let mut reader = Reader { source, little, big_tiff, first: 0, text_left: MOST_TEXT };
         reader.first = if big_tiff { reader.number(8, 8, "the header")? } else { reader.number(4, 4, "the header")? };
         Ok(reader)
     }
@@ -183,7 +186,8 @@ impl<'a, S: Read + Seek> Reader<'a, S> {
     }
 
     fn text(&mut self, entry: &Entry, texts: &mut String) -> Result<(), TiffProblem> {
-        let count = entry.count.saturating_mul(kind_bytes(entry.kind)).min(LONGEST_TEXT) as usize;
+        let count = entry.count.saturating_mul(kind_bytes(entry.kind)).min(LONGEST_TEXT).min(self.text_left) as usize;
+        self.text_left -= count as u64;
         let bytes = self.source.up_to(entry.at, count)?;
         if bytes.len() < count {
             return Err(TiffProblem::Beyond("a text"));

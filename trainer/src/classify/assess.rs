@@ -60,6 +60,8 @@ pub(super) fn predictions(
                 tissue_share: seen.map(|seen| seen.tissue),
                 image_size: Some([row.width as usize, row.height as usize]),
                 microns_per_pixel: seen.and_then(|seen| seen.microns_per_pixel),
+                blank_tail: false,
+                damaged: false,
                 text: words.zip(finished).map(|(words, finished)| Text { words, finished }),
             };
             let (decision, reasons) = verdict(&evidence, judge.calibration);

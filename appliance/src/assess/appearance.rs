@@ -31,6 +31,12 @@ pub struct Appearance {
     pub trailing_bytes: bool,
     /// Whether the file says that it is a phantom.
     pub phantom: bool,
+    /// Whether a part of the file was perhaps never written: it is only reserved, or the end is only zeros.
+    #[serde(default)]
+    pub blank_tail: bool,
+    /// Whether the decoder found damage that it read past.
+    #[serde(default)]
+    pub damaged: bool,
 }
 
 impl Appearance {
@@ -46,6 +52,8 @@ impl Appearance {
             colours: colours::measures(rgb),
             trailing_bytes,
             phantom: false,
+            blank_tail: false,
+            damaged: false,
         }
     }
 
@@ -59,6 +67,8 @@ impl Appearance {
             (elongation > LONG, "unusual_size"),
             (self.trailing_bytes, "trailing_bytes"),
             (self.phantom, "phantom"),
+            (self.blank_tail, "blank_tail"),
+            (self.damaged, "damaged"),
         ];
         flags.iter().filter(|(holds, _)| *holds).map(|(_, flag)| *flag).collect()
     }
