@@ -258,13 +258,14 @@ impl Given {
         ]);
         let seeds = [("training", options.recipe.seed as i64), ("split", options.split_seed as i64)];
         let versions = [("mmlnb", env!("CARGO_PKG_VERSION")), ("libtorch", TORCH_VERSION)];
-        Decided::default()
+        let decided = Decided::default()
             .with("recipe", recipe)?
             .with("data", data)?
             .with("base", base)?
             .with("seeds", toml::Table::from_iter(seeds.map(|(name, seed)| (name.to_string(), seed.into()))))?
             .with("versions", toml::Table::from_iter(versions.map(|(name, version)| (name.to_string(), version.into()))))?
-            .with("paths", paths)
+            .with("paths", paths)?;
+        Ok(decided)
     }
 
     /// The texts of all rows, where texts are read.

@@ -173,7 +173,7 @@ fn decided(
     let found = |path: &Path| absolute(path).map_err(TrainError::io("read", path));
     let paths = json!({ "data": found(&args.data)?, "images": found(&args.images)?, "base": found(&args.base)? });
     let parts: String = split.parts.iter().map(|part| format!("{part:?}\n")).collect();
-    Decided::default()
+    let decided = Decided::default()
         .with("recipe", recipe)?
         .with(
             "data",
@@ -182,5 +182,6 @@ fn decided(
         .with("base", json!({ "sha256": base.sha256()?, "prompt": prompter.settings.prompt }))?
         .with("seeds", json!({ "seed": recipe.seed, "split_seed": recipe.split_seed }))?
         .with("versions", json!({ "mmlnb": env!("CARGO_PKG_VERSION"), "libtorch": start::TORCH_VERSION }))?
-        .with("paths", paths)
+        .with("paths", paths)?;
+    Ok(decided)
 }

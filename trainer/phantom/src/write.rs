@@ -1,6 +1,7 @@
 //! The files of a set of phantoms: `images/`, `masks/` on demand, `data.csv`, `truth.jsonl`. The same bytes for any number of threads.
 
-use super::{
+use crate::{
+    error::PhantomError,
     grammar::Description,
     optics::Scanner,
     patch::Patch,
@@ -10,7 +11,6 @@ use super::{
     sets::Fault,
     truth::Truth,
 };
-use crate::error::TrainError;
 use image::{RgbImage, codecs::jpeg::JpegEncoder};
 use mmlnb_models::prepare::phantom::MARK;
 use serde::Serialize;
@@ -61,13 +61,16 @@ pub fn write(
     threads: usize,
     output: &Path,
     progress: &(dyn Fn() + Sync),
-) -> Result<Written, TrainError> {
+) -> Result<Written, PhantomError> {
     if fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(TrainError::Asked(format!("{} holds something already; name a new folder with --output", output.display())));
+        return Err(PhantomError::Asked(format!(
+            "{} holds something already; name a new folder with --output",
+            output.display()
+        )));
     }
     for folder in ["images"].into_iter().chain(masks.then_some("masks")) {
         let path = output.join(folder);
-        fs::create_dir_all(&path).map_err(TrainError::io("create", &path))?;
+        fs::create_dir_all(&path).map_err(PhantomError::io("create", &path))?;
     }
     let patients = plan.draw_patients();
     let scanners = plan.scanners();
@@ -98,8 +101,8 @@ pub fn write(
 fn in_parallel<J: Sync, R: Send>(
     threads: usize,
     jobs: &[J],
-    work: impl Fn(&J) -> Result<R, TrainError> + Sync,
-) -> Result<Vec<R>, TrainError> {
+    work: impl Fn(&J) -> Result<R, PhantomError> + Sync,
+) -> Result<Vec<R>, PhantomError> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(jobs.len()));
     std::thread::scope(|scope| {
@@ -202,24 +205,20 @@ fn swap(plan: &Plan, patients: &[Planned], rows: &mut [Row]) {
     }
 }
 
-fn write_table(output: &Path, patients: &[Planned], rows: &[Row]) -> Result<(), TrainError> {
+fn write_table(output: &Path, patients: &[Planned], rows: &[Row]) -> Result<(), PhantomError> {
     let path = output.join("data.csv");
     let mut writer = csv::Writer::from_writer(Vec::new());
     let mut put = |fields: [&str; 6]| {
-        writer.write_record(fields).map_err(|error| TrainError::File { path: path.clone(), problem: error.to_string() })
+        writer.write_record(fields).map_err(|error| PhantomError::File { path: path.clone(), problem: error.to_string() })
     };
     put(["file_name", "description", "class", "group", "site", "split"])?;
     for row in rows {
         let Planned { patient, part } = &patients[row.patient];
         let class = row.class.map_or("", Class::name);
-        let part = match part {
-            crate::data::Part::Train => "train",
-            crate::data::Part::Validation => "validation",
-            crate::data::Part::Test => "test",
-        };
-        put([&row.file_name, &row.description.text, class, &group(patient), &format!("scanner-{}", patient.scanner + 1), part])?;
+        let site = format!("scanner-{}", patient.scanner + 1);
+        put([&row.file_name, &row.description.text, class, &group(patient), &site, part.name()])?;
     }
-    let bytes = writer.into_inner().map_err(|error| TrainError::File { path: path.clone(), problem: error.to_string() })?;
+    let bytes = writer.into_inner().map_err(|error| PhantomError::File { path: path.clone(), problem: error.to_string() })?;
     write_file(&path, &bytes)
 }
 
@@ -242,14 +241,14 @@ fn save(
     patch: u32,
     image: &RgbImage,
     um_per_px: f32,
-) -> Result<String, TrainError> {
+) -> Result<String, PhantomError> {
     let (extension, bytes) = match scanner.jpeg_quality {
         Some(quality) => ("jpg", jpeg(image, quality)),
         None => ("png", png(image, um_per_px)),
     };
     let name = format!("{}-{:02}.{extension}", group(patient), patch + 1);
     let path = output.join("images").join(&name);
-    let bytes = bytes.map_err(|problem| TrainError::File { path: path.clone(), problem })?;
+    let bytes = bytes.map_err(|problem| PhantomError::File { path: path.clone(), problem })?;
     write_file(&path, &bytes)?;
     Ok(name)
 }
@@ -285,7 +284,7 @@ fn jpeg(image: &RgbImage, quality: u8) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn save_mask(output: &Path, file_name: &str, drawn: &Patch) -> Result<(), TrainError> {
+fn save_mask(output: &Path, file_name: &str, drawn: &Patch) -> Result<(), PhantomError> {
     let path = output.join("masks").join(file_name).with_extension("png");
     let (width, height) = drawn.image.dimensions();
     let mut bytes = Vec::new();
@@ -297,10 +296,10 @@ fn save_mask(output: &Path, file_name: &str, drawn: &Patch) -> Result<(), TrainE
         writer.write_image_data(&drawn.labels)?;
         writer.finish()
     });
-    written.map_err(|error| TrainError::File { path: path.clone(), problem: error.to_string() })?;
+    written.map_err(|error| PhantomError::File { path: path.clone(), problem: error.to_string() })?;
     write_file(&path, &bytes)
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    fs::write(path, bytes).map_err(TrainError::io("write", path))
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), PhantomError> {
+    fs::write(path, bytes).map_err(PhantomError::io("write", path))
 }

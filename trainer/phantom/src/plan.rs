@@ -1,6 +1,6 @@
 //! Which patients there are, with their classes, scanners and parts.
 
-use super::{
+use crate::{
     findings::Findings,
     grammar::{self, Description},
     optics::Scanner,
@@ -10,7 +10,6 @@ use super::{
     sets::{Difficulty, Fault, Set},
     truth::Truth,
 };
-use crate::data::Part;
 use mmlnb_models::measures::facts;
 use std::ops::RangeInclusive;
 
@@ -142,6 +141,28 @@ impl Plan {
             return (Description { facts: facts::read(&text), text }, Spoiling::Truncated);
         }
         (description, if wrong { Spoiling::Wrong } else { Spoiling::None })
+    }
+}
+
+/// The part of the data in which a patient stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// To fit on.
+    Train,
+    /// To choose on.
+    Validation,
+    /// To report.
+    Test,
+}
+
+impl Part {
+    /// As the column `split` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Train => "train",
+            Part::Validation => "validation",
+            Part::Test => "test",
+        }
     }
 }
 

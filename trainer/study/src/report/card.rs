@@ -56,7 +56,7 @@ fn heading(record: &Record, what: &str) -> String {
     format!(
         "# {}\n{what}.\n\n## Intended use\nResearch. Not for diagnosis, not for decisions about patients. Method: MMLNB (arXiv 2503.12927); trained with {} {}.\n",
         cell(&record.name),
-        env!("CARGO_PKG_NAME"),
+        "mmlnb-trainer",
         env!("CARGO_PKG_VERSION"),
     )
 }

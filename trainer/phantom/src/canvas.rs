@@ -1,6 +1,6 @@
 //! A field in amounts of stain, and soft-edged shapes painted onto it.
 
-use super::texture::smooth;
+use crate::texture::smooth;
 
 /// Amounts of stain, in the units of [`super::optics`].
 #[derive(Clone, Copy, Debug, PartialEq, Default)]

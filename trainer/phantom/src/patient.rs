@@ -1,6 +1,6 @@
 //! A patient: one tumour, one stain, one scanner.
 
-use super::{
+use crate::{
     optics::{Scanner, Stain},
     random::{Purpose, Stream},
     sets::Difficulty,

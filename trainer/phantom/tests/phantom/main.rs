@@ -5,7 +5,7 @@ mod files;
 mod texts;
 mod truth;
 
-use mmlnb_trainer::phantom::{
+use mmlnb_phantom::{
     plan::{Plan, Texts},
     sets::Set,
 };

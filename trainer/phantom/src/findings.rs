@@ -1,6 +1,6 @@
 //! What a pathologist would say of a patch, read off its truth.
 
-use super::{
+use crate::{
     cells::Kind,
     patient::{Class, Pattern},
     random::Stream,

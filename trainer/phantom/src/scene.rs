@@ -1,6 +1,6 @@
 //! One field: its areas and where its cells lie.
 
-use super::{
+use crate::{
     cells::{Cell, Kind},
     patient::{Patient, Pattern},
     random::{Purpose, Stream},

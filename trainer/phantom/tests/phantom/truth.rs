@@ -1,7 +1,7 @@
 //! The truth is what was drawn.
 
 use super::plan;
-use mmlnb_trainer::phantom::{
+use mmlnb_phantom::{
     cells::Kind,
     mask,
     patient::Class,
@@ -41,9 +41,8 @@ fn one_seed_is_one_field_at_every_magnification() {
     let at = |size: u32, um_per_px: f32| {
         let plan = Plan { size, um_per_px, ..plan(Set::Standard, 8, 6) };
         let scanners = plan.scanners();
-        let draw = |planned: mmlnb_trainer::phantom::plan::Planned| {
-            plan.draw_patch(&planned.patient, &scanners[planned.patient.scanner], 1)
-        };
+        let draw =
+            |planned: mmlnb_phantom::plan::Planned| plan.draw_patch(&planned.patient, &scanners[planned.patient.scanner], 1);
         plan.draw_patients().into_iter().map(draw).collect::<Vec<_>>()
     };
     for (coarse, fine) in at(32, 2.0).into_iter().zip(at(128, 0.5)) {
@@ -83,7 +82,7 @@ fn classes_come_as_often_as_asked_and_each_part_has_all() {
 
 #[test]
 fn the_hard_set_tests_on_a_scanner_that_training_never_saw() {
-    use mmlnb_trainer::data::Part;
+    use mmlnb_phantom::plan::Part;
     let planned = plan(Set::Hard, 2, 60).draw_patients();
     assert!(planned.iter().all(|planned| (planned.patient.scanner == 2) == (planned.part == Part::Test)));
 }

@@ -2,7 +2,7 @@
 //!
 //! H and E are the unit vectors of optical density of Ruifrok and Johnston (2001); amounts are in decadic optical density.
 
-use super::{canvas::Ink, random::Stream};
+use crate::{canvas::Ink, random::Stream};
 use image::RgbImage;
 use serde::Serialize;
 

@@ -1,6 +1,6 @@
 //! What a field truly holds, computed from what was drawn, and the class that follows.
 
-use super::{
+use crate::{
     cells::Kind,
     patient::{Class, Pattern},
     scene::Scene,

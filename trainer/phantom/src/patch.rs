@@ -1,6 +1,6 @@
 //! From a scene to pixels.
 
-use super::{
+use crate::{
     canvas::{Canvas, Ink, mix},
     cells::Kind,
     mask,

@@ -2,7 +2,7 @@
 
 use super::plan;
 use mmlnb_models::measures::facts::{Fact, read};
-use mmlnb_trainer::phantom::{
+use mmlnb_phantom::{
     grammar::{self, WORDS},
     plan::{Plan, Spoiling, Texts},
     sets::Set,

@@ -2,7 +2,7 @@
 //!
 //! [`mmlnb_models::measures::facts::read`] is the parser of this grammar: each clause carries the facts that are read back from it.
 
-use super::{
+use crate::{
     findings::{Amount, Cellularity, Findings},
     patient::Pattern,
     random::Stream,

@@ -1,6 +1,6 @@
 //! The objects of a field, and how each is painted. Lengths in um.
 
-use super::{
+use crate::{
     canvas::{Canvas, Ink, Outline},
     mask,
     random::{Purpose, Stream},

@@ -1,6 +1,6 @@
 //! `metrics.jsonl`: one object a line, as the run goes.
 
-use super::{files::fault, state::Written};
+use super::files::fault;
 use crate::error::TrainError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -10,7 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(super) const FILE: &str = "metrics.jsonl";
+/// Its name in a run's folder.
+pub const FILE: &str = "metrics.jsonl";
 
 /// What a line of `metrics.jsonl` is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,9 +39,18 @@ impl Kind {
     }
 }
 
+/// How much of what only grows belongs to a saved state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Written {
+    /// Bytes of `metrics.jsonl`.
+    pub metrics: u64,
+    /// The step that has not been logged yet.
+    pub next_step: u64,
+}
+
 /// A file that only grows, and is cut back to a known length on resume.
 #[derive(Debug)]
-pub(super) struct Metrics {
+pub struct Metrics {
     path: PathBuf,
     file: File,
     written: Written,
@@ -48,6 +58,9 @@ pub(super) struct Metrics {
 
 impl Metrics {
     /// Keeps what a saved state belongs to.
+    ///
+    /// # Errors
+    /// A file that is shorter than that, and what the operating system refuses.
     pub fn open(run: &Path, written: Written) -> Result<Metrics, TrainError> {
         let keep = written.metrics;
         let path = run.join(FILE);
@@ -64,6 +77,10 @@ impl Metrics {
         Ok(Metrics { path, file, written })
     }
 
+    /// Appends a line.
+    ///
+    /// # Errors
+    /// What the operating system refuses.
     pub fn write(
         &mut self,
         kind: Kind,
@@ -89,6 +106,9 @@ impl Metrics {
     }
 
     /// Brings the lines to the disk: the state that follows relies on them.
+    ///
+    /// # Errors
+    /// What the operating system refuses.
     pub fn sync(&mut self) -> Result<Written, TrainError> {
         self.file.sync_all().map_err(TrainError::io("write", &self.path))?;
         Ok(self.written)

@@ -22,12 +22,12 @@ static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| {
     stop
 });
 
-/// Catches signals from here on. [`super::RunFolder::open`] does this; a command without a run's folder calls it before its first item.
+/// Catches signals from here on. The trainer's run folder does this; a command without a run's folder calls it before its first item.
 pub fn listen() {
     LazyLock::force(&STOP);
 }
 
-/// Whether somebody asked this process to stop. The caller saves and returns [`crate::error::TrainError::Interrupted`].
+/// Whether somebody asked this process to stop. The caller saves and returns the error that says so.
 pub fn stop_requested() -> bool {
     static SAID: AtomicBool = AtomicBool::new(false);
     let stop = STOP.load(Ordering::Relaxed);

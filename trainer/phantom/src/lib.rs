@@ -6,6 +6,7 @@
 
 pub mod canvas;
 pub mod cells;
+pub mod error;
 pub mod findings;
 pub mod grammar;
 pub mod mask;

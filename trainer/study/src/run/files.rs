@@ -32,7 +32,7 @@ pub fn replace_file(target: &Path, content: &[u8]) -> Result<(), TrainError> {
 ///
 /// # Errors
 /// Those of the writer, and what the operating system refuses; the old file stays then.
-pub fn replace_file_by(target: &Path, write: impl FnOnce(&Path) -> Result<(), TrainError>) -> Result<(), TrainError> {
+pub fn replace_file_by<E: From<TrainError>>(target: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let folder = beside(target, "new");
     remove_folder(&folder)?;
     fault::point(&folder)?;
@@ -42,7 +42,8 @@ pub fn replace_file_by(target: &Path, write: impl FnOnce(&Path) -> Result<(), Tr
     write(&new)?;
     put(&new, target)?;
     fault::point(&folder)?;
-    remove_folder(&folder)
+    remove_folder(&folder)?;
+    Ok(())
 }
 
 /// A whole file takes the place of `target`, and both are on the disk.
@@ -57,7 +58,7 @@ fn put(new: &Path, target: &Path) -> Result<(), TrainError> {
 ///
 /// # Errors
 /// Those of `fill`, and what the operating system refuses; the old folder stays then.
-pub fn replace_folder(target: &Path, fill: impl FnOnce(&Path) -> Result<(), TrainError>) -> Result<(), TrainError> {
+pub fn replace_folder<E: From<TrainError>>(target: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let new = beside(target, "new");
     remove_folder(&new)?;
     fault::point(&new)?;
@@ -70,7 +71,8 @@ pub fn replace_folder(target: &Path, fill: impl FnOnce(&Path) -> Result<(), Trai
     sync(parent(target))?;
     fault::point(&new)?;
     remove_folder(&new)?;
-    remove_folder(&beside(target, "old"))
+    remove_folder(&beside(target, "old"))?;
+    Ok(())
 }
 
 /// Removes what a killed process left in `folder`, and puts back an old folder whose new one did not arrive.
@@ -94,7 +96,7 @@ pub fn settle(folder: &Path) -> Result<(), TrainError> {
 }
 
 /// The name and the stage of `.NAME.new` and `.NAME.old`.
-pub(super) fn unfinished(path: &Path) -> Option<(&str, &str)> {
+pub fn unfinished(path: &Path) -> Option<(&str, &str)> {
     let name = path.file_name()?.to_str()?.strip_prefix('.')?;
     name.rsplit_once('.').filter(|(name, stage)| !name.is_empty() && matches!(*stage, "new" | "old"))
 }
@@ -149,22 +151,30 @@ fn sync(path: &Path) -> Result<(), TrainError> {
 }
 
 /// Where tests let the process end: each point fails once, as if it had been killed just before the call that follows.
-pub(super) mod fault {
+pub mod fault {
     use crate::error::TrainError;
     use std::path::Path;
 
-    #[cfg(not(test))]
+    /// Passes.
+    ///
+    /// # Errors
+    /// None outside tests.
+    #[cfg(not(any(test, feature = "failpoints")))]
     pub fn point(_: &Path) -> Result<(), TrainError> {
         Ok(())
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "failpoints"))]
     std::thread_local! {
         /// Points that still pass; none: all of them do.
         pub static PASSES: std::cell::Cell<Option<u32>> = const { std::cell::Cell::new(None) };
     }
 
-    #[cfg(test)]
+    /// Passes as often as [`PASSES`] says, then fails.
+    ///
+    /// # Errors
+    /// As if the process had been killed here.
+    #[cfg(any(test, feature = "failpoints"))]
     pub fn point(path: &Path) -> Result<(), TrainError> {
         match PASSES.get() {
             None => Ok(()),

@@ -4,14 +4,14 @@
 mod card;
 mod counts;
 mod curves;
-pub(crate) mod examples;
+pub mod examples;
 mod figures;
 mod measured;
 mod page;
 pub mod plot;
 pub mod record;
 mod scores;
-pub(crate) mod sheet;
+pub mod sheet;
 mod words;
 
 use crate::{error::TrainError, run::files};
