@@ -1,6 +1,6 @@
 //! What can go wrong while training, and the exit code that says so.
 
-use crate::{start::StartError, torch::TorchError};
+use crate::{libtorch::StartError, torch::TorchError};
 use mmlnb_models::{json::ConfigError, sheet::SheetError, weights::WeightError};
 use mmlnb_phantom::error::PhantomError;
 use mmlnb_study::error::TrainError as StudyError;

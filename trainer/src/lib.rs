@@ -11,9 +11,12 @@ pub mod describe;
 pub mod error;
 pub mod evaluate;
 pub mod generate;
+pub mod libtorch;
 pub mod optimiser;
+pub mod recipe;
 pub mod run;
 pub mod start;
+pub mod threads;
 pub mod torch;
 
 pub use mmlnb_study::{compare, data, diagnostics, import, report, spelling};

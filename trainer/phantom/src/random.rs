@@ -1,7 +1,6 @@
 //! Random numbers that depend on what they are for and on nothing else, so that any number of threads draws the same phantoms.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use mmlnb_models::random::Draw;
 use std::{f32::consts::TAU, ops::Range};
 
 /// What a stream is drawn for; a part of its key.
@@ -24,7 +23,7 @@ pub enum Purpose {
 }
 
 /// A ChaCha stream whose key is (seed, patient, patch, purpose).
-pub struct Stream(ChaCha8Rng);
+pub struct Stream(Draw);
 
 impl Stream {
     /// The stream of one purpose; patient or patch is 0 where there is none.
@@ -33,17 +32,17 @@ impl Stream {
         for (place, part) in [seed, patient, patch, purpose as u64].into_iter().enumerate() {
             key[place * 8..place * 8 + 8].copy_from_slice(&part.to_le_bytes());
         }
-        Self(ChaCha8Rng::from_seed(key))
+        Self(Draw::keyed(key))
     }
 
     /// A key for something that draws by itself.
     pub fn key(&mut self) -> u64 {
-        self.0.next_u64()
+        self.0.bits()
     }
 
     /// In 0..1.
     pub fn unit(&mut self) -> f32 {
-        (self.0.next_u32() >> 8) as f32 / (1 << 24) as f32
+        (self.0.half_bits() >> 8) as f32 / (1 << 24) as f32
     }
 
     /// In the range; its start when it is empty.
@@ -64,7 +63,7 @@ impl Stream {
 
     /// About normal with mean 0 and deviation 1, cheaply: a sum of four bytes. For the noise of each pixel.
     pub fn rough_normal(&mut self) -> f32 {
-        let [a, b, c, d] = self.0.next_u32().to_le_bytes();
+        let [a, b, c, d] = self.0.half_bits().to_le_bytes();
         let sum = u32::from(a) + u32::from(b) + u32::from(c) + u32::from(d);
         // The variance of a byte is (256^2 - 1) / 12.
         (sum as f32 - 510.0) / 147.8
@@ -77,7 +76,7 @@ impl Stream {
 
     /// A whole number below `count`, which is not 0.
     pub fn below(&mut self, count: usize) -> usize {
-        (self.0.next_u64() % count as u64) as usize
+        self.0.remainder(count)
     }
 
     /// One of these, which are not none.
@@ -87,8 +86,6 @@ impl Stream {
 
     /// Any order of them.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, self.below(last + 1));
-        }
+        self.0.shuffle_by_remainder(items);
     }
 }

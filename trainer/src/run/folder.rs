@@ -65,7 +65,7 @@ impl RunFolder {
         }
         let finished = path.join(FINISHED);
         if finished.exists() {
-            if decided.0.get("recipe") == before.0.get("recipe") {
+            if !decided.goes_further_than(&before) {
                 eprintln!("{} is finished; nothing is left to do", path.display());
                 return Ok(Opened::Finished);
             }

@@ -1,6 +1,9 @@
 //! An encoder's state dict to a `.safetensors` file, checked against the network before it gets its name.
 
-use super::{Imported, Named, StateDict, write_safetensors};
+use super::{
+    state_dict::StateDict,
+    written::{Imported, Named, write_safetensors},
+};
 use crate::error::TrainError;
 use mmlnb_models::{
     config::{BertConfig, SwinConfig, Vgg16Config},

@@ -7,27 +7,13 @@ mod encoder;
 mod pickle;
 mod released;
 mod state_dict;
+mod written;
 
 pub use state_dict::StateDict;
+pub use written::Imported;
 
 use crate::error::TrainError;
-use safetensors::{Dtype, tensor::TensorView};
-use std::{
-    borrow::Cow,
-    collections::HashMap,
-    path::{Path, PathBuf},
-};
-
-/// What came of an import.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Imported {
-    /// The file or folder.
-    pub path: PathBuf,
-    /// What it is, in words.
-    pub what: String,
-    /// Number of tensors.
-    pub tensors: usize,
-}
+use std::path::Path;
 
 /// Imports a file of `torch.save`; `text` is a folder with BERT's `config.json` and tokenizer, which the authors' file lacks.
 ///
@@ -52,21 +38,4 @@ pub fn import(file: &Path, output: &Path, text: Option<&Path>) -> Result<Importe
         return Err(TrainError::Asked("--text belongs to the authors' released model, but this file is another".into()));
     }
     encoder::write(&state, output)
-}
-
-/// A tensor on its way into a file.
-type Named<'s> = (String, Dtype, Vec<usize>, Cow<'s, [u8]>);
-
-fn write_safetensors(tensors: &[Named<'_>], file: &Path) -> Result<(), TrainError> {
-    let mut views = Vec::with_capacity(tensors.len());
-    for (name, dtype, shape, bytes) in tensors {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|error| TrainError::File {
-            path: file.to_path_buf(),
-            problem: format!("the tensor {name} cannot be written: {error}"),
-        })?;
-        views.push((name.clone(), view));
-    }
-    let format = HashMap::from([("format".to_string(), "pt".to_string())]);
-    safetensors::serialize_to_file(views, Some(format), file)
-        .map_err(|error| TrainError::io("write", file)(std::io::Error::other(error)))
 }

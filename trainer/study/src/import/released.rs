@@ -3,7 +3,10 @@
 //! Differences to the paper that the folder carries: a confidence network of two layers, the classes in the order PD, D, UD, no image head. The file's
 //! confidence network reads [T; I], ours [I; T]: the columns of its first layer change places.
 
-use super::{Imported, Named, StateDict, write_safetensors};
+use super::{
+    state_dict::StateDict,
+    written::{Imported, Named, write_safetensors},
+};
 use crate::error::TrainError;
 use mmlnb_models::{
     config::{CLASSIFIER_MODEL_TYPE, ClassifierConfig},

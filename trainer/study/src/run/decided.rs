@@ -8,6 +8,9 @@ use toml::{Table, Value};
 /// The only setting that may change, and only grow.
 const MAY_GROW: &str = "recipe.epochs";
 
+/// Runs of earlier versions do not say it: then any number goes on with them.
+const MAY_BE_NEW: &str = "recipe.threads";
+
 /// Where things lay; kept for readers of the run, and no part of what decides its result.
 const PATHS: &str = "paths";
 
@@ -44,13 +47,20 @@ impl Decided {
         Ok(Decided(table))
     }
 
+    /// Whether there is more to do than in `before`, whose other settings are the same.
+    pub fn goes_further_than(&self, before: &Decided) -> bool {
+        let epochs = |decided: &Decided| decided.settings().remove(MAY_GROW);
+        epochs(self) != epochs(before)
+    }
+
     /// One line for each setting that is not as it was in `before`.
     pub fn differences(&self, before: &Decided) -> Vec<String> {
         let (was, is) = (before.settings(), self.settings());
         let mut lines = Vec::new();
         for name in was.keys().chain(is.keys().filter(|name| !was.contains_key(*name))) {
             let (was, is) = (was.get(name), is.get(name));
-            if was != is && !(name == MAY_GROW && grows(was, is)) {
+            let new = name == MAY_BE_NEW && was.is_none();
+            if was != is && !new && !(name == MAY_GROW && grows(was, is)) {
                 let spelled = |value: Option<&Value>| value.map_or("not set".to_string(), Value::to_string);
                 lines.push(format!("  {name}: was {}, is {}", spelled(was), spelled(is)));
             }
@@ -103,6 +113,13 @@ mod tests {
             "  recipe.seed: was not set, is 3",
         ];
         assert_eq!(now.differences(&before), expected);
+    }
+
+    #[test]
+    fn threads_may_be_said_anew_but_not_changed() {
+        let (unsaid, one, two) = (decided("[recipe]"), decided("[recipe]\nthreads = 1"), decided("[recipe]\nthreads = 2"));
+        assert_eq!(two.differences(&unsaid), [""; 0]);
+        assert_eq!(two.differences(&one), ["  recipe.threads: was 1, is 2"]);
     }
 
     #[test]
