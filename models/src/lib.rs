@@ -10,6 +10,7 @@ pub mod json;
 pub mod measures;
 pub mod networks;
 pub mod prepare;
+pub mod random;
 pub mod record;
 pub mod sheet;
 pub mod spelling;

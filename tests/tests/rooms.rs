@@ -5,8 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mmlnb_tests::{run, skipped};
+use mmlnb_tests::{circles, run, skipped};
 use serde_json::Value;
+
+/// Crates with rules, by their folders.
+const ROOMS: [&str; 7] = ["models", "exporter", "trainer", "trainer/study", "trainer/phantom", "appliance", "tests"];
+
+/// Crates whose files must not take from each other in circles.
+const WITHOUT_CIRCLES: [&str; 3] = ["trainer", "trainer/study", "trainer/phantom"];
 
 /// Lines of a function beyond which it has to be named in [`LONG`].
 const LONGEST: usize = 90;
@@ -37,6 +43,11 @@ fn table() -> BTreeMap<String, Vec<String>> {
     let cells = rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect::<Vec<_>>());
     let words = |cell: &str| cell.split(", ").filter(|word| !word.is_empty()).map(str::to_owned).collect();
     cells.map(|cells| (cells[1].clone(), words(&cells[3]))).collect()
+}
+
+/// The crate in a room's folder.
+fn package(room: &str) -> String {
+    format!("mmlnb-{}", room.rsplit('/').next().unwrap_or(room))
 }
 
 /// The graph of crates for this machine's platform: crates of other platforms were never downloaded by a build.
@@ -82,10 +93,10 @@ fn built_from(metadata: &Value, name: &str) -> BTreeSet<String> {
 fn no_room_knows_what_it_must_not_know() {
     let metadata = metadata();
     let table = table();
-    for room in ["models", "exporter", "trainer", "appliance", "tests"] {
+    for room in ROOMS {
         let forbidden = table.get(room).unwrap_or_else(|| panic!("ARCHITECTURE.md has no row for {room}"));
         assert!(!forbidden.is_empty(), "{room}");
-        let known = built_from(&metadata, &format!("mmlnb-{room}"));
+        let known = built_from(&metadata, &package(room));
         for word in forbidden {
             // The end-to-end tests read the ledger's views as any other program does.
             for name in crates(word) {
@@ -93,9 +104,61 @@ fn no_room_knows_what_it_must_not_know() {
             }
         }
     }
-    for room in ["models", "exporter", "trainer"] {
-        assert!(!built_from(&metadata, &format!("mmlnb-{room}")).contains("mmlnb-appliance"), "nobody uses the appliance");
+    for room in ROOMS.into_iter().filter(|room| !["appliance", "tests"].contains(room)) {
+        assert!(!built_from(&metadata, &package(room)).contains("mmlnb-appliance"), "nobody uses the appliance");
     }
+}
+
+#[test]
+fn no_files_take_from_each_other_in_circles() {
+    let found: Vec<String> = WITHOUT_CIRCLES
+        .into_iter()
+        .flat_map(|room| circles(&root().join(room)))
+        .map(|circle| circle.iter().map(|file| format!("  {}", file.display())).collect::<Vec<_>>().join("\n"))
+        .collect();
+    assert!(found.is_empty(), "files that take from each other, directly or through others:\n{}", found.join("\n\n"));
+}
+
+/// The circles of a made-up crate, by names of files.
+fn circles_in(files: &[(&str, &str)]) -> Vec<Vec<String>> {
+    let room = tempfile::tempdir().expect("a temporary folder can be made");
+    for (name, text) in files {
+        let path = room.path().join("src").join(name);
+        fs::create_dir_all(path.parent().expect("it lies in src")).expect("a folder can be made");
+        fs::write(path, text).expect("a file can be written");
+    }
+    let name = |file: PathBuf| file.strip_prefix(room.path().join("src")).expect("it lies in src").display().to_string();
+    circles(room.path()).into_iter().map(|circle| circle.into_iter().map(name).collect()).collect()
+}
+
+#[test]
+fn the_search_for_circles_finds_each_kind() {
+    let root = ("lib.rs", "mod a;\nmod b;\nmod c;");
+    let free =
+        [root, ("a.rs", "use crate::b::x;\nfn a() { x() }"), ("b.rs", "pub fn x() { crate::c::y() }"), ("c.rs", "pub fn y() {}")];
+    assert!(circles_in(&free).is_empty());
+    let uses = ("c.rs", "use super::a::Z;\npub fn y(_: Z) {}");
+    let path = ("c.rs", "pub fn y() { crate::a::z(1) }");
+    let macros = ("c.rs", "pub fn y() { println!(\"{}\", [crate::a::Z::new()].len()); }");
+    for closing in [uses, path, macros] {
+        assert_eq!(
+            circles_in(&[free[0], ("a.rs", "use crate::b::x;\npub struct Z;\npub fn z(_: u8) {}"), free[2], closing]),
+            [["a.rs", "b.rs", "c.rs"]]
+        );
+    }
+}
+
+#[test]
+fn a_re_export_is_no_taking_and_hides_none() {
+    let root = ("lib.rs", "mod m;");
+    let own = ("m/mod.rs", "mod a;\nmod b;\npub use a::A;\npub use b::*;");
+    let (a, b) = (("m/a.rs", "pub struct A;"), ("m/b.rs", "use super::A;\npub struct B(A);"));
+    assert!(circles_in(&[root, own, a, b]).is_empty());
+    let back = ("m/a.rs", "use crate::m::B;\npub struct A(Box<B>);");
+    assert_eq!(circles_in(&[root, own, back, b]), [["m/a.rs", "m/b.rs"]]);
+    let code = ("m/mod.rs", "mod a;\nmod b;\npub use a::A;\npub fn f(_: b::B) {}\npub const N: u8 = 1;");
+    let child = ("m/b.rs", "pub struct B([u8; super::N as usize]);");
+    assert_eq!(circles_in(&[root, code, a, child]), [["m/b.rs", "m/mod.rs"]]);
 }
 
 #[test]

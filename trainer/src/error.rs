@@ -1,7 +1,9 @@
 //! What can go wrong while training, and the exit code that says so.
 
-use crate::{start::StartError, torch::TorchError};
+use crate::{libtorch::StartError, torch::TorchError};
 use mmlnb_models::{json::ConfigError, sheet::SheetError, weights::WeightError};
+use mmlnb_phantom::error::PhantomError;
+use mmlnb_study::error::TrainError as StudyError;
 use std::path::{Path, PathBuf};
 
 /// Why a command of the trainer stopped.
@@ -82,9 +84,30 @@ fn counted(problems: usize) -> String {
 
 impl From<SheetError> for TrainError {
     fn from(error: SheetError) -> TrainError {
+        StudyError::from(error).into()
+    }
+}
+
+impl From<StudyError> for TrainError {
+    fn from(error: StudyError) -> TrainError {
         match error {
-            SheetError::Io { file, source } => TrainError::io("read", &file)(source),
-            SheetError::Lines { file, problems } => TrainError::Data { file, problems },
+            StudyError::Asked(problem) => TrainError::Asked(problem),
+            StudyError::Data { file, problems } => TrainError::Data { file, problems },
+            StudyError::Failed(problem) => TrainError::Failed(problem),
+            StudyError::Config(error) => TrainError::Config(error),
+            StudyError::Weights(error) => TrainError::Weights(error),
+            StudyError::Io { action, path, source } => TrainError::Io { action, path, source },
+            StudyError::File { path, problem } => TrainError::File { path, problem },
+        }
+    }
+}
+
+impl From<PhantomError> for TrainError {
+    fn from(error: PhantomError) -> TrainError {
+        match error {
+            PhantomError::Asked(problem) => TrainError::Asked(problem),
+            PhantomError::Io { action, path, source } => TrainError::Io { action, path, source },
+            PhantomError::File { path, problem } => TrainError::File { path, problem },
         }
     }
 }

@@ -4,6 +4,7 @@
 //! here when it lies beside it. libtorch caches its first look for CUDA, therefore this comes before every other call.
 
 use crate::error::TrainError;
+pub use crate::libtorch::{StartError, TORCH_VERSION};
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LAZY, Symbol};
 use std::{
     error::Error,
@@ -13,9 +14,6 @@ use std::{
     sync::OnceLock,
 };
 use tch::{Device, Tensor};
-
-/// The version of libtorch that this program was built for.
-pub const TORCH_VERSION: &str = "2.11.0";
 
 const CPU_PART: &str = "libtorch_cpu.so";
 const CUDA_PART: &str = "libtorch_cuda.so";
@@ -32,30 +30,6 @@ pub enum Cuda {
     NoDevice,
     /// Its CUDA part is not there or cannot be loaded: why.
     Absent(String),
-}
-
-/// libtorch cannot be used.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum StartError {
-    /// The library is not the one that this program was built for; going on would give wrong numbers.
-    #[error(
-        "this program needs libtorch {TORCH_VERSION}, but {} is {found}; run `cargo xtask setup`, or point LD_LIBRARY_PATH to libtorch {TORCH_VERSION}",
-        library.display()
-    )]
-    Version {
-        /// The library that the loader chose.
-        library: PathBuf,
-        /// What it says of itself.
-        found: String,
-    },
-    /// The library says the right version and yet cannot make a tensor.
-    #[error("libtorch {TORCH_VERSION} in {} fails at the simplest call ({problem}); run `cargo xtask setup` to repair it", library.display())]
-    Broken {
-        /// The library that the loader chose.
-        library: PathBuf,
-        /// The first line of its message.
-        problem: String,
-    },
 }
 
 /// Checks libtorch and loads its CUDA part. Later calls return the first one's answer.

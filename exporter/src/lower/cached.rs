@@ -57,9 +57,9 @@ struct Packed {
 
 /// The form that one packed operator computes: q and k of one split, rotated alike, and v of the same split.
 fn packed(graph: &Graph, attention: &Node) -> Option<Packed> {
-    let rotation = |value: Value| match &graph.nodes[value.node as usize] {
-        Node { op: Op::Rotary { .. }, inputs, .. } if inputs.len() == 4 => Some(inputs.as_slice()),
-        _ => None,
+    let rotation = |value: Value| {
+        let Node { op: Op::Rotary { .. }, inputs, .. } = &graph.nodes[value.node as usize] else { return None };
+        (inputs.len() == 4).then_some(inputs.as_slice())
     };
     let (q, k) = (rotation(attention.inputs[0])?, rotation(attention.inputs[1])?);
     let split = q[0].node;

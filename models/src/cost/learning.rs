@@ -139,10 +139,10 @@ impl Tape<'_> {
 
     /// Bytes of a node's own results; parts of a split have none.
     fn results(&self, node: usize) -> i64 {
-        match self.graph.nodes[node].op {
-            Op::Split { .. } | Op::Input(_) => 0,
-            _ => self.types[node].iter().map(|t| bytes(t, self.float())).sum(),
+        if is_view(&self.graph.nodes[node].op) {
+            return 0;
         }
+        self.types[node].iter().map(|t| bytes(t, self.float())).sum()
     }
 
     fn size(&self, value: &Value) -> i64 {
@@ -159,12 +159,17 @@ impl Tape<'_> {
 
     /// Tables of positions carry no gradient.
     fn carries(&self, value: &Value) -> bool {
+        use Op::*;
         let node = &self.graph.nodes[value.node as usize];
         match &node.op {
-            Op::Input(name) => name == "inputs_embeds",
-            Op::AxialAngles { .. } => false,
-            Op::PermuteGroups { .. } => node.inputs.first().is_some_and(|first| self.carries(first)),
-            _ => true,
+            Input(name) => name == "inputs_embeds",
+            AxialAngles { .. } => false,
+            PermuteGroups { .. } => node.inputs.first().is_some_and(|first| self.carries(first)),
+            Embedding { .. } | AddPositions { .. } | AddRow { .. } | Linear { .. } | Conv2d { .. } | MaxPool2d => true,
+            Mean { .. } | LayerNorm { .. } | RmsNorm { .. } | AddLayerNorm { .. } | AddRmsNorm { .. } => true,
+            Relu | Gelu | Tanh | Sigmoid | SwiGlu | Add | Blend | Mix { .. } | Dropout { .. } | Concat { .. } => true,
+            Split { .. } | FirstToken | TakeRows | Unpermute | MergeRows { .. } | Rotary { .. } | Attention { .. } => true,
+            WindowAttention { .. } | ChannelsLast | Windows { .. } | Unwindow { .. } | MergePatches => true,
         }
     }
 
@@ -243,5 +248,19 @@ impl Tape<'_> {
             record.backward += 4 * (out + x);
         }
         record
+    }
+}
+
+/// Whether a result is part of what is there already, and takes no memory of its own.
+fn is_view(op: &Op) -> bool {
+    use Op::*;
+    match op {
+        Split { .. } | Input(_) => true,
+        Embedding { .. } | AddPositions { .. } | AddRow { .. } | Linear { .. } | Conv2d { .. } | MaxPool2d => false,
+        Mean { .. } | LayerNorm { .. } | RmsNorm { .. } | AddLayerNorm { .. } | AddRmsNorm { .. } => false,
+        Relu | Gelu | Tanh | Sigmoid | SwiGlu | Add | Blend | Mix { .. } | Dropout { .. } | Concat { .. } => false,
+        FirstToken | TakeRows | PermuteGroups { .. } | Unpermute | MergeRows { .. } | AxialAngles { .. } => false,
+        Rotary { .. } | Attention { .. } | WindowAttention { .. } | ChannelsLast | Windows { .. } => false,
+        Unwindow { .. } | MergePatches => false,
     }
 }

@@ -133,9 +133,9 @@ impl Graph {
 
     /// Names and types of the inputs, in order.
     pub fn inputs(&self) -> impl Iterator<Item = (&str, Value, &Type)> {
-        self.nodes.iter().enumerate().filter_map(|(i, node)| match &node.op {
-            Op::Input(name) => Some((name.as_str(), Value { node: i as u32, slot: 0 }, &node.types[0])),
-            _ => None,
+        self.nodes.iter().enumerate().filter_map(|(i, node)| {
+            let Op::Input(name) = &node.op else { return None };
+            Some((name.as_str(), Value { node: i as u32, slot: 0 }, &node.types[0]))
         })
     }
 

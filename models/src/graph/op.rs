@@ -163,6 +163,22 @@ pub enum Op {
     MergePatches,
 }
 
+impl Op {
+    /// The form of a norm that takes the two sides of a sum; none for what is no norm or has that form already.
+    pub(super) fn with_sum(&self) -> Option<Op> {
+        use Op::*;
+        match self {
+            RmsNorm { weight, eps } => Some(AddRmsNorm { weight: weight.clone(), eps: *eps }),
+            LayerNorm { weight, bias, eps } => Some(AddLayerNorm { weight: weight.clone(), bias: bias.clone(), eps: *eps }),
+            AddRmsNorm { .. } | AddLayerNorm { .. } | Input(_) | Embedding { .. } | AddPositions { .. } | AddRow { .. } => None,
+            Linear { .. } | Conv2d { .. } | MaxPool2d | Mean { .. } | Relu | Gelu | Tanh | Sigmoid | SwiGlu | Add => None,
+            Blend | Mix { .. } | Dropout { .. } | Concat { .. } | Split { .. } | FirstToken | TakeRows => None,
+            PermuteGroups { .. } | Unpermute | MergeRows { .. } | AxialAngles { .. } | Rotary { .. } => None,
+            Attention { .. } | WindowAttention { .. } | ChannelsLast | Windows { .. } | Unwindow { .. } | MergePatches => None,
+        }
+    }
+}
+
 /// Output types of an operator, or a sentence that says what does not fit.
 pub fn infer(op: &Op, inputs: &[&Type]) -> Result<Vec<Type>, String> {
     use Op::*;
@@ -302,11 +318,18 @@ fn attention(inputs: &[&Type], heads: i64, kv_heads: i64, kind: AttentionKind) -
     if last_known(q)? != heads * head || last_known(k)? != kv_heads * head || heads % kv_heads != 0 {
         return Err(format!("{q} and {k} do not have {heads} and {kv_heads} heads of one size"));
     }
-    match (kind, rest) {
-        (AttentionKind::Full | AttentionKind::Causal, []) => Ok(vec![(*q).clone()]),
-        (AttentionKind::Full, [mask]) if mask.dims.as_slice() == &k.dims[..k.dims.len() - 1] => Ok(vec![(*q).clone()]),
-        (AttentionKind::Segments, [bounds]) if bounds.dims.len() == 1 && q.dims.len() == 2 => Ok(vec![(*q).clone()]),
-        (AttentionKind::Cached, [past_k, past_v, last, total]) => {
+    let unfit = || Err(format!("{kind:?} attention does not take {} further inputs", rest.len()));
+    let plain = |fits: bool| if fits { Ok(vec![(*q).clone()]) } else { unfit() };
+    match kind {
+        AttentionKind::Causal => plain(rest.is_empty()),
+        AttentionKind::Full => plain(match rest {
+            [] => true,
+            [mask] => mask.dims.as_slice() == &k.dims[..k.dims.len() - 1],
+            _ => false,
+        }),
+        AttentionKind::Segments => plain(matches!(rest, [bounds] if bounds.dims.len() == 1 && q.dims.len() == 2)),
+        AttentionKind::Cached => {
+            let [past_k, past_v, last, total] = rest else { return unfit() };
             same(&[past_k, past_v])?;
             let fits = rank(past_k, 4)?.dims[1] == Dim::from(kv_heads) && last_known(past_k)? == head;
             if !fits || last.dims.len() != 1 || !total.dims.is_empty() {
@@ -314,7 +337,6 @@ fn attention(inputs: &[&Type], heads: i64, kv_heads: i64, kind: AttentionKind) -
             }
             Ok(vec![(*q).clone(), (*past_k).clone(), (*past_v).clone()])
         }
-        _ => Err(format!("{kind:?} attention does not take {} further inputs", rest.len())),
     }
 }
 

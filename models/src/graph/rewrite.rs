@@ -48,11 +48,7 @@ impl Graph {
         let mut redirect: HashMap<Value, Value> = HashMap::new();
         for i in 0..self.nodes.len() {
             let norm = &self.nodes[i];
-            let fused = match &norm.op {
-                Op::RmsNorm { weight, eps } => Op::AddRmsNorm { weight: weight.clone(), eps: *eps },
-                Op::LayerNorm { weight, bias, eps } => Op::AddLayerNorm { weight: weight.clone(), bias: bias.clone(), eps: *eps },
-                _ => continue,
-            };
+            let Some(fused) = norm.op.with_sum() else { continue };
             let sum = norm.inputs[0];
             // The fused node takes the sum's place, so that every other user of the sum comes after it; a second norm of one sum stays plain.
             if self.nodes[sum.node as usize].op != Op::Add || redirect.contains_key(&sum) {

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::settings::GenerationSettings;
+use crate::random::Draw;
 
 /// Below this temperature the likeliest token is taken without drawing.
 const COLDEST: f64 = 1e-5;
@@ -95,8 +94,7 @@ impl Sampler {
         digest.update(self.settings.seed.to_le_bytes());
         digest.update(self.image_hash);
         digest.update(self.step.to_le_bytes());
-        let mut random = ChaCha8Rng::from_seed(digest.finalize().into());
-        (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+        Draw::keyed(digest.finalize().into()).uniform()
     }
 }
 

@@ -2,12 +2,11 @@
 //!
 //! By Lambert and Beer the optical densities of a pixel, one a channel, are amounts of dye times the dye's vector. Glass stays as it is throughout.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use super::decode::Rgb8Image;
 use super::tissue::GLASS;
+use crate::random::Draw;
 
 /// Haematoxylin and eosin, red, green, blue (Ruifrok and Johnston 2001).
 pub(super) const HAEMATOXYLIN: [f32; 3] = [0.650, 0.704, 0.286];
@@ -33,8 +32,8 @@ pub struct StainJitter {
 impl StainJitter {
     /// The image with changed amounts of dye; the same for the same seed.
     pub fn apply(&self, image: &Rgb8Image, seed: u64) -> Rgb8Image {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let mut drawn = |width: f32| width * (2.0 * (random.next_u32() as f32 / u32::MAX as f32) - 1.0);
+        let mut draw = Draw::numbered(seed, 0);
+        let mut drawn = |width: f32| width * (2.0 * (draw.half_bits() as f32 / u32::MAX as f32) - 1.0);
         let scale = [1.0 + drawn(self.alpha), 1.0 + drawn(self.alpha), 1.0];
         let shift = [drawn(self.beta), drawn(self.beta), 0.0];
         let dyes = [unit(HAEMATOXYLIN), unit(EOSIN), unit(cross(HAEMATOXYLIN, EOSIN))];

@@ -3,10 +3,12 @@
 mod alphas;
 mod asked;
 pub mod ranks;
+mod table;
 mod told;
 mod variations;
 
 pub use alphas::{Alphas, Condition, Suppressed};
+pub use table::{Ablation, Row};
 pub use told::{lines, markdown, page};
 pub use variations::{NULLS, USUAL, Variation, published, variations};
 
@@ -18,10 +20,9 @@ use crate::{
 };
 use mmlnb_models::measures::{
     classes::Predictions,
-    intervals::{self, Basis, Estimates},
+    intervals,
     paired::{self, Difference},
 };
-use serde::Serialize;
 use std::path::PathBuf;
 use tch::Device;
 
@@ -50,46 +51,6 @@ pub struct Options {
     pub split_seed: u64,
     /// Where to compute.
     pub device: Device,
-}
-
-/// The table.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Ablation {
-    /// test or validation.
-    pub part: String,
-    /// Number of items in it.
-    pub items: usize,
-    /// How the draws were made.
-    pub draws: Basis,
-    /// One a variation that was trained, the first one first.
-    pub rows: Vec<Row>,
-    /// Runs that could not be trained, with the reason.
-    pub failed: Vec<String>,
-    /// The describers of the rank sweep.
-    pub ranks: Vec<ranks::Rank>,
-    /// How alpha answers to worse texts, over the first variation's seeds; none where it has no alpha.
-    pub alphas: Option<Alphas>,
-}
-
-/// One variation over its seeds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Row {
-    /// Its name.
-    pub name: String,
-    /// The paper's accuracy, where it could be read.
-    pub published: Option<f64>,
-    /// Seeds that were trained.
-    pub seeds: Vec<Option<i64>>,
-    /// Means over the seeds, with intervals over patients.
-    pub measures: Estimates,
-    /// The lowest and highest accuracy of a seed.
-    pub accuracy_range: [f64; 2],
-    /// Mean alpha_text.
-    pub alpha_text: Option<f64>,
-    /// To the first variation, over the same draws; empty in its own row.
-    pub differences: Vec<Difference>,
-    /// Two-sided p of the difference in accuracy from the draws, after Holm's adjustment for the number of rows.
-    pub p: Option<f64>,
 }
 
 /// Trains whatever is not trained yet, then compares everything.

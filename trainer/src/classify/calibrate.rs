@@ -4,7 +4,6 @@ use super::{
     assess::Judge,
     corpus::{Corpus, Opinion},
     descriptions::Described,
-    draw::Draw,
     recipe::Recipe,
 };
 use crate::{data::Table, error::TrainError};
@@ -15,6 +14,7 @@ use mmlnb_models::{
         calibration::{Abstention, RiskCoverage, Temperature, abstention, confidence, risk_coverage, temperature},
         novelty::{self, Mahalanobis, Neighbours},
     },
+    random::Draw,
     verdict::leading,
 };
 use serde::{Deserialize, Serialize};

@@ -4,7 +4,6 @@ mod assess;
 mod calibrate;
 mod corpus;
 mod descriptions;
-mod draw;
 mod evaluate;
 mod folder;
 mod known_answers;

@@ -1,7 +1,7 @@
 //! Which items an epoch shows, and in which order.
 
-use super::{draw::Draw, recipe::Sampling};
-use crate::data;
+use super::recipe::Sampling;
+use mmlnb_models::random::{self, Draw};
 
 /// Items of one epoch in order; `items` are rows with their classes. The same for the same seed and epoch.
 pub(super) fn order(items: &[(usize, usize)], sampling: Sampling, seed: u64, epoch: u64) -> Vec<usize> {
@@ -10,7 +10,7 @@ pub(super) fn order(items: &[(usize, usize)], sampling: Sampling, seed: u64, epo
         Sampling::Shuffled => items.iter().map(|(row, _)| *row).collect(),
         Sampling::Balanced => balanced(items, &mut Draw::new(seed, "balanced order", &[epoch])),
     };
-    data::order(seed, epoch, rows.len()).into_iter().map(|place| rows[place]).collect()
+    random::order(seed, epoch, rows.len()).into_iter().map(|place| rows[place]).collect()
 }
 
 /// As many rows as there are items, each class as often as the others (but for the remainder); rows of a class repeat only after all were there.

@@ -1,6 +1,6 @@
 //! The images of a data set as the classifier reads them: decoded, stain-normalised and resized once, kept while there is room.
 
-use super::{draw::Draw, recipe::Recipe};
+use super::recipe::Recipe;
 use crate::error::TrainError;
 use mmlnb_models::{
     config::ImageInput,
@@ -12,6 +12,7 @@ use mmlnb_models::{
         stain::StainJitter,
         tissue,
     },
+    random::Draw,
 };
 use std::{
     fs,

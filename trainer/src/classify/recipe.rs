@@ -1,13 +1,17 @@
 //! Recipes: small TOML files, compiled in; `--config` changes keys of one.
 
 use super::schedule::{Curriculum, LambdaSchedule};
-use crate::{error::TrainError, optimiser::OptimiserOptions};
-use mmlnb_models::{
-    config::{Fusion, ImageEncoder, SwinConfig, Vgg16Config},
-    spelling::distance,
+use crate::{
+    error::TrainError,
+    optimiser::OptimiserOptions,
+    recipe::{Compiled, near},
 };
+use mmlnb_models::config::{Fusion, ImageEncoder, SwinConfig, Vgg16Config};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::{
+    num::NonZeroU16,
+    path::{Path, PathBuf},
+};
 
 /// Every recipe by its name. The first one gives all keys that the others do not name.
 const RECIPES: [(&str, &str); 15] = [
@@ -29,7 +33,8 @@ const RECIPES: [(&str, &str); 15] = [
 ];
 
 /// Keys that no recipe needs to set.
-const OPTIONAL: [&str; 11] = [
+const OPTIONAL: [&str; 12] = [
+    "threads",
     "start",
     "image_weights",
     "text_weights",
@@ -236,6 +241,9 @@ pub struct Recipe {
     pub false_alarm: f64,
     pub recompute: bool,
     pub seed: u64,
+    /// Of libtorch; `run.toml` holds what was chosen, a classifier's folder does not.
+    #[serde(skip_serializing)]
+    pub threads: Option<NonZeroU16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -255,17 +263,10 @@ impl Recipe {
     /// # Errors
     /// A recipe that does not exist, a file that cannot be read, a key that no recipe has (with those that look like it), a value that makes no sense.
     pub fn load(name: &str, config: Option<&Path>) -> Result<Recipe, TrainError> {
-        let changes = match config {
-            None => toml::Table::new(),
-            Some(file) => {
-                let text = std::fs::read_to_string(file).map_err(TrainError::io("read", file))?;
-                parsed(&text).map_err(|problem| TrainError::File { path: file.to_path_buf(), problem })?
-            }
-        };
-        Recipe::with_changes(name, changes).map_err(|error| match (error, config) {
-            (TrainError::Asked(problem), Some(file)) => TrainError::File { path: file.to_path_buf(), problem },
-            (error, _) => error,
-        })
+        match config {
+            None => Recipe::with_changes(name, toml::Table::new()),
+            Some(file) => compiled(&texts(name)?).changed_by(file, Recipe::problems),
+        }
     }
 
     /// As [`Recipe::load`], the changes given as a table.
@@ -273,25 +274,7 @@ impl Recipe {
     /// # Errors
     /// As there.
     pub fn with_changes(name: &str, changes: toml::Table) -> Result<Recipe, TrainError> {
-        let recipe = RECIPES.iter().find(|(known, _)| *known == name);
-        let (_, text) = recipe.ok_or_else(|| {
-            let known = recipe_names().collect::<Vec<_>>().join(", ");
-            TrainError::Asked(format!("there is no recipe `{name}`{}; there are {known}", near(name, recipe_names())))
-        })?;
-        let compiled = |text: &str| parsed(text).map_err(TrainError::Asked);
-        let mut table = compiled(RECIPES[0].1)?;
-        table.extend(compiled(text)?);
-        let known: Vec<String> = table.keys().cloned().chain(OPTIONAL.map(String::from)).collect();
-        let unknown = changes.keys().filter(|key| !known.contains(key));
-        let unknown: Vec<String> =
-            unknown.map(|key| format!("`{key}` is no key of a recipe{}", near(key, known.iter().map(String::as_str)))).collect();
-        if !unknown.is_empty() {
-            return Err(TrainError::Asked(unknown.join("; ")));
-        }
-        table.extend(changes);
-        let recipe: Recipe = table.try_into().map_err(|error: toml::de::Error| TrainError::Asked(error.message().to_string()))?;
-        let problems = recipe.problems();
-        if problems.is_empty() { Ok(recipe) } else { Err(TrainError::Asked(problems.join("; "))) }
+        compiled(&texts(name)?).with(changes, Recipe::problems)
     }
 
     /// The recipe as a table, with the boundaries of the stages written out.
@@ -405,19 +388,18 @@ impl Recipe {
     }
 }
 
-fn parsed(text: &str) -> Result<toml::Table, String> {
-    text.parse().map_err(|error: toml::de::Error| error.to_string())
+/// The files of a recipe: the first one gives all keys that the others do not name.
+fn texts(name: &str) -> Result<[&'static str; 2], TrainError> {
+    let Some((_, text)) = RECIPES.iter().find(|(known, _)| *known == name) else {
+        let known = recipe_names().collect::<Vec<_>>().join(", ");
+        let near = near(name, recipe_names());
+        return Err(TrainError::Asked(format!("there is no recipe `{name}`{near}; there are {known}")));
+    };
+    Ok([RECIPES[0].1, text])
 }
 
-/// `; did you mean ..` with the known names that differ in a few letters.
-fn near<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> String {
-    let plain = |text: &str| text.to_lowercase().replace('-', "_");
-    let close = |other: &&str| {
-        let (a, b) = (plain(name), plain(other));
-        distance(&a, &b) <= 1 + a.len() / 4 || b.contains(&a) || (b.len() > 3 && a.contains(&b))
-    };
-    let found: Vec<String> = known.filter(close).map(|name| format!("`{name}`")).collect();
-    if found.is_empty() { String::new() } else { format!("; did you mean {}?", found.join(" or ")) }
+fn compiled<'t>(texts: &'t [&'t str]) -> Compiled<'t> {
+    Compiled { texts, optional: &OPTIONAL }
 }
 
 #[cfg(test)]

@@ -21,7 +21,8 @@ use crate::{
     generate::Source,
     report,
     run::{Decided, Kind, Opened, RunFolder, predictions::Prediction},
-    start::TORCH_VERSION,
+    start::{TORCH_VERSION, set_threads},
+    threads,
 };
 use mmlnb_models::{
     config::ClassifierConfig,
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::{
     fs,
+    num::NonZeroU16,
     path::{Path, PathBuf},
 };
 use tch::{Device, Tensor};
@@ -131,15 +133,17 @@ struct Given {
 pub fn run(options: &Options) -> Result<Option<RunMeasures>, TrainError> {
     let given = Given::new(options)?;
     eprint!("{}", given.summary);
-    given.plan(options);
+    let threads = given.threads(options)?;
+    given.plan(options, threads);
     if options.dry_run {
         return Ok(None);
     }
-    let (mut folder, state) = match RunFolder::open(&options.output, &given.decided(options)?, options.resume)? {
+    let (mut folder, state) = match RunFolder::open(&options.output, &given.decided(options, threads)?, options.resume)? {
         Opened::Finished => return Ok(None),
         Opened::Fresh(folder) => (folder, None),
         Opened::Resumed(folder, state) => (folder, Some(state)),
     };
+    set_threads(threads);
     let texts = given.texts(options, folder.path())?;
     let (config, stain_left) = given.config(options)?;
     let corpus = given.corpus(options, &config, texts.as_ref())?;
@@ -198,14 +202,25 @@ impl Given {
         Ok(Given { table, split, kind, source, overlap, summary, start })
     }
 
+    /// How many threads libtorch gets.
+    fn threads(&self, options: &Options) -> Result<NonZeroU16, TrainError> {
+        let describer = self.source.as_ref().map(Source::prompter).transpose()?;
+        let describing = describer.map_or(0.0, |prompter| threads::of_describer(&prompter.config));
+        let resumed = options.resume.then_some(options.output.as_path());
+        threads::chosen(options.recipe.threads, resumed, threads::of_classifier(&self.start.config).max(describing))
+    }
+
     /// What will be done, in a few lines.
-    fn plan(&self, options: &Options) {
+    fn plan(&self, options: &Options, threads: NonZeroU16) {
         let Options { recipe, recipe_name, .. } = options;
         let curriculum = recipe.curriculum();
         let steps = self.split.rows(Part::Train).len().div_ceil(recipe.batch_size);
         let graphs = self.start.graphs();
         let parameters = cost::parameters(&graphs.iter().collect::<Vec<_>>());
-        eprintln!("recipe {recipe_name}: {} epochs of {steps} steps, {parameters} parameters", recipe.epochs);
+        eprintln!(
+            "recipe {recipe_name}: {} epochs of {steps} steps, {parameters} parameters; threads of libtorch: {threads}",
+            recipe.epochs
+        );
         for stage in 1..=3 {
             let epochs: Vec<usize> = (0..curriculum.epochs).filter(|epoch| curriculum.stage(*epoch) == stage).collect();
             if let (Some(first), Some(last)) = (epochs.first(), epochs.last()) {
@@ -226,13 +241,14 @@ impl Given {
     }
 
     /// All that decides the result.
-    fn decided(&self, options: &Options) -> Result<Decided, TrainError> {
+    fn decided(&self, options: &Options, threads: NonZeroU16) -> Result<Decided, TrainError> {
         let mut recipe = options.recipe.decided()?;
         let mut paths = toml::Table::new();
         for key in ["start", "image_weights", "text_weights"] {
             recipe.remove(key).map(|path| paths.insert(key.into(), path));
         }
         recipe.insert("name".into(), options.recipe_name.clone().into());
+        recipe.insert("threads".into(), i64::from(threads.get()).into());
         let path = |path: &Path| toml::Value::from(path.to_string_lossy().into_owned());
         paths.insert("data".into(), path(&options.data));
         paths.insert("images".into(), path(&options.images));
@@ -258,13 +274,14 @@ impl Given {
         ]);
         let seeds = [("training", options.recipe.seed as i64), ("split", options.split_seed as i64)];
         let versions = [("mmlnb", env!("CARGO_PKG_VERSION")), ("libtorch", TORCH_VERSION)];
-        Decided::default()
+        let decided = Decided::default()
             .with("recipe", recipe)?
             .with("data", data)?
             .with("base", base)?
             .with("seeds", toml::Table::from_iter(seeds.map(|(name, seed)| (name.to_string(), seed.into()))))?
             .with("versions", toml::Table::from_iter(versions.map(|(name, version)| (name.to_string(), version.into()))))?
-            .with("paths", paths)
+            .with("paths", paths)?;
+        Ok(decided)
     }
 
     /// The texts of all rows, where texts are read.

@@ -1,14 +1,12 @@
 //! What training begins with: sizes, tokenizer, and every tensor, from files or from the seed.
 
-use super::{
-    draw::Draw,
-    recipe::{EncoderKind, Init, Inputs, Recipe},
-};
+use super::recipe::{EncoderKind, Init, Inputs, Recipe};
 use crate::{error::TrainError, torch::first_line};
 use mmlnb_models::{
     config::{BertConfig, ClassifierConfig, ImageEncoder, ImageInput, Resample},
     graph::{Graph, Parameter},
     networks,
+    random::Draw,
     weights::{Checkpoint, Naming, Stored},
 };
 use std::{

@@ -1,11 +1,13 @@
 //! The texts of a data set as the classifier reads them: whose words, cut into tokens, each distinct text once.
 
-use super::draw::Draw;
 use crate::{
     data::{Part, Table},
     error::TrainError,
 };
-use mmlnb_models::prepare::bert_tokenizer::{BertText, BertTokenizer};
+use mmlnb_models::{
+    prepare::bert_tokenizer::{BertText, BertTokenizer},
+    random::Draw,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use tch::Tensor;

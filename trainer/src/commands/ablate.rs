@@ -133,6 +133,7 @@ fn tune(args: &Args, rank: i64) -> Result<PathBuf, TrainError> {
         output: run.clone(),
         config: Some(file),
         device: args.device.clone(),
+        threads: None,
         resume: true,
         dry_run: false,
     })?;

@@ -6,7 +6,7 @@ use crate::{
     error::TrainError,
     start,
 };
-use std::path::PathBuf;
+use std::{num::NonZeroU16, path::PathBuf};
 
 /// Trains the classifier with its curriculum (MMLNB, arXiv 2503.12927), calibrates it and measures it.
 ///
@@ -66,6 +66,9 @@ pub struct Args {
     /// Seed of the split, so that several trainings share one
     #[arg(long, value_name = "N", default_value_t = SPLIT_SEED)]
     split_seed: u64,
+    /// Threads of libtorch [default: the recipe's, else one for small networks, else the physical cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroU16>,
     /// Go on with a run that was stopped
     #[arg(long)]
     resume: bool,
@@ -82,6 +85,7 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     let device = start::device(&args.device)?;
     let mut recipe = Recipe::load(&args.recipe, args.config.as_deref())?;
     recipe.seed = args.seed.unwrap_or(recipe.seed);
+    recipe.threads = args.threads.or(recipe.threads);
     let protocol = match (&args.protocol, args.folds, args.fold, &args.leave_out) {
         (Some(_), ..) => Protocol::Paper,
         (None, Some(of), Some(number), _) if number >= 1 && number <= of => Protocol::Fold { number: number - 1, of },

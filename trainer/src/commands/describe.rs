@@ -9,7 +9,7 @@ use crate::{
     error::TrainError,
     generate::Prompter,
     run::{Decided, Opened, RunFolder},
-    start,
+    start, threads,
 };
 use mmlnb_models::{
     graph::Graph,
@@ -18,7 +18,10 @@ use mmlnb_models::{
     weights::{Checkpoint, Naming, Weights},
 };
 use serde_json::json;
-use std::path::{Path, PathBuf, absolute};
+use std::{
+    num::NonZeroU16,
+    path::{Path, PathBuf, absolute},
+};
 use tch::Device;
 
 /// Tune a Qwen2.5-VL describer on images and their descriptions (LoRA, rsLoRA, DoRA or all weights).
@@ -42,6 +45,9 @@ pub struct Args {
     /// Where to compute: cpu, cuda, cuda:N, or auto for a GPU if there is one.
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub(super) device: String,
+    /// Threads of libtorch [default: the recipe's, else one for small networks and the physical cores for others].
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<NonZeroU16>,
     /// Go on with the run in --output.
     #[arg(long)]
     pub(super) resume: bool,
@@ -56,8 +62,12 @@ pub struct Args {
 /// Everything that is wrong with settings and data, before any weight is loaded; then whatever stops the training.
 pub fn run(args: Args) -> Result<(), TrainError> {
     let device = device(&args.device)?;
-    let recipe = Recipe::read(args.config.as_deref())?;
+    let mut recipe = Recipe::read(args.config.as_deref())?;
     let prompter = Prompter::with_settings(&args.base, None, recipe.settings(), recipe.image_size)?;
+    let resumed = args.resume.then_some(args.output.as_path());
+    let threads = threads::chosen(args.threads.or(recipe.threads), resumed, threads::of_describer(&prompter.config))?;
+    recipe.threads = Some(threads);
+    start::set_threads(threads);
     if recipe.method != describe::Method::Full {
         describe::check_targets(&recipe, &prompter.config)?;
     }
@@ -129,12 +139,13 @@ fn say_plan(recipe: &Recipe, train: &[Item], validation: &[Item], device: Device
     let each = train.len().div_ceil(recipe.batch_size).div_ceil(recipe.accumulation);
     let longest = train.iter().map(|item| item.sample.ids.len()).max().unwrap_or(0);
     eprintln!(
-        "{} images train, {} validate; longest sequence {longest} tokens; {} epochs of {each} steps of {} x {} images on {device:?}",
+        "{} images train, {} validate; longest sequence {longest} tokens; {} epochs of {each} steps of {} x {} images on {device:?}{}",
         train.len(),
         validation.len(),
         recipe.epochs,
         recipe.batch_size,
         recipe.accumulation,
+        recipe.threads.map_or(String::new(), |threads| format!(", threads of libtorch: {threads}")),
     );
 }
 
@@ -173,7 +184,7 @@ fn decided(
     let found = |path: &Path| absolute(path).map_err(TrainError::io("read", path));
     let paths = json!({ "data": found(&args.data)?, "images": found(&args.images)?, "base": found(&args.base)? });
     let parts: String = split.parts.iter().map(|part| format!("{part:?}\n")).collect();
-    Decided::default()
+    let decided = Decided::default()
         .with("recipe", recipe)?
         .with(
             "data",
@@ -182,5 +193,6 @@ fn decided(
         .with("base", json!({ "sha256": base.sha256()?, "prompt": prompter.settings.prompt }))?
         .with("seeds", json!({ "seed": recipe.seed, "split_seed": recipe.split_seed }))?
         .with("versions", json!({ "mmlnb": env!("CARGO_PKG_VERSION"), "libtorch": start::TORCH_VERSION }))?
-        .with("paths", paths)
+        .with("paths", paths)?;
+    Ok(decided)
 }

@@ -7,11 +7,12 @@ use crate::{
     evaluate::{compare_descriptions, write_blind, write_page},
     generate::{BATCH, Generated, Source, write_descriptions},
     run::{files, predictions},
-    start,
+    start, threads,
 };
 use mmlnb_models::config::{CLASSIFIER_MODEL_TYPE, ClassifierConfig};
 use std::{
     fs,
+    num::NonZeroU16,
     path::{Path, PathBuf},
 };
 use tch::Device;
@@ -55,6 +56,9 @@ pub struct Args {
     /// Images that are described together
     #[arg(long, value_name = "N", default_value_t = BATCH, value_parser = super::at_least_one)]
     batch: usize,
+    /// Threads of libtorch [default: one for small networks, else the physical cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroU16>,
     /// Where it computes: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -87,6 +91,13 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     describer(&args, &output, device)
 }
 
+fn use_threads(asked: Option<NonZeroU16>, operations: f64) -> Result<(), TrainError> {
+    let threads = threads::chosen(asked, None, operations)?;
+    start::set_threads(threads);
+    eprintln!("threads of libtorch: {threads}");
+    Ok(())
+}
+
 fn is_classifier(best: &Path) -> Result<bool, TrainError> {
     let file = best.join("config.json");
     if !file.is_file() {
@@ -99,6 +110,9 @@ fn classifier(args: &Args, best: &Path, output: &Path, device: Device) -> Result
     let config = ClassifierConfig::from_dir(best)?;
     let describer = args.describer.as_deref().map(|folder| Source::of(folder, args.base.as_deref(), device)).transpose()?;
     let describer = describer.map(|source| Source { batch: args.batch, settings: args.settings.clone(), ..source });
+    let asking = describer.as_ref().map(Source::prompter).transpose()?;
+    let operations = threads::of_classifier(&config).max(asking.map_or(0.0, |asking| threads::of_describer(&asking.config)));
+    use_threads(args.threads, operations)?;
     let needs = Needs {
         class: true,
         description: config.text.is_some() && describer.is_none(),
@@ -130,6 +144,7 @@ fn describer(args: &Args, output: &Path, device: Device) -> Result<(), TrainErro
     let table = data::load(&args.data, &args.images, &Needs::default())?;
     let found = Source::of(&args.run, args.base.as_deref(), device)?;
     let tuned = Source { batch: args.batch, settings: args.settings.clone(), ..found };
+    use_threads(args.threads, threads::of_describer(&tuned.prompter()?.config))?;
     let base = match (&tuned.adapter, &args.base) {
         (Some(adapter), _) => Source { adapter: None, asked_as: Some(adapter.clone()), ..tuned.clone() },
         (None, Some(base)) => Source { base: base.clone(), asked_as: Some(tuned.base.clone()), ..tuned.clone() },

@@ -4,9 +4,9 @@ use crate::{
     data::Sheet,
     error::TrainError,
     generate::{BATCH, Generated, Source, describe_files, file_name, image_files, write_descriptions},
-    start,
+    start, threads,
 };
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, num::NonZeroU16, path::PathBuf};
 
 /// Describes every image of a CSV file with a Qwen2.5-VL checkpoint, and writes the CSV file again with the descriptions in it.
 ///
@@ -40,6 +40,9 @@ pub struct Args {
     /// Images that are described together
     #[arg(long, value_name = "N", default_value_t = BATCH, value_parser = super::at_least_one)]
     batch: usize,
+    /// Threads of libtorch [default: one for small networks, else the physical cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroU16>,
     /// Where it computes: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -50,10 +53,13 @@ pub struct Args {
 /// # Errors
 /// Wrong input, a describer that cannot be used; [`TrainError::Partly`] when some images have no description.
 pub fn run(args: Args) -> Result<(), TrainError> {
-    let Args { data, images, base, adapter, output, settings, image_size, batch, device } = args;
+    let Args { data, images, base, adapter, output, settings, image_size, batch, threads, device } = args;
     let device = start::device(&device)?;
     let sheet = Sheet::read(&data)?;
     let source = Source { base, adapter, asked_as: None, settings, image_size, device, batch };
+    let threads = threads::chosen(threads, None, threads::of_describer(&source.prompter()?.config))?;
+    start::set_threads(threads);
+    eprintln!("threads of libtorch: {threads}");
     let mut cache = OsString::from(output.as_os_str());
     cache.push(".descriptions.jsonl");
     let described = describe_files(&source, &image_files(&sheet, &images)?, &PathBuf::from(cache))?;

@@ -1,14 +1,12 @@
 //! `mmlnb-train phantom`: patches with known truth, drawn from nothing.
 
-use crate::{
-    error::TrainError,
-    phantom::{
-        plan::{Plan, Texts},
-        sets::Set,
-        write::{Written, write},
-    },
-};
+use crate::error::TrainError;
 use indicatif::{ProgressBar, ProgressStyle};
+use mmlnb_phantom::{
+    plan::{Plan, Texts},
+    sets::Set,
+    write::{Written, write},
+};
 use std::{io::IsTerminal, ops::RangeInclusive, path::PathBuf, thread::available_parallelism, time::Instant};
 
 /// Draw phantoms: procedural patches that look like H&E, with their true class, counts and a description. They are synthetic, say so in their

@@ -6,11 +6,8 @@ use mmlnb_models::{
     config::QwenConfig,
     graph::{Adaption, Op, Weight},
     networks,
+    random::Draw,
     weights::{Adapter, AdapterConfig, AdapterTensors, Checkpoint, Targets as Modules},
-};
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -189,11 +186,8 @@ pub fn check_targets(recipe: &Recipe, config: &QwenConfig) -> Result<usize, Trai
 
 /// Numbers within `-limit .. limit`.
 fn uniform(seed: u64, module: &str, count: usize, limit: f32) -> Vec<f32> {
-    let key = mmlnb_models::hash::sha256_hex(format!("{seed} {module}").as_bytes());
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(&key.as_bytes()[..32]);
-    let mut stream = ChaCha8Rng::from_seed(bytes);
-    (0..count).map(|_| ((stream.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0) * limit).collect()
+    let mut draw = Draw::named(&format!("{seed} {module}"));
+    (0..count).map(|_| ((draw.half_bits() >> 8) as f32 / (1 << 23) as f32 - 1.0) * limit).collect()
 }
 
 /// Lengths of a matrix's rows.

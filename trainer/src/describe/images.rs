@@ -95,7 +95,9 @@ impl Images {
             }
             let pixels = pixels(&item.image, prompter)?;
             let embeds = image_embeds(&prompter.config, &vision, &pixels, item.sample.grid)?.f_to_device(Device::Cpu)?;
-            replace_file_by(&file(&folder, item), |path| Ok(Tensor::write_safetensors(&[(EMBEDS, &embeds)], path)?))?;
+            replace_file_by(&file(&folder, item), |path| -> Result<(), TrainError> {
+                Ok(Tensor::write_safetensors(&[(EMBEDS, &embeds)], path)?)
+            })?;
             progress.advance(1, &[]);
         }
         progress.end();

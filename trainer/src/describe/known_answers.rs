@@ -4,7 +4,7 @@ use super::{
     describer::Describer,
     images::Images,
     sample::{Sample, UNLABELLED},
-    train::Training,
+    setting::Training,
 };
 use crate::error::TrainError;
 use mmlnb_models::{

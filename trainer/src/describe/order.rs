@@ -1,9 +1,6 @@
 //! In which order samples are seen: shuffled, but with neighbours of like length, so that little is padding.
 
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use mmlnb_models::random::Draw;
 
 /// Windows whose samples are sorted by length together.
 const BUCKET: usize = 8;
@@ -15,25 +12,16 @@ pub type Micro = Vec<usize>;
 /// alone, and which samples make a step from `batch * accumulation` alone, so that less memory need not mean other steps. Every sample comes once; a
 /// last window that is not full takes random samples.
 pub fn windows(lengths: &[usize], (seed, epoch): (u64, u64), batch: usize, accumulation: usize) -> Vec<Vec<Micro>> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(epoch);
+    let mut draw = Draw::numbered(seed, epoch);
     let mut numbers: Vec<usize> = (0..lengths.len()).collect();
-    shuffle(&mut numbers, &mut random);
+    draw.shuffle_by_remainder(&mut numbers);
     let size = batch * accumulation;
     let rest = numbers.split_off(numbers.len() - numbers.len() % size);
     numbers.chunks_mut(BUCKET * size).for_each(|bucket| bucket.sort_by_key(|number| lengths[*number]));
     let mut windows: Vec<&[usize]> = numbers.chunks(size).collect();
-    shuffle(&mut windows, &mut random);
+    draw.shuffle_by_remainder(&mut windows);
     windows.extend(Some(rest.as_slice()).filter(|rest| !rest.is_empty()));
     windows.into_iter().map(|window| window.chunks(batch).map(<[usize]>::to_vec).collect()).collect()
-}
-
-/// Fisher and Yates.
-fn shuffle<T>(items: &mut [T], random: &mut ChaCha8Rng) {
-    for end in (1..items.len()).rev() {
-        // 64 random bits: the remainder's bias is below 2^-40 for any list that fits into memory.
-        items.swap(end, (random.next_u64() % (end as u64 + 1)) as usize);
-    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,21 @@
-//! The settings of a run: every key of the file that `--config` names, with its default.
+//! The settings of a run: every key of the file that `--config` names; `describe.toml`, which is compiled in, has the defaults.
 
 use super::schedule::Shape;
-use crate::{data::SPLIT_SEED, error::TrainError, spelling::hint};
+use crate::{error::TrainError, recipe::Compiled};
 use mmlnb_models::{prepare::settings::SettingsFile, weights::KeyStyle};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::{num::NonZeroU16, path::Path};
+
+/// The defaults, and the keys that have none.
+const COMPILED: Compiled<'static> = Compiled {
+    texts: &[include_str!("../../describe.toml")],
+    optional: &["image_size", "prompt", "max_new_tokens", "memory_gib", "threads"],
+};
 
 /// How the describer is tuned. The defaults are those of the paper's authors where they are known (rank 64, alpha 16, dropout 0.05, learning rate 1e-4, 5
 /// epochs, 4 x 4 images a step).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// What is learnt beside or instead of the base's weights.
     pub method: Method,
@@ -75,6 +81,8 @@ pub struct Recipe {
     pub fractions: [f64; 3],
     /// GiB that may be used; without: what the device has free.
     pub memory_gib: Option<f64>,
+    /// Threads of libtorch; without: one for small networks, else the physical cores.
+    pub threads: Option<NonZeroU16>,
 }
 
 /// What is learnt.
@@ -166,78 +174,9 @@ impl EndToken {
 
 impl Default for Recipe {
     fn default() -> Recipe {
-        Recipe {
-            method: Method::Lora,
-            rank: 64,
-            alpha: 16.0,
-            dropout: 0.05,
-            targets: Targets::All(AllLinear::AllLinear),
-            language: true,
-            vision_blocks: false,
-            merger: false,
-            adapter_keys: AdapterKeys::New,
-            base_dtype: BaseDtype::Checkpoint,
-            learning_rate: 1e-4,
-            weight_decay: 0.0,
-            warmup: 0.03,
-            schedule: Shape::Linear,
-            clip: 1.0,
-            epochs: 5,
-            batch_size: 4,
-            accumulation: 4,
-            recompute: true,
-            seed: 42,
-            split_seed: SPLIT_SEED,
-            image_size: None,
-            prompt: None,
-            prompt_in_training: true,
-            end_token: EndToken::ImEnd,
-            max_tokens: 8192,
-            validation_texts: 64,
-            max_new_tokens: None,
-            patience: 2,
-            save_steps: 50,
-            fractions: [0.7, 0.15, 0.15],
-            memory_gib: None,
-        }
+        COMPILED.with(toml::Table::new(), Recipe::problems).expect("it is compiled in, and a test reads it")
     }
 }
-
-/// Every key, for errors that name the one that was meant.
-const KEYS: [&str; 32] = [
-    "method",
-    "rank",
-    "alpha",
-    "dropout",
-    "targets",
-    "language",
-    "vision_blocks",
-    "merger",
-    "adapter_keys",
-    "base_dtype",
-    "learning_rate",
-    "weight_decay",
-    "warmup",
-    "schedule",
-    "clip",
-    "epochs",
-    "batch_size",
-    "accumulation",
-    "recompute",
-    "seed",
-    "split_seed",
-    "image_size",
-    "prompt",
-    "prompt_in_training",
-    "end_token",
-    "max_tokens",
-    "validation_texts",
-    "max_new_tokens",
-    "patience",
-    "save_steps",
-    "fractions",
-    "memory_gib",
-];
 
 impl Recipe {
     /// The defaults, and over them the keys of a TOML file.
@@ -245,24 +184,7 @@ impl Recipe {
     /// # Errors
     /// A file that cannot be read, every unknown key with the names near it, values of the wrong type or out of range.
     pub fn read(file: Option<&Path>) -> Result<Recipe, TrainError> {
-        let Some(file) = file else { return Ok(Recipe::default()) };
-        let text = std::fs::read_to_string(file).map_err(TrainError::io("read", file))?;
-        Recipe::parse(&text).map_err(|problem| TrainError::File { path: file.into(), problem })
-    }
-
-    fn parse(text: &str) -> Result<Recipe, String> {
-        let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string())?;
-        let unknown: Vec<String> = table
-            .keys()
-            .filter(|key| !KEYS.contains(&key.as_str()))
-            .map(|key| format!("unknown key `{key}`{}", hint(key, KEYS)))
-            .collect();
-        if !unknown.is_empty() {
-            return Err(unknown.join("; "));
-        }
-        let recipe: Recipe = toml::from_str(text).map_err(|error| error.to_string())?;
-        let problems = recipe.problems();
-        if problems.is_empty() { Ok(recipe) } else { Err(problems.join("; ")) }
+        file.map_or_else(|| Ok(Recipe::default()), |file| COMPILED.changed_by(file, Recipe::problems))
     }
 
     /// Prompt and generation settings, as the appliance's own settings file has them.
@@ -301,12 +223,24 @@ impl Recipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::SPLIT_SEED;
+
+    fn changed(text: &str) -> Result<Recipe, String> {
+        COMPILED.with(text.parse().unwrap(), Recipe::problems).map_err(|error| error.to_string())
+    }
+
+    /// Keys of the annotated file; those without a default stand behind `#`.
+    fn keys(optional: bool) -> Vec<&'static str> {
+        let lines = COMPILED.texts[0].lines().filter_map(|line| line.split_once(" = "));
+        let keys = lines.map(|(key, _)| key).filter(|key| key.starts_with('#') == optional);
+        keys.map(|key| key.trim_start_matches('#')).filter(|key| !key.contains(' ')).collect()
+    }
 
     #[test]
     fn an_unknown_key_names_the_near_one() {
-        let error = Recipe::parse("learnig_rate = 1e-3\nepoch = 2").unwrap_err();
-        assert!(error.contains("`learnig_rate`; did you mean learning_rate?"), "{error}");
-        assert!(error.contains("`epoch`; did you mean epochs?"), "{error}");
+        let error = changed("learnig_rate = 1e-3\nepoch = 2").unwrap_err();
+        assert!(error.contains("`learnig_rate` is no key of a recipe; did you mean `learning_rate`?"), "{error}");
+        assert!(error.contains("`epoch` is no key of a recipe; did you mean `epochs`"), "{error}");
     }
 
     #[test]
@@ -316,36 +250,37 @@ mod tests {
             prompt: Some("p".into()),
             max_new_tokens: Some(3),
             memory_gib: Some(1.0),
+            threads: NonZeroU16::new(2),
             ..Recipe::default()
         };
         let table = toml::Table::try_from(&whole).unwrap();
         let mut found: Vec<&str> = table.keys().map(String::as_str).collect();
-        let mut known = KEYS.to_vec();
+        let mut known = [keys(false), keys(true)].concat();
         found.sort();
         known.sort();
         assert_eq!(found, known);
-        assert_eq!(Recipe::parse(&toml::to_string(&whole).unwrap()).unwrap(), whole);
+        assert_eq!(changed(&toml::to_string(&whole).unwrap()).unwrap(), whole);
     }
 
     #[test]
-    fn the_annotated_file_holds_the_defaults_and_every_key() {
-        let file = include_str!("../../describe.toml");
-        assert_eq!(Recipe::parse(file).unwrap(), Recipe::default());
-        let lines = file.lines().filter_map(|line| line.split_once(" = ")).map(|(key, _)| key.trim_start_matches('#'));
-        let mut found: Vec<&str> = lines.filter(|key| !key.contains(' ')).collect();
-        let mut known = KEYS.to_vec();
+    fn the_annotated_file_names_every_key_without_a_default() {
+        let (mut found, mut known) = (keys(true), COMPILED.optional.to_vec());
         found.sort();
         known.sort();
         assert_eq!(found, known);
+        let usual = Recipe::default();
+        assert_eq!((usual.rank, usual.alpha, usual.dropout, usual.learning_rate), (64, 16.0, 0.05, 1e-4));
+        assert_eq!((usual.epochs, usual.batch_size, usual.accumulation, usual.seed), (5, 4, 4, 42));
+        assert_eq!((usual.split_seed, usual.image_size, usual.threads), (SPLIT_SEED, None, None));
     }
 
     #[test]
     fn values_out_of_range_are_all_told() {
-        let error = Recipe::parse("rank = 0\ndropout = 1.5\nimage_size = [100, 56]\nlanguage = false").unwrap_err();
+        let error = changed("rank = 0\ndropout = 1.5\nimage_size = [100, 56]\nlanguage = false").unwrap_err();
         for key in ["`rank`", "`dropout`", "`image_size`", "`language`"] {
             assert!(error.contains(key), "{error}");
         }
-        assert!(Recipe::parse("targets = \"all\"").is_err());
-        assert_eq!(Recipe::parse("targets = [\"q_proj\"]").unwrap().targets, Targets::Names(vec!["q_proj".into()]));
+        assert!(changed("targets = \"all\"").is_err());
+        assert_eq!(changed("targets = [\"q_proj\"]").unwrap().targets, Targets::Names(vec!["q_proj".into()]));
     }
 }

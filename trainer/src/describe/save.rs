@@ -1,6 +1,6 @@
 //! What a run leaves behind: an adapter's folder, or a whole checkpoint when everything was trained.
 
-use super::{adapter::write_trained, describer::Describer, images::Images, known_answers, train::Training};
+use super::{adapter::write_trained, describer::Describer, images::Images, known_answers, setting::Training};
 use crate::error::TrainError;
 use mmlnb_models::weights::Adapter;
 use std::path::Path;

@@ -10,51 +10,22 @@ use super::{
     recipe::{BaseDtype, Method, Recipe},
     save::Saver,
     schedule::Schedule,
+    setting::Training,
     step::{Stepped, step, without_gradient},
     validate::{Validated, Validation},
 };
 use crate::{
-    data::TrainingData,
     diagnostics::{DescribeEpoch, Diagnostic, after_describe_epoch},
     error::TrainError,
-    generate::Prompter,
     optimiser::{Optimiser, OptimiserOptions},
     report,
     run::{Kind, Progress, RunFolder, State, announce, stop_requested},
     torch::Leaf,
 };
-use mmlnb_models::{
-    record::Record,
-    weights::{Adapter, Checkpoint, DType, Weights},
-};
+use mmlnb_models::weights::{Adapter, Checkpoint, DType, Weights};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path, time::Instant};
 use tch::{Device, Kind as Number, Tensor};
-
-/// Everything that a run is made of.
-#[derive(Debug)]
-pub struct Training<'t> {
-    /// Its settings.
-    pub recipe: &'t Recipe,
-    /// Prompt, tokenizer and image processor.
-    pub prompter: &'t Prompter,
-    /// The base.
-    pub base: &'t Checkpoint,
-    /// The image folder.
-    pub images: &'t Path,
-    /// What is learnt.
-    pub train: &'t [Item],
-    /// What the best epoch is chosen on.
-    pub validation: &'t [Item],
-    /// What fills up shorter rows.
-    pub pad: i64,
-    /// Where it computes.
-    pub device: Device,
-    /// What is said of the training beside what is saved.
-    pub record: &'t Record,
-    /// Hashes of what weights are fitted and chosen on.
-    pub training_data: &'t TrainingData,
-}
 
 /// Where a run stands.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! A look at the validation part: the loss of all of it, and what is written for some of it.
 
-use super::{describer::Describer, images::Images, items::Item, loader::Loader, order::Micro, sample::Image, train::Training};
+use super::{describer::Describer, images::Images, items::Item, loader::Loader, order::Micro, sample::Image, setting::Training};
 use crate::{
     error::TrainError,
     generate::{Generated as Written, Generator, Prompt, StopReason},

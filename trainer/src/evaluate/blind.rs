@@ -7,10 +7,7 @@ use crate::{
     run::files,
 };
 use maud::html;
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use mmlnb_models::random::Draw;
 use serde::Serialize;
 use std::path::Path;
 
@@ -65,13 +62,11 @@ pub fn write_blind(folder: &Path, pairs: &[Pair], images: &Path, seed: u64) -> R
 }
 
 fn shuffled(pairs: &[Pair], seed: u64) -> (Vec<&Pair>, Vec<Blind>) {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut draw = Draw::numbered(seed, 0);
     let mut order: Vec<&Pair> = pairs.iter().collect();
-    for at in (1..order.len()).rev() {
-        order.swap(at, (random.next_u64() % (at as u64 + 1)) as usize);
-    }
+    draw.shuffle_by_remainder(&mut order);
     let key = order.iter().enumerate().map(|(number, pair)| {
-        let tuned_first = random.next_u64() & 1 == 1;
+        let tuned_first = draw.bits() & 1 == 1;
         let (a, b) = if tuned_first { ("tuned", "base") } else { ("base", "tuned") };
         Blind { item: number + 1, file_name: pair.file_name.clone(), a, b }
     });

@@ -27,7 +27,7 @@ pub fn write_page(folder: &Path, name: &str, compared: &Compared, images: &Path)
         h2 { "Texts" @if shown.len() < compared.pairs.len() { " (the first " (shown.len()) ")" } }
         @for pair in shown { (example(pair, images)) }
     };
-    files::replace_file(&folder.join("evaluation.html"), page(&title, body).as_bytes())
+    Ok(files::replace_file(&folder.join("evaluation.html"), page(&title, body).as_bytes())?)
 }
 
 fn table(measures: &DescriberMeasures) -> Markup {

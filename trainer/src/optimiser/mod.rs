@@ -3,6 +3,8 @@
 //! A tensor without a gradient is left alone: neither it nor its moments nor its step count move. Each tensor counts its own steps.
 
 mod fused;
+#[cfg(test)]
+mod tests;
 
 use crate::torch::Leaf;
 use fused::{Parts, Rates};

@@ -1,14 +1,14 @@
 //! The folder of one run.
 
-use super::{
-    Decided, Kind, State, files,
-    files::fault,
-    metrics::{self, Metrics},
+use super::state::{self, State};
+use crate::error::TrainError;
+use mmlnb_study::run::{
+    Decided, Kind,
+    files::{self, fault},
+    metrics::{self, Metrics, Written},
     signals,
-    state::{self, Written},
     tensorboard::EventFile,
 };
-use crate::error::TrainError;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use std::{
@@ -65,7 +65,7 @@ impl RunFolder {
         }
         let finished = path.join(FINISHED);
         if finished.exists() {
-            if decided.0.get("recipe") == before.0.get("recipe") {
+            if !decided.goes_further_than(&before) {
                 eprintln!("{} is finished; nothing is left to do", path.display());
                 return Ok(Opened::Finished);
             }
@@ -103,7 +103,7 @@ impl RunFolder {
     /// What the operating system refuses.
     pub fn log(&mut self, kind: Kind, step: u64, epoch: u64, values: &[(&str, f64)]) -> Result<(), TrainError> {
         self.metrics.write(kind, step, epoch, values.iter().map(|(name, value)| (name.to_string(), json!(value))))?;
-        self.events.scalars(kind.name(), step, values)
+        Ok(self.events.scalars(kind.name(), step, values)?)
     }
 
     /// A diagnostic: what was seen and what to do about it, in `metrics.jsonl` and for the person at the terminal.
@@ -113,7 +113,8 @@ impl RunFolder {
     pub fn diagnose(&mut self, step: u64, epoch: u64, code: &str, message: &str, remedy: &str) -> Result<(), TrainError> {
         eprintln!("note: {}; {remedy}", message.trim_end_matches('.'));
         let values = [("code", code), ("message", message), ("remedy", remedy)];
-        self.metrics.write(Kind::Diagnostic, step, epoch, values.map(|(name, text)| (name.to_string(), Value::from(text))))
+        let values = values.map(|(name, text)| (name.to_string(), Value::from(text)));
+        Ok(self.metrics.write(Kind::Diagnostic, step, epoch, values)?)
     }
 
     /// Saves the state; a process that is killed leaves this one or the one before.
@@ -140,7 +141,7 @@ impl RunFolder {
     /// # Errors
     /// What the operating system refuses.
     pub fn write(&mut self, name: &str, content: &[u8]) -> Result<(), TrainError> {
-        files::replace_file(&self.path.join(name), content)
+        Ok(files::replace_file(&self.path.join(name), content)?)
     }
 
     /// Marks the run as finished, after everything else has been written.
@@ -149,7 +150,7 @@ impl RunFolder {
     /// What the operating system refuses.
     pub fn finish(mut self) -> Result<(), TrainError> {
         self.metrics.sync()?;
-        files::replace_file(&self.path.join(FINISHED), format!("{}\n", jiff::Timestamp::now()).as_bytes())
+        Ok(files::replace_file(&self.path.join(FINISHED), format!("{}\n", jiff::Timestamp::now()).as_bytes())?)
     }
 }
 
@@ -225,7 +226,7 @@ mod tests {
             best = best * 0.7 + weights.double_value(&[1]).abs() / 3.0;
             epoch += 1;
             let text = format!("{} {weights:?}", best.to_bits());
-            run.replace("last", |folder| files::replace_file(&folder.join("model"), text.as_bytes()))?;
+            run.replace("last", |folder| Ok(files::replace_file(&folder.join("model"), text.as_bytes())?))?;
             let tensors = vec![("weights".to_string(), weights.copy())];
             run.save(&State { progress: json!({"epoch": epoch, "best": best}), tensors })?;
         }

@@ -1,12 +1,11 @@
 //! The state from which a run goes on: one safetensors file, with the loop's own counters in its header.
 
-use super::files;
 use crate::error::TrainError;
+use mmlnb_study::run::{files, metrics::Written};
 use safetensors::{
     Dtype, View,
     tensor::{Metadata, TensorInfo},
 };
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::{
     borrow::Cow,
@@ -37,15 +36,6 @@ impl State {
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
         self.tensors.iter().find_map(|(other, tensor)| (other == name).then_some(tensor))
     }
-}
-
-/// How much of what only grows belongs to a state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Written {
-    /// Bytes of `metrics.jsonl`.
-    pub metrics: u64,
-    /// The step that has not been logged yet.
-    pub next_step: u64,
 }
 
 pub(super) fn write(run: &Path, state: &State, written: Written) -> Result<(), TrainError> {

@@ -1,6 +1,6 @@
 //! Scaled dot-product attention in its four kinds.
 
-use super::{step::last, widen::factor};
+use super::{surroundings::last, widen::factor};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Numbers of heads.

@@ -2,7 +2,7 @@
 
 use super::{
     leaves::{Branch, Parameter},
-    step::Surroundings,
+    surroundings::Surroundings,
     widen,
 };
 use tch::{Kind, TchError, Tensor};

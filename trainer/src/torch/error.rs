@@ -1,7 +1,7 @@
 //! What can go wrong in the tch reading.
 
-use mmlnb_models::weights::WeightError;
-use tch::TchError;
+use mmlnb_models::{graph::Node, weights::WeightError};
+use tch::{TchError, Tensor};
 
 /// A plan cannot be made or run.
 #[derive(Debug, thiserror::Error)]
@@ -62,4 +62,16 @@ pub(crate) fn first_line(error: &TchError) -> String {
     let text = error.to_string();
     let line = text.lines().next().unwrap_or_default();
     line.strip_prefix("Internal torch error: ").unwrap_or(line).to_string()
+}
+
+/// What went wrong at a node.
+pub(super) fn failed(node: &Node, inputs: &[&Tensor], error: &TchError) -> TorchError {
+    let inputs: Vec<String> = inputs.iter().map(|t| format!("{:?} {:?}", t.kind(), t.size())).collect();
+    TorchError::Node {
+        node: node.name.to_string(),
+        op: node.op.title(),
+        at: node.at.to_string(),
+        inputs: inputs.join(", "),
+        problem: first_line(error),
+    }
 }

@@ -1,6 +1,6 @@
 //! Norms over the last axis, always computed in f32.
 
-use super::step::{Surroundings, last};
+use super::surroundings::{Surroundings, last};
 use tch::{Kind, TchError, Tensor};
 
 pub(super) fn layer_norm(x: &Tensor, eps: f64, s: &Surroundings<'_>) -> Result<Tensor, TchError> {

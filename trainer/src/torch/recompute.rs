@@ -7,39 +7,10 @@
 use super::{
     Outputs, Plan, Randomness, TorchError, first_line,
     leaves::{Leaves, Parameter},
-    run::{Run, Slots},
+    run::Run,
 };
-use mmlnb_models::graph::{Graph, Op};
-use std::{borrow::Borrow, ops::Range};
+use std::borrow::Borrow;
 use tch::{Kind, TchError, Tensor};
-
-/// A graph's runs: those that are computed again, and the rest.
-#[derive(Debug)]
-pub(super) struct Partition {
-    runs: Vec<Run>,
-    tail: Run,
-}
-
-impl Partition {
-    pub fn new(graph: &Graph, slots: &Slots) -> Partition {
-        let end = graph.nodes.iter().rposition(|node| node.region.is_some()).map_or(0, |last| last + 1);
-        let runs = stretches(graph, end).into_iter().map(|range| Run::new(graph, slots, range));
-        let runs = runs.filter(|run| !run.steps.is_empty()).collect();
-        Partition { runs, tail: Run::new(graph, slots, end..graph.nodes.len()) }
-    }
-}
-
-/// Neighbouring nodes of one block; inputs go with any.
-fn stretches(graph: &Graph, end: usize) -> Vec<Range<usize>> {
-    let mut stretches: Vec<(Option<u32>, Range<usize>)> = Vec::new();
-    for (i, node) in graph.nodes[..end].iter().enumerate() {
-        match stretches.last_mut() {
-            Some((region, range)) if *region == node.region || matches!(node.op, Op::Input(_)) => range.end = i + 1,
-            Some(_) | None => stretches.push((node.region, i..i + 1)),
-        }
-    }
-    stretches.into_iter().map(|(_, range)| range).collect()
-}
 
 /// A forward pass that waits for its gradients.
 #[must_use = "gradients reach the weights in `backward`"]

@@ -1,6 +1,6 @@
 //! Rotary positions (arXiv 2104.09864), half-split; always computed in f32.
 
-use super::step::last;
+use super::surroundings::last;
 use tch::{Kind, TchError, Tensor};
 
 /// Cos and sin `[positions, head / 2]` of rows, then columns.

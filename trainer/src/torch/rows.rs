@@ -1,6 +1,6 @@
 //! Choosing and moving rows.
 
-use super::step::last;
+use super::surroundings::last;
 use tch::{TchError, Tensor};
 
 /// Rows counted through batch and tokens.

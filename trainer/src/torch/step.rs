@@ -1,42 +1,14 @@
 //! One operator: the match from paper level to libtorch.
 
 use super::{
-    Plan, Randomness, TorchError, attention, blocked, dense, first_line, leaves::Leaves, leaves::Parameter, norm, rotary, rows,
+    Plan, Randomness, TorchError, attention, blocked, dense,
+    error::failed,
+    norm, rotary, rows,
+    surroundings::{Surroundings, last},
     swin,
 };
-use mmlnb_models::graph::{AttentionKind, Node, Op};
+use mmlnb_models::graph::{AttentionKind, Op};
 use tch::{Kind, TchError, Tensor};
-
-/// What an operator sees beside its inputs.
-pub(super) struct Surroundings<'p> {
-    /// The plan's tensors.
-    pub leaves: &'p Leaves,
-    /// The node's weights, in the order of `Op::weights`.
-    pub weights: &'p [Parameter],
-    /// The type that passes between operators.
-    pub kind: Kind,
-    /// Set while training: then dropout drops.
-    pub randomness: Option<Randomness>,
-    /// Dropout before an adapter's A.
-    pub adapter_dropout: f64,
-    /// The node's number.
-    pub node: usize,
-}
-
-impl Surroundings<'_> {
-    /// One of the node's weights as a tensor.
-    pub fn weight(&self, number: usize) -> Result<Tensor, TchError> {
-        self.leaves.whole(&self.weights[number])
-    }
-
-    /// Drops numbers while training; `part` tells several places of one node apart.
-    pub fn dropout(&self, x: &Tensor, p: f64, part: usize) -> Result<Tensor, TchError> {
-        match self.randomness {
-            Some(randomness) => randomness.dropout(x, p, ((self.node as u64) << 16) | part as u64),
-            None => Ok(x.shallow_clone()),
-        }
-    }
-}
 
 impl Plan {
     /// The results of one node.
@@ -64,18 +36,6 @@ impl Plan {
             apply(&node.op, &fitting, &surroundings)
         };
         results().map_err(|error| failed(node, &inputs, &error))
-    }
-}
-
-/// What went wrong at a node.
-pub(super) fn failed(node: &Node, inputs: &[&Tensor], error: &TchError) -> TorchError {
-    let inputs: Vec<String> = inputs.iter().map(|t| format!("{:?} {:?}", t.kind(), t.size())).collect();
-    TorchError::Node {
-        node: node.name.to_string(),
-        op: node.op.title(),
-        at: node.at.to_string(),
-        inputs: inputs.join(", "),
-        problem: first_line(error),
     }
 }
 
@@ -145,9 +105,4 @@ fn apply(op: &Op, inputs: &[&Tensor], s: &Surroundings<'_>) -> Result<Vec<Tensor
         Op::Unwindow { side, shift } => one(swin::unwindow(x, inputs[1], *side, *shift)?),
         Op::MergePatches => one(swin::merge_patches(x)?),
     }
-}
-
-/// Size of the last axis; 1 for a single number.
-pub(super) fn last(x: &Tensor) -> i64 {
-    x.size().last().copied().unwrap_or(1)
 }

@@ -1,6 +1,6 @@
 //! Swin's windows (arXiv 2103.14030), as torchvision makes them.
 
-use super::{step::last, widen::factor};
+use super::{surroundings::last, widen::factor};
 use tch::{Kind, TchError, Tensor};
 
 /// Added where two cells of a rolled map are no neighbours.

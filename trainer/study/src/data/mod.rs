@@ -1,0 +1,18 @@
+//! Training data: a CSV file and a folder of images, checked whole before any weight is loaded, and its split into parts.
+
+mod check;
+mod classes;
+mod images;
+mod load;
+mod overlap;
+mod split;
+mod summary;
+mod table;
+
+pub use classes::ClassOrder;
+pub use load::{Needs, TextLimit, load};
+pub use mmlnb_models::sheet::{Record, Sheet};
+pub use overlap::{Overlap, TRAINING_DATA, TrainingData, check_overlap};
+pub use split::{SPLIT_SEED, Split, SplitBy, SplitOptions, split};
+pub use summary::{Range, Summary};
+pub use table::{Part, Row, Table};
