@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::json::{self, ConfigError, Section};
 use crate::prepare::stain::StainNormalisation;
+use crate::weights::told_quantised;
 
 /// The `model_type` of a classifier's folder.
 pub const CLASSIFIER_MODEL_TYPE: &str = "mmlnb_classifier";
@@ -217,6 +218,8 @@ impl QwenConfig {
         let top = Section::top(file, value)?;
         expect_text(&top, "model_type", "qwen2_5_vl")?;
         let text = top.section("text_config")?.unwrap_or(top);
+        refuse_quantised(&top)?;
+        refuse_quantised(&text)?;
         let vision = top.required("vision_config", top.section("vision_config")?)?;
         let config = QwenConfig {
             text: text_config(&top, &text)?,
@@ -234,6 +237,18 @@ impl QwenConfig {
         }
         Ok(config)
     }
+}
+
+/// Refuses quantised weights before their tensors are looked at.
+fn refuse_quantised(section: &Section) -> Result<(), ConfigError> {
+    let Some(found) = section.section("quantization_config")? else { return Ok(()) };
+    // What bitsandbytes leaves in the configuration of weights that were brought back.
+    let off = |key| Ok::<_, ConfigError>(found.optional_bool(key)? == Some(false));
+    if off("load_in_4bit")? && off("load_in_8bit")? {
+        return Ok(());
+    }
+    let method = found.optional_text("quant_method")?.unwrap_or("method not named");
+    Err(section.error("quantization_config", &told_quantised(method, "settings in config.json")))
 }
 
 fn text_config(top: &Section, text: &Section) -> Result<TextConfig, ConfigError> {
@@ -365,6 +380,7 @@ impl BertConfig {
 
     fn read(section: &Section) -> Result<Self, ConfigError> {
         expect_text(section, "model_type", "bert")?;
+        refuse_quantised(section)?;
         expect_text(section, "hidden_act", "gelu")?;
         expect_text(section, "position_embedding_type", "absolute")?;
         let config = BertConfig {

@@ -3,6 +3,7 @@
 use super::{
     draw::Draw,
     recipe::{EncoderKind, Init, Inputs, Recipe},
+    stage::tokenizer,
 };
 use crate::{error::TrainError, torch::first_line};
 use mmlnb_models::{
@@ -169,7 +170,14 @@ impl Start {
         for (source, graph) in encoders {
             if let (Source::File(checkpoint), Some(graph)) = (source, graph) {
                 checkpoint.check(graph.parameters())?;
+                checkpoint.check_finite()?;
             }
+        }
+        if let Some(folder) = &self.folder {
+            folder.check_finite()?;
+        }
+        if let (Some(folder), Some(text)) = (&self.tokenizer, &self.config.text) {
+            tokenizer(folder, text)?;
         }
         let lost: Vec<String> = self
             .graphs()
