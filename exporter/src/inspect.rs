@@ -73,7 +73,9 @@ pub fn inspect(path: &Path) -> Result<Report, ExportError> {
     }
     let file = path.join(MANIFEST);
     let bundle = Bundle::open(path).map_err(|error| match error {
-        BundleError::Io { file: missing, source } if missing == file => ExportError::Bundle(BundleError::Io { file: missing, source }),
+        BundleError::Io { file: missing, source } if missing == file => {
+            ExportError::Bundle(BundleError::Io { file: missing, source })
+        }
         altered => ExportError::Altered(altered),
     })?;
     let bytes = fs::read(&file).map_err(ExportError::io("read", &file))?;

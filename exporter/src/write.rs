@@ -232,12 +232,7 @@ fn transposed(rows: &[f32], width: usize) -> Vec<f32> {
 }
 
 /// The numbers as the initialiser stores them; what it cannot hold is refused.
-fn stored(
-    initialiser: &Initialiser,
-    weight: &Weight,
-    weights: &Weights<'_>,
-    values: &[f32],
-) -> Result<Vec<u8>, ExportError> {
+fn stored(initialiser: &Initialiser, weight: &Weight, weights: &Weights<'_>, values: &[f32]) -> Result<Vec<u8>, ExportError> {
     use crate::nodes::Elem;
     if values.iter().fold(false, |any, value| any | !value.is_finite()) {
         return Err(spoilt(weight, weights));
@@ -259,7 +254,8 @@ fn stored(
 fn spoilt(weight: &Weight, weights: &Weights<'_>) -> ExportError {
     weights.not_finite(weight).map_or_else(
         || {
-            let problem = "base and adapter together give numbers that are not finite; the adapter is damaged or belongs to another base";
+            let problem =
+                "base and adapter together give numbers that are not finite; the adapter is damaged or belongs to another base";
             WeightError::Evaluation { weight: weight.name(), problem: problem.into() }.into()
         },
         ExportError::from,

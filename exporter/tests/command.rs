@@ -258,7 +258,8 @@ fn modules_that_do_not_fit(adapter: &Path, base: &Path) -> Vec<String> {
     let held = Tensors::read(adapter.join("adapter_model.safetensors"));
     let base = Checkpoint::open(base, Naming::Qwen).unwrap();
     let shape = |name: &str| held.f32(name).0;
-    let b_of = held.names().into_iter().filter_map(|name| name.strip_suffix(".lora_B.weight").map(str::to_owned)).collect::<Vec<_>>();
+    let b_of =
+        held.names().into_iter().filter_map(|name| name.strip_suffix(".lora_B.weight").map(str::to_owned)).collect::<Vec<_>>();
     let unfit = b_of.into_iter().filter_map(|module| {
         let size = [shape(&format!("{module}.lora_B.weight"))[0], shape(&format!("{module}.lora_A.weight"))[1]];
         let own = module.strip_prefix("base_model.model.").unwrap();

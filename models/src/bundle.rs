@@ -374,12 +374,7 @@ fn collect(dir: &Path, prefix: &str, names: &mut Vec<String>) -> Result<(), Bund
 
 /// Every file at or below `prefix` that is neither listed nor the manifest; hidden ones too. Only folders that hold something listed are looked into
 /// through a symbolic link.
-fn unlisted(
-    dir: &Path,
-    prefix: &str,
-    listed: &BTreeMap<String, FileEntry>,
-    found: &mut Vec<String>,
-) -> Result<(), BundleError> {
+fn unlisted(dir: &Path, prefix: &str, listed: &BTreeMap<String, FileEntry>, found: &mut Vec<String>) -> Result<(), BundleError> {
     let folder = dir.join(prefix);
     let io = |source| BundleError::Io { file: folder.clone(), source };
     for entry in std::fs::read_dir(&folder).map_err(io)? {

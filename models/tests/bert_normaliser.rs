@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use std::fs;
 use tempfile::TempDir;
 
-const WORDS: [&str; 15] = [
-    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cells", "Cells", "Café", "café", "cafe", "Cafe", "細", "胞", "細胞", "CELLS",
-];
+const WORDS: [&str; 15] =
+    ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cells", "Cells", "Café", "café", "cafe", "Cafe", "細", "胞", "細胞", "CELLS"];
 
 /// A tokenizer's folder with this normaliser in `tokenizer.json` and these settings beside it.
 fn folder(lowercase: bool, strip_accents: Value, settings: Option<Value>) -> TempDir {

@@ -309,7 +309,11 @@ fn numbers_that_are_none_are_refused_with_the_tensors_name() {
             let folder = adapter(json!({}), &[]);
             let mut a = vec![0.5f32; 10];
             let mut b = vec![0.25f32; 6];
-            if spoilt.contains('A') { a[place] = value } else { b[place] = value }
+            if spoilt.contains('A') {
+                a[place] = value
+            } else {
+                b[place] = value
+            }
             let names = [format!("{MODULE}.lora_A.weight"), format!("{MODULE}.lora_B.weight")];
             let views = [
                 (&names[0], TensorView::new(Dtype::F32, vec![2, 5], bytemuck::cast_slice(&a)).unwrap()),

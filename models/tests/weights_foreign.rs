@@ -155,8 +155,7 @@ fn merging_refuses_numbers_that_are_none_in_any_tensor_and_results_beyond_the_ty
     let module = "model.layers.0.self_attn.q_proj";
     let folder = tempfile::tempdir().unwrap();
     let config = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q_proj"]});
-    let tensors =
-        AdapterTensors { rank: 1, inputs: 4, outputs: 3, a: vec![1000.0; 4], b: vec![100.0; 3], magnitude: None };
+    let tensors = AdapterTensors { rank: 1, inputs: 4, outputs: 3, a: vec![1000.0; 4], b: vec![100.0; 3], magnitude: None };
     let tensors = BTreeMap::from([(module.to_string(), tensors)]);
     Adapter::write(folder.path(), &AdapterConfig::from_json(&config).unwrap(), KeyStyle::Later, &tensors).unwrap();
     let adapter = Adapter::open(folder.path()).unwrap();

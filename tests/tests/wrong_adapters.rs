@@ -225,13 +225,18 @@ fn read_json(file: &Path) -> serde_json::Value {
 fn foreign_weights_are_told_with_the_next_step() {
     type Fault = fn(&Bench);
     let faults: [(Fault, &[&str]); 5] = [
-        (|bench| bench.edit_adapter(|tensors| tensors.iter_mut().filter(|t| is_of("0")(t)).for_each(empty)), &["empty", "ZeRO-3"]),
+        (
+            |bench| bench.edit_adapter(|tensors| tensors.iter_mut().filter(|t| is_of("0")(t)).for_each(empty)),
+            &["empty", "ZeRO-3"],
+        ),
         (|bench| edit_checkpoint(&bench.base(), |tensors| tensors.iter_mut().for_each(wrap)), &["module.", "state_dict"]),
         (
-            |bench| edit_checkpoint(&bench.base(), |tensors| {
-                let q = tensors.iter_mut().find(|t| t.name.ends_with("q_proj.weight")).expect("it is there");
-                q.name = q.name.replace(".weight", ".qweight");
-            }),
+            |bench| {
+                edit_checkpoint(&bench.base(), |tensors| {
+                    let q = tensors.iter_mut().find(|t| t.name.ends_with("q_proj.weight")).expect("it is there");
+                    q.name = q.name.replace(".weight", ".qweight");
+                })
+            },
             &["quantised", "give the original"],
         ),
         (
@@ -271,7 +276,10 @@ fn wrap(tensor: &mut StoredTensor) {
 fn an_altered_bundle_is_1_for_inspect_and_78_for_the_appliance() {
     type Change = fn(&Path);
     let changes: [(Change, &str); 5] = [
-        (|dir| fs::write(dir.join("describer/processor_config.json"), "{}").expect("it is writable"), "describer/processor_config.json"),
+        (
+            |dir| fs::write(dir.join("describer/processor_config.json"), "{}").expect("it is writable"),
+            "describer/processor_config.json",
+        ),
         (|dir| fs::write(dir.join("classifier/.hidden"), "").expect("it is writable"), "classifier/.hidden"),
         (|dir| fs::remove_file(dir.join("MODEL_CARD.md")).expect("it is there"), "MODEL_CARD.md"),
         (|dir| fs::write(dir.join("MODEL_CARD.md"), "better").expect("it is writable"), "MODEL_CARD.md"),
@@ -296,7 +304,8 @@ fn an_altered_bundle_is_1_for_inspect_and_78_for_the_appliance() {
 }
 
 fn first_file(folder: &Path) -> PathBuf {
-    let mut files: Vec<PathBuf> = fs::read_dir(folder).expect("it is there").map(|entry| entry.expect("it can be listed").path()).collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder).expect("it is there").map(|entry| entry.expect("it can be listed").path()).collect();
     files.sort();
     files.swap_remove(0)
 }

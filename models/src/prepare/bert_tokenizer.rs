@@ -129,8 +129,8 @@ fn as_transformers(tokenizer: &mut Tokenizer, dir: &Path) -> Result<(), Tokenize
         let value = json::read(&file)?;
         Ok(Section::top(&file, &value)?.optional_text("tokenizer_class")?.map(str::to_string))
     };
-    let class =
-        class().map_err(|problem: json::ConfigError| TokenizerError::Load { file: file.clone(), problem: problem.to_string() })?;
+    let class = class()
+        .map_err(|problem: json::ConfigError| TokenizerError::Load { file: file.clone(), problem: problem.to_string() })?;
     if class.is_some_and(|class| !class.contains("Bert")) {
         return Ok(());
     }

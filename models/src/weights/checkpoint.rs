@@ -135,7 +135,10 @@ impl Checkpoint {
         };
         let found = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..threads).map(|_| scope.spawn(look)).collect();
-            threads.into_iter().flat_map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect::<Vec<_>>()
+            threads
+                .into_iter()
+                .flat_map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect::<Vec<_>>()
         });
         found.into_iter().min_by_key(|(key, _)| *key).map_or(Ok(()), |(_, error)| Err(error))
     }

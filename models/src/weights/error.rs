@@ -104,7 +104,7 @@ pub enum WeightError {
     /// An adapter lacks modules that its configuration names.
     #[error(
         "the adapter {} has no tensors for {} of the modules that its adapter_config.json names:{}\nIt was saved incompletely, or trained on a \
-         part of them: save it again, or accept that these stay as in the base with --allow-partial",
+         part of them: save it again, or accept that these stay as in the base with --allow-partial (graph, bundle, merge, generate)",
         adapter.display(), modules.len(), shortened(modules)
     )]
     Partial {

@@ -75,10 +75,7 @@ pub(super) fn other_adapter(folder: &Path) -> Option<String> {
 /// Why the tensors of a checkpoint are not those of a network as it was trained: quantised, empty, wrapped, or with an adapter inside.
 pub(super) fn not_a_checkpoint(files: &[Mapped]) -> Option<String> {
     let entries = || files.iter().flat_map(|file| &file.entries);
-    quantised(entries())
-        .or_else(|| empty(entries()))
-        .or_else(|| wrapped(entries()))
-        .or_else(|| with_adapter(entries()))
+    quantised(entries()).or_else(|| empty(entries())).or_else(|| wrapped(entries())).or_else(|| with_adapter(entries()))
 }
 
 fn quantised<'e>(mut entries: impl Iterator<Item = &'e Entry>) -> Option<String> {
@@ -116,7 +113,8 @@ pub(super) fn empty<'e>(entries: impl Iterator<Item = &'e Entry>) -> Option<Stri
 
 /// Names that a wrapper of PyTorch has put something before.
 pub(super) fn wrapped<'e>(mut entries: impl Iterator<Item = &'e Entry>) -> Option<String> {
-    let wrapper = |name: &str| WRAPPERS.iter().find(|(prefix, _)| name.starts_with(prefix) || name.contains(&format!(".{prefix}")));
+    let wrapper =
+        |name: &str| WRAPPERS.iter().find(|(prefix, _)| name.starts_with(prefix) || name.contains(&format!(".{prefix}")));
     entries.find_map(|entry| {
         let (prefix, mend) = wrapper(&entry.name)?;
         Some(format!(

@@ -22,7 +22,7 @@ pub use adapter_config::{AdapterConfig, Layers, Targets};
 pub use checkpoint::Checkpoint;
 pub use error::{Mismatch, WeightError};
 pub use evaluate::{Blocks, Weights};
+pub(crate) use foreign::told_quantised;
 pub use keys::{KeyStyle, Naming};
 pub use merged::{write_changed, write_merged};
-pub(crate) use foreign::told_quantised;
 pub use stored::{DType, Stored};

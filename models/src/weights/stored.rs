@@ -68,7 +68,14 @@ impl DType {
 /// Place and value of the first number that is none (NaN or an infinity) in little-endian `bytes` of this type. One pass at the speed of memory.
 pub(super) fn non_finite(dtype: DType, bytes: &[u8]) -> Option<(usize, f32)> {
     let exponent = match dtype {
-        DType::F32 => return first(bytes, 4, |four| u32::from_le_bytes([four[0], four[1], four[2], four[3]]) & F32_EXPONENT == F32_EXPONENT, dtype),
+        DType::F32 => {
+            return first(
+                bytes,
+                4,
+                |four| u32::from_le_bytes([four[0], four[1], four[2], four[3]]) & F32_EXPONENT == F32_EXPONENT,
+                dtype,
+            );
+        }
         DType::F16 => F16_EXPONENT,
         DType::BF16 => BF16_EXPONENT,
     };

@@ -84,6 +84,16 @@ impl Source {
         Ok(adapter.map(|adapter| adapter.allowing_partial(self.allow_partial)))
     }
 
+    /// Looks through the weights before anything is kept; warns of an adapter that is accepted though it is not whole.
+    fn check(&self) -> Result<(), TrainError> {
+        let checkpoint = Checkpoint::open(&self.base, Naming::Qwen)?;
+        if let Some(adapter) = self.opened_adapter()? {
+            adapter.check(&checkpoint)?;
+            adapter.told_partial(&checkpoint).iter().for_each(|warning| eprintln!("warning: {warning}"));
+        }
+        Ok(checkpoint.check_finite()?)
+    }
+
     /// Configuration, tokenizer and settings.
     ///
     /// # Errors
@@ -96,14 +106,10 @@ impl Source {
     /// Hash of everything but the image that decides a description: weights, question, settings, image size, kind of device.
     ///
     /// # Errors
-    /// Weights that cannot be read, an adapter that does not fit them.
+    /// Weights that cannot be read.
     pub fn sha256(&self, prompter: &Prompter) -> Result<String, TrainError> {
         let checkpoint = Checkpoint::open(&self.base, Naming::Qwen)?;
         let adapter = self.opened_adapter()?;
-        if let Some(adapter) = &adapter {
-            adapter.check(&checkpoint)?;
-            adapter.told_partial(&checkpoint).iter().for_each(|warning| eprintln!("warning: {warning}"));
-        }
         let identity = serde_json::json!({
             "checkpoint": checkpoint.sha256()?,
             "adapter": adapter.as_ref().map(Adapter::sha256).transpose()?,
@@ -129,9 +135,10 @@ fn base_of_run(adapter: &Path) -> Result<Option<PathBuf>, TrainError> {
 /// image has none.
 ///
 /// # Errors
-/// A describer that cannot be used. A file that cannot be read or is no image is no error here.
+/// A describer that cannot be used, or whose weights hold NaN or an infinity. A file that cannot be read or is no image is no error here.
 pub fn describe_files(source: &Source, files: &[PathBuf], cache: &Path) -> Result<Vec<Result<Generated, String>>, TrainError> {
     let prompter = source.prompter()?;
+    source.check()?;
     let mut cache = Cache::open(cache, &source.sha256(&prompter)?)?;
     let hashes: Vec<Result<String, String>> =
         files.iter().map(|file| hash::sha256_file(file).map(|(_, hash)| hash).map_err(|error| error.to_string())).collect();

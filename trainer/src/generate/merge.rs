@@ -83,7 +83,8 @@ struct Partial {
 
 impl Partial {
     fn beside(output: &Path) -> Result<Partial, TrainError> {
-        let path = output.with_extension("partial");
+        let name = output.file_name().ok_or_else(|| TrainError::Asked(format!("--output {} has no name", output.display())))?;
+        let path = output.with_file_name(format!(".{}.partial", name.to_string_lossy()));
         if path.exists() {
             fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?;
         }
