@@ -97,7 +97,10 @@ fn files_of_other_formats_are_told_by_their_bytes_and_folders_by_their_names() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(name), "x").unwrap();
-        fs::write(folder.path().join("config.json"), "{}").unwrap();
+        for beside in ["config.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "a_training_args.txt", "training_args.bin"]
+        {
+            fs::write(folder.path().join(beside), "{}").unwrap();
+        }
         let text = Checkpoint::open(folder.path(), naming).unwrap_err().to_string();
         assert!(text.contains(name) && text.contains(says), "{text}");
     }

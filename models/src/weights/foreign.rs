@@ -18,6 +18,8 @@ const TORCH: &str = "a file of torch.save, not of safetensors; import it: `mmlnb
                      BERT, the released MMLNB model), or save it with transformers' save_pretrained, which writes safetensors";
 /// Endings of files that hold weights of another format.
 const ENDINGS: [&str; 5] = [".bin", ".pth", ".pt", ".ckpt", ".gguf"];
+/// Files with these endings that trainings leave beside weights.
+const BESIDE: [&str; 4] = ["optimizer", "rng_state", "scheduler", "training_args"];
 
 /// Endings of names that only quantised checkpoints have, and by which method.
 const QUANTISED: [(&str, &str); 15] = [
@@ -51,7 +53,8 @@ pub(super) fn not_safetensors(bytes: &[u8]) -> Option<String> {
 
 /// What to do about a folder without a `.safetensors` file whose weights have another format; `None` where there are none.
 pub(super) fn other_weights(names: &[String], naming: Naming) -> Option<String> {
-    let name = names.iter().find(|name| ENDINGS.iter().any(|ending| name.ends_with(ending)))?;
+    let beside = |name: &str| BESIDE.iter().any(|beginning| name.starts_with(beginning));
+    let name = names.iter().find(|name| ENDINGS.iter().any(|ending| name.ends_with(ending)) && !beside(name))?;
     if name.ends_with(".gguf") {
         return Some(format!("its weights are in {name}, a GGUF file; give the original checkpoint in safetensors"));
     }
