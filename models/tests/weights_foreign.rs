@@ -44,8 +44,8 @@ fn foreign_tensors_are_told_by_their_names_and_types() {
         ("weight.quant_state.bitsandbytes__nf4", Dtype::U8, vec![4], ["quantised (bitsandbytes", "give the original"]),
         ("SCB", Dtype::F32, vec![8], ["quantised (bitsandbytes", "give the original"]),
         ("weight_packed", Dtype::I32, vec![8], ["quantised (compressed-tensors", "give the original"]),
-        ("weight", Dtype::BF16, vec![0], ["1 tensors are empty", "zero_to_fp32"]),
-        ("weight", Dtype::BF16, vec![0, 8], ["1 tensors are empty", "ZeRO-3"]),
+        ("weight", Dtype::BF16, vec![0], ["tensors without numbers: 1", "zero_to_fp32"]),
+        ("weight", Dtype::BF16, vec![0, 8], ["tensors without numbers: 1", "ZeRO-3"]),
         ("base_layer.weight", Dtype::F32, vec![8, 8], ["adapter of PEFT", "merge with PEFT first"]),
         ("lora_A.default.weight", Dtype::F32, vec![2, 8], ["adapter of PEFT", "merge with PEFT first"]),
     ] {
