@@ -108,8 +108,9 @@ pub(super) fn empty<'e>(entries: impl Iterator<Item = &'e Entry>) -> Option<Stri
     let empty: Vec<&str> = entries.filter(|entry| entry.shape.contains(&0)).map(|entry| entry.name.as_str()).collect();
     let first = empty.first()?;
     Some(format!(
-        "tensors without numbers: {}, the first is `{first}`. DeepSpeed's ZeRO-3 leaves such files when the parts of its processes are not gathered: \
-         gather them with zero_to_fp32.py, or train with stage3_gather_16bit_weights_on_model_save, and save again",
+        "tensors without numbers: {}, the first is `{first}`. DeepSpeed's ZeRO-3 leaves such files when the parts of its \
+         processes are not gathered: gather them with zero_to_fp32.py, or train with stage3_gather_16bit_weights_on_model_save, \
+         and save again",
         empty.len()
     ))
 }
