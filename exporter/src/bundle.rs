@@ -6,7 +6,7 @@ use crate::{
     lower::{cache_head_size, lower},
     model_card::model_card,
     source::{Network, Sizes, Source},
-    write::PRODUCER,
+    write::{Made, PRODUCER},
 };
 use mmlnb_models::{
     bundle::{
@@ -50,6 +50,8 @@ pub struct Recipe {
     pub vlm: Option<PathBuf>,
     /// An adapter to merge into it.
     pub adapter: Option<PathBuf>,
+    /// Accept an adapter that lacks modules that its configuration names.
+    pub allow_partial: bool,
     /// A classifier's folder.
     pub classifier: Option<PathBuf>,
     /// Prompt and generation settings.
@@ -99,6 +101,7 @@ pub fn export_bundle(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<Str
         files: Default::default(),
     };
     if let Some(input) = &describer {
+        input.source.told_partial().iter().for_each(|warning| progress(Step::Warning(warning)));
         manifest.describer = Some(write_describer(input, recipe, &part.path, progress)?);
         manifest.provenance.checkpoint = Some(provenance(&input.source, &DESCRIBER_FILES)?);
         manifest.provenance.data.extend(input.record.iter().map(|record| record.data_sha256.clone()));
@@ -134,6 +137,7 @@ fn opened(recipe: &Recipe) -> Result<(Option<DescriberInput>, Option<ClassifierI
     if recipe.vlm.is_none() {
         let without = [
             (recipe.adapter.is_some(), "--adapter"),
+            (recipe.allow_partial, "--allow-partial"),
             (recipe.settings.is_some(), "--settings"),
             (recipe.image_size.is_some(), "--image-size"),
         ];
@@ -161,7 +165,7 @@ fn opened(recipe: &Recipe) -> Result<(Option<DescriberInput>, Option<ClassifierI
 }
 
 fn open_describer(dir: &Path, recipe: &Recipe) -> Result<DescriberInput, ExportError> {
-    let source = Source::open(dir, recipe.adapter.as_deref())?;
+    let source = Source::open_allowing(dir, recipe.adapter.as_deref(), recipe.allow_partial)?;
     let Sizes::Qwen(config) = source.sizes().clone() else {
         return Err(ExportError::Asked(format!("--vlm is for a Qwen2.5-VL checkpoint, but {} is none", dir.display())));
     };
@@ -172,7 +176,8 @@ fn open_describer(dir: &Path, recipe: &Recipe) -> Result<DescriberInput, ExportE
     if let Some([width, height]) = image_size {
         processor.with_size(width, height).map_err(|error| unfit(error.to_string()))?;
     }
-    let tokenizer = QwenTokenizer::from_dir(dir).map_err(|error| unfit(error.to_string()))?;
+    let tokenizer = QwenTokenizer::from_dir(dir).and_then(|tokenizer| tokenizer.within(config.text.vocabulary));
+    let tokenizer = tokenizer.map_err(|error| unfit(error.to_string()))?;
     let names =
         [("<|image_pad|>", config.image_token), ("<|vision_start|>", config.vision_start), ("<|vision_end|>", config.vision_end)];
     for (name, expected) in names {
@@ -191,9 +196,10 @@ fn open_classifier(dir: &Path) -> Result<ClassifierInput, ExportError> {
     let Sizes::Classifier(config) = source.sizes().clone() else {
         return Err(ExportError::Asked(format!("--classifier is for a classifier's folder, but {} is none", dir.display())));
     };
-    if config.text.is_some() {
+    if let Some(text) = &config.text {
         let unfit = |error: String| ExportError::Checkpoint { path: dir.to_path_buf(), problem: error };
-        BertTokenizer::from_dir(dir).map_err(|error| unfit(error.to_string()))?;
+        let tokenizer = BertTokenizer::from_dir(dir).and_then(|tokenizer| tokenizer.within(text.vocabulary));
+        tokenizer.map_err(|error| unfit(error.to_string()))?;
     }
     let calibration = calibration(dir)?;
     if calibration.as_ref().is_some_and(|found| found.novelty.is_some()) && !dir.join(NOVELTY).is_file() {
@@ -367,6 +373,8 @@ fn occupied(output: &Path) -> Result<(), ExportError> {
 struct Part {
     path: PathBuf,
     finished: bool,
+    /// Folders around it; let go of after it.
+    around: Option<Made>,
 }
 
 impl Part {
@@ -375,8 +383,9 @@ impl Part {
         if path.exists() {
             fs::remove_dir_all(&path).map_err(ExportError::io("remove", &path))?;
         }
-        fs::create_dir_all(&path).map_err(ExportError::io("create", &path))?;
-        Ok(Part { path, finished: false })
+        let around = path.parent().map(Made::folder).transpose()?;
+        fs::create_dir(&path).map_err(ExportError::io("create", &path))?;
+        Ok(Part { path, finished: false, around })
     }
 
     fn finish(mut self, output: &Path) -> Result<(), ExportError> {
@@ -389,6 +398,7 @@ impl Part {
         }
         fs::rename(&self.path, output).map_err(ExportError::io("rename", &self.path))?;
         self.finished = true;
+        self.around.take().into_iter().for_each(Made::keep);
         if old.exists() {
             fs::remove_dir_all(&old).map_err(ExportError::io("remove", &old))?;
         }

@@ -51,6 +51,9 @@ struct GraphArgs {
     /// A PEFT adapter (LoRA, rsLoRA or DoRA) to merge into the checkpoint.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// Accept an adapter that lacks modules that its configuration names: they stay as in the checkpoint.
+    #[arg(long, requires = "adapter")]
+    allow_partial: bool,
     #[command(flatten)]
     form: Form,
 }
@@ -66,6 +69,9 @@ struct BundleArgs {
     /// A PEFT adapter (LoRA, rsLoRA or DoRA) to merge into it.
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// Accept an adapter that lacks modules that its configuration names: they stay as in the checkpoint.
+    #[arg(long, requires = "adapter")]
+    allow_partial: bool,
     /// A classifier's folder.
     #[arg(long, value_name = "DIR")]
     classifier: Option<PathBuf>,
@@ -110,7 +116,8 @@ fn graph(args: &GraphArgs) -> Result<(), ExportError> {
         let problem = "--image-size is for --network vision; the classifier's size stands in its config.json";
         return Err(ExportError::Asked(problem.to_string()));
     }
-    let source = Source::open(&args.checkpoint, args.adapter.as_deref())?;
+    let source = Source::open_allowing(&args.checkpoint, args.adapter.as_deref(), args.allow_partial)?;
+    source.told_partial().iter().for_each(|warning| eprintln!("warning: {warning}"));
     let lowered = lower(&source.graph(args.network)?, args.network.name(), precision)?;
     let size = image_size.map(|[width, height]| ("image_size", format!("{width}x{height}")));
     let metadata: Vec<(&str, String)> = size.into_iter().collect();
@@ -122,13 +129,14 @@ fn graph(args: &GraphArgs) -> Result<(), ExportError> {
 }
 
 fn bundle(args: BundleArgs) -> Result<(), ExportError> {
-    let BundleArgs { output, vlm, adapter, classifier, settings, form: Form { precision, image_size } } = args;
-    let recipe = Recipe { output, vlm, adapter, classifier, settings, precision, image_size };
+    let BundleArgs { output, vlm, adapter, allow_partial, classifier, settings, form: Form { precision, image_size } } = args;
+    let recipe = Recipe { output, vlm, adapter, allow_partial, classifier, settings, precision, image_size };
     let current: RefCell<Option<Progress>> = RefCell::new(None);
     let sha256 = export_bundle(&recipe, &|step| match step {
         Step::Begin { name, bytes } => drop(current.replace(Some(Progress::begin(name, bytes)))),
         Step::Wrote(bytes) => current.borrow().iter().for_each(|progress| progress.advance(bytes)),
         Step::End => drop(current.replace(None)),
+        Step::Warning(warning) => eprintln!("warning: {warning}"),
     })?;
     say(&format!("{}: bundle_sha256 {sha256}\n", recipe.output.display()))
 }

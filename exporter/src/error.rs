@@ -18,6 +18,9 @@ pub enum ExportError {
     /// The bundle's manifest or files.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// A bundle was read and is not as it was written.
+    #[error(transparent)]
+    Altered(BundleError),
     /// A wrong combination of what was asked for.
     #[error("{0}")]
     Asked(String),
@@ -87,11 +90,11 @@ impl ExportError {
         move |source| ExportError::Io { action, path: path.to_path_buf(), source }
     }
 
-    /// The exit code: 2 where the input is wrong, 1 where the work itself failed.
+    /// The exit code: 2 where the input is wrong, 1 where the work itself failed or a bundle was checked and is not right.
     pub fn exit_code(&self) -> u8 {
         match self {
             ExportError::Io { action, .. } if *action != "read" => 1,
-            ExportError::Malformed { .. } => 1,
+            ExportError::Malformed { .. } | ExportError::Altered(_) => 1,
             ExportError::Weights(WeightError::Unwritable { .. }) => 1,
             _ => 2,
         }

@@ -40,6 +40,8 @@ pub enum Step<'a> {
     Wrote(u64),
     /// The graph is whole, or failed.
     End,
+    /// Something that the user should know.
+    Warning(&'a str),
 }
 
 /// Writes a network as `DIR/NAME.onnx` with its weights beside it; `out_dir` is made if need be. The same input gives the same bytes.

@@ -5,7 +5,7 @@ use crate::{
     onnx::{DataLocation, ModelProto, TensorProto, ValueInfoProto},
 };
 use mmlnb_models::{
-    bundle::{Bundle, FileEntry, MANIFEST, Port},
+    bundle::{Bundle, BundleError, FileEntry, MANIFEST, Port},
     hash,
 };
 use prost::Message;
@@ -65,14 +65,19 @@ pub enum Report {
 /// Reads an `.onnx` file or a bundle, whose hashes are all checked.
 ///
 /// # Errors
-/// A path that is neither, a damaged file.
+/// A path that is neither, a damaged file; [`ExportError::Altered`] for a bundle that is not as it was written.
 pub fn inspect(path: &Path) -> Result<Report, ExportError> {
     let about = fs::metadata(path).map_err(ExportError::io("read", path))?;
     if !about.is_dir() {
         return graph(path).map(Report::Graph);
     }
-    let bundle = Bundle::open(path)?;
     let file = path.join(MANIFEST);
+    let bundle = Bundle::open(path).map_err(|error| match error {
+        BundleError::Io { file: missing, source } if missing == file => {
+            ExportError::Bundle(BundleError::Io { file: missing, source })
+        }
+        altered => ExportError::Altered(altered),
+    })?;
     let bytes = fs::read(&file).map_err(ExportError::io("read", &file))?;
     let manifest = serde_json::from_slice(&bytes)
         .map_err(|problem| ExportError::Checkpoint { path: file.clone(), problem: problem.to_string() })?;

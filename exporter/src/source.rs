@@ -71,6 +71,14 @@ impl Source {
     /// # Errors
     /// Everything that is wrong with the folder, its tensors and the adapter.
     pub fn open(dir: &Path, adapter: Option<&Path>) -> Result<Source, ExportError> {
+        Source::open_allowing(dir, adapter, false)
+    }
+
+    /// As [`Source::open`]; `allow_partial` accepts an adapter that lacks modules that its configuration names.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub fn open_allowing(dir: &Path, adapter: Option<&Path>, allow_partial: bool) -> Result<Source, ExportError> {
         let sizes = sizes(dir)?;
         let naming = match &sizes {
             Sizes::Qwen(_) => Naming::Qwen,
@@ -83,7 +91,7 @@ impl Source {
             return Err(ExportError::Asked(format!("--adapter is for a Qwen2.5-VL checkpoint, but {} is none", dir.display())));
         }
         let checkpoint = Checkpoint::open(dir, naming)?;
-        let adapter = adapter.map(Adapter::open).transpose()?;
+        let adapter = adapter.map(Adapter::open).transpose()?.map(|adapter| adapter.allowing_partial(allow_partial));
         let source = Source { dir: dir.to_path_buf(), sizes, checkpoint, adapter };
         source.check()?;
         Ok(source)
@@ -107,6 +115,11 @@ impl Source {
     /// The adapter to be merged.
     pub fn adapter(&self) -> Option<&Adapter> {
         self.adapter.as_ref()
+    }
+
+    /// What the user should know of an adapter that is accepted though it is not whole.
+    pub fn told_partial(&self) -> Option<String> {
+        self.adapter.as_ref().and_then(|adapter| adapter.told_partial(&self.checkpoint))
     }
 
     /// Where the networks take their numbers from.

@@ -10,7 +10,7 @@ use crate::{
 };
 use mmlnb_models::{
     graph::{Dim, Weight},
-    weights::{DType, Weights},
+    weights::{DType, WeightError, Weights},
 };
 use prost::Message;
 use std::{
@@ -40,7 +40,7 @@ pub(crate) fn write(
     let file = dir.join(format!("{}.onnx", graph.name));
     let location = format!("{}.onnx.data", graph.name);
     refuse_foreign(&file)?;
-    fs::create_dir_all(dir).map_err(ExportError::io("create", dir))?;
+    let made = Made::folder(dir)?;
     let (offsets, length) = places(&graph.initialisers);
     let mut data = None;
     if length > 0 {
@@ -72,6 +72,7 @@ pub(crate) fn write(
     }
     data.map(|part| part.finish(&dir.join(&location))).transpose()?;
     model.finish(&file)?;
+    made.keep();
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(ExportError::io("write", dir))?;
     Ok(file)
 }
@@ -122,6 +123,34 @@ impl Drop for Part {
     }
 }
 
+/// Folders that were made for an output; those that are still empty go again unless they are kept.
+pub(crate) struct Made {
+    /// The innermost first.
+    folders: Vec<PathBuf>,
+}
+
+impl Made {
+    /// Makes a folder, with those around it that are absent.
+    pub(crate) fn folder(dir: &Path) -> Result<Made, ExportError> {
+        let absent = dir.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let made = Made { folders: absent.map(Path::to_path_buf).collect() };
+        fs::create_dir_all(dir).map_err(ExportError::io("create", dir))?;
+        Ok(made)
+    }
+
+    /// Leaves them in their place.
+    pub(crate) fn keep(mut self) {
+        self.folders.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // A folder that somebody else has put something into is not empty and stays.
+        self.folders.iter().for_each(|folder| drop(fs::remove_dir(folder)));
+    }
+}
+
 /// Offset of every tensor that lies outside, and the length of the file.
 fn places(initialisers: &[Initialiser]) -> (Vec<Option<u64>>, u64) {
     let mut end = 0u64;
@@ -151,7 +180,7 @@ fn write_rows(
         Content::Rows(weight) => {
             let mut at = 0;
             for block in weights.blocks(weight, BLOCK_BYTES)? {
-                let bytes = stored(initialiser, weight, &block?)?;
+                let bytes = stored(initialiser, weight, weights, &block?)?;
                 sink(at, &bytes)?;
                 at += bytes.len() as u64;
                 progress(bytes.len() as u64);
@@ -163,7 +192,7 @@ fn write_rows(
             let mut first = 0;
             for block in weights.blocks(weight, BLOCK_BYTES)? {
                 let block = block?;
-                let bytes = stored(initialiser, weight, &transposed(&block, inputs))?;
+                let bytes = stored(initialiser, weight, weights, &transposed(&block, inputs))?;
                 let rows = (block.len() / inputs) as u64;
                 for (input, run) in bytes.chunks_exact((rows * size) as usize).enumerate() {
                     sink((input as u64 * outputs + first) * size, run)?;
@@ -202,13 +231,16 @@ fn transposed(rows: &[f32], width: usize) -> Vec<f32> {
     columns
 }
 
-/// The numbers as the initialiser stores them.
-fn stored(initialiser: &Initialiser, weight: &Weight, values: &[f32]) -> Result<Vec<u8>, ExportError> {
+/// The numbers as the initialiser stores them; what it cannot hold is refused.
+fn stored(initialiser: &Initialiser, weight: &Weight, weights: &Weights<'_>, values: &[f32]) -> Result<Vec<u8>, ExportError> {
     use crate::nodes::Elem;
+    if values.iter().fold(false, |any, value| any | !value.is_finite()) {
+        return Err(spoilt(weight, weights));
+    }
     match initialiser.elem {
         Elem::F32 => Ok(DType::F32.encode(values)),
-        Elem::F16 => match values.iter().find(|v| v.is_finite() && half::f16::from_f32(**v).is_infinite()) {
-            Some(value) => Err(ExportError::Overflow { weight: weight.to_string(), value: *value }),
+        Elem::F16 => match values.iter().find(|value| half::f16::from_f32(**value).is_infinite()) {
+            Some(value) => Err(ExportError::Overflow { weight: too_large(weight, weights), value: *value }),
             None => Ok(DType::F16.encode(values)),
         },
         Elem::I64 | Elem::I32 | Elem::Bool => {
@@ -216,6 +248,28 @@ fn stored(initialiser: &Initialiser, weight: &Weight, values: &[f32]) -> Result<
             Err(ExportError::Malformed { graph: initialiser.name.clone(), problems: vec![problem] })
         }
     }
+}
+
+/// Why a weight has numbers that are none: a tensor of the checkpoint, or what merging made of finite ones.
+fn spoilt(weight: &Weight, weights: &Weights<'_>) -> ExportError {
+    weights.not_finite(weight).map_or_else(
+        || {
+            let problem =
+                "base and adapter together give numbers that are not finite; the adapter is damaged or belongs to another base";
+            WeightError::Evaluation { weight: weight.name(), problem: problem.into() }.into()
+        },
+        ExportError::from,
+    )
+}
+
+/// The tensors of a weight that hold numbers beyond f16; all of the weight's where only merging gives such numbers.
+fn too_large(weight: &Weight, weights: &Weights<'_>) -> String {
+    let beyond = |key: &&str| {
+        let all = weights.all(&Weight::Key(key.to_string()));
+        all.is_ok_and(|values| values.iter().any(|value| half::f16::from_f32(*value).is_infinite()))
+    };
+    let keys: Vec<&str> = weight.keys().into_iter().filter(beyond).collect();
+    if keys.is_empty() { weight.name() } else { keys.join(", ") }
 }
 
 fn described(initialiser: &Initialiser) -> TensorProto {

@@ -220,6 +220,17 @@ pub enum BundleError {
         /// What is wrong.
         problem: String,
     },
+    /// Files lie in the bundle that the manifest does not list, and that could change its answers.
+    #[error(
+        "{}: {} that the manifest does not list: {}; remove what was added, or copy or export the bundle again",
+        dir.display(), if files.len() == 1 { "there is a file" } else { "there are files" }, shortened(files)
+    )]
+    Unlisted {
+        /// The bundle's folder.
+        dir: PathBuf,
+        /// Their paths in the bundle, sorted.
+        files: Vec<String>,
+    },
     /// A file's content is not the one that the manifest names.
     #[error("bundle file {} does not match the manifest: {problem}; copy or export the bundle again", file.display())]
     Changed {
@@ -230,7 +241,7 @@ pub enum BundleError {
     },
 }
 
-/// An opened bundle whose every file has the size and hash that its manifest names.
+/// An opened bundle whose files are those that its manifest lists, each with its size and hash.
 #[derive(Clone, Debug)]
 pub struct Bundle {
     /// The folder.
@@ -242,12 +253,18 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Reads the manifest and checks every file's size and hash, several files at a time.
+    /// Reads the manifest, refuses files that it does not list, and checks every listed file's size and hash, several files at a time.
     pub fn open(dir: &Path) -> Result<Self, BundleError> {
         let file = dir.join(MANIFEST);
         let bytes = std::fs::read(&file).map_err(|source| BundleError::Io { file: file.clone(), source })?;
         let manifest = Manifest::parse(&file, &bytes)?;
         let sha256 = hash::sha256_hex(&bytes);
+        let mut files = Vec::new();
+        unlisted(dir, "", &manifest.files, &mut files)?;
+        if !files.is_empty() {
+            files.sort();
+            return Err(BundleError::Unlisted { dir: dir.to_path_buf(), files });
+        }
         let names: Vec<&String> = manifest.files.keys().collect();
         in_parallel(&names, |name| check_file(&dir.join(name), &manifest.files[*name]))?;
         Ok(Bundle { dir: dir.to_path_buf(), manifest, sha256 })
@@ -353,6 +370,39 @@ fn collect(dir: &Path, prefix: &str, names: &mut Vec<String>) -> Result<(), Bund
         }
     }
     Ok(())
+}
+
+/// Every file at or below `prefix` that is neither listed nor the manifest; hidden ones too. Only folders that hold something listed are looked into
+/// through a symbolic link.
+fn unlisted(dir: &Path, prefix: &str, listed: &BTreeMap<String, FileEntry>, found: &mut Vec<String>) -> Result<(), BundleError> {
+    let folder = dir.join(prefix);
+    let io = |source| BundleError::Io { file: folder.clone(), source };
+    for entry in std::fs::read_dir(&folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        let holds_listed = || {
+            let below = format!("{path}/");
+            listed.range(below.clone()..).next().is_some_and(|(name, _)| name.starts_with(&below))
+        };
+        if path == MANIFEST || listed.contains_key(&path) {
+            continue;
+        }
+        if entry.file_type().map_err(io)?.is_dir() || holds_listed() {
+            unlisted(dir, &path, listed, found)?;
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// The first of a long list, and how many more there are.
+fn shortened(files: &[String]) -> String {
+    const MOST: usize = 20;
+    let more = files.len().saturating_sub(MOST);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    files[..files.len() - more].join(", ") + &rest
 }
 
 fn check_file(path: &Path, expected: &FileEntry) -> Result<(), BundleError> {

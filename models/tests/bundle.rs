@@ -74,6 +74,49 @@ fn one_changed_byte_is_found_and_named() {
     assert!(matches!(Bundle::open(folder.path()), Err(BundleError::Io { .. })));
 }
 
+#[test]
+fn files_that_the_manifest_does_not_list_are_refused() {
+    let added = [
+        "classifier/processor_config.json",
+        "describer/preprocessor_config.json",
+        "manifest.json.part",
+        ".hidden",
+        "classifier/.DS_Store",
+        "qualification.json",
+        "deep/er/file",
+        "classifier/image.onnx2",
+    ];
+    for name in added {
+        let (folder, _) = bundle();
+        let file = folder.path().join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "{}").unwrap();
+        let error = Bundle::open(folder.path()).unwrap_err();
+        assert!(matches!(error, BundleError::Unlisted { .. }), "{name}: {error}");
+        assert!(error.to_string().contains(name), "{error}");
+    }
+    let (folder, _) = bundle();
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    Bundle::open(folder.path()).expect("an empty folder holds nothing that could be obeyed");
+    ["b", "a"].iter().for_each(|name| fs::write(folder.path().join(name), "").unwrap());
+    let BundleError::Unlisted { files, .. } = Bundle::open(folder.path()).unwrap_err() else { panic!("another error") };
+    assert_eq!(files, ["a", "b"], "all are named");
+}
+
+#[test]
+fn a_folder_behind_a_link_is_looked_into() {
+    let (folder, _) = bundle();
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::rename(folder.path().join("classifier"), elsewhere.path().join("half")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path().join("half"), folder.path().join("classifier")).unwrap();
+    Bundle::open(folder.path()).unwrap();
+    fs::write(elsewhere.path().join("half/processor_config.json"), "{}").unwrap();
+    assert!(Bundle::open(folder.path()).unwrap_err().to_string().contains("classifier/processor_config.json"));
+    fs::remove_file(elsewhere.path().join("half/processor_config.json")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("describer")).unwrap();
+    assert!(Bundle::open(folder.path()).unwrap_err().to_string().contains("describer"), "a link to a folder that nothing lists");
+}
+
 fn with_manifest(change: impl Fn(&mut serde_json::Value)) -> String {
     let (folder, _) = bundle();
     let file = folder.path().join("manifest.json");

@@ -113,6 +113,30 @@ fn image_tokens_must_fit_the_images() {
 }
 
 #[test]
+fn line_ends_of_a_template_make_no_difference_and_a_text_only_one_is_told() {
+    for (from, to) in [("\n", "\r\n"), ("\n", "\r"), ("\n", "\n")] {
+        let folder = tempfile::tempdir().unwrap();
+        let other = TEMPLATE.replace(from, to);
+        for file in [other.clone(), format!("{other}{to}")] {
+            fs::write(folder.path().join("chat_template.jinja"), &file).unwrap();
+            check_template(folder.path()).unwrap_or_else(|error| panic!("{to:?}: {error}"));
+        }
+        fs::write(folder.path().join("chat_template.json"), json!({ "chat_template": other }).to_string()).unwrap();
+        check_template(folder.path()).unwrap_or_else(|error| panic!("{to:?}: {error}"));
+    }
+    let text_only = "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- endif %}{%- for message in messages %}{{ message.content }}{%- endfor %}";
+    for name in ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"] {
+        let folder = tempfile::tempdir().unwrap();
+        let json = json!({ "chat_template": text_only }).to_string();
+        fs::write(folder.path().join(name), if name.ends_with("jinja") { text_only } else { &json }).unwrap();
+        let error = check_template(folder.path()).unwrap_err();
+        assert!(matches!(error, ChatError::TextOnly { .. }), "{name}: {error}");
+        let text = error.to_string();
+        assert!(text.contains(name) && text.contains("text-only") && text.contains("copy that file"), "{text}");
+    }
+}
+
+#[test]
 fn the_template_and_its_rendering() {
     let folder = tempfile::tempdir().unwrap();
     check_template(folder.path()).unwrap();

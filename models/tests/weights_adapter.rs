@@ -213,6 +213,119 @@ fn targeted_modules_without_tensors_are_reported() {
         with_modules(json!({"target_modules": ["q_proj", "k_proj"]}), &[("model.layers.0.self_attn.q_proj", 2)]).unwrap();
     let expected = ["model.layers.0.self_attn.k_proj", "model.layers.1.self_attn.k_proj", "model.layers.1.self_attn.q_proj"];
     assert_eq!(adapter.absent(&checkpoint), expected);
+    let error = Weights::with_adapter(&checkpoint, &adapter).unwrap_err();
+    assert!(matches!(&error, WeightError::Partial { modules, .. } if *modules == expected), "{error}");
+    let text = error.to_string();
+    assert!(expected.iter().all(|module| text.contains(module)) && text.contains("--allow-partial"), "{text}");
+    let told = adapter.told_partial(&checkpoint).unwrap();
+    assert!(told.contains("3 of the modules") && told.contains(expected[0]), "{told}");
+    Weights::with_adapter(&checkpoint, &adapter.allowing_partial(true)).unwrap();
+}
+
+#[test]
+fn a_whole_adapter_lacks_nothing_whatever_its_settings_are() {
+    let base = base();
+    let checkpoint = Checkpoint::open(base.path(), Naming::Qwen).unwrap();
+    let paths = |style: &str| ["q_proj", "k_proj"].map(|n| [0, 1].map(|l| format!("{style}layers.{l}.self_attn.{n}")));
+    for (changes, held) in [
+        (json!({"target_modules": ["q_proj", "k_proj"], "layers_to_transform": []}), vec![0, 1, 2, 3]),
+        (json!({"target_modules": ".*layers.*_proj", "layers_to_transform": []}), vec![0, 1, 2, 3]),
+        (json!({"target_modules": ["q_proj"], "layers_to_transform": []}), vec![0, 1]),
+        (json!({"target_modules": ["q_proj"], "layers_to_transform": [1]}), vec![1]),
+        (json!({"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": []}), vec![1]),
+        (json!({"target_modules": ["q_proj", "k_proj"], "exclude_modules": ["k_proj"]}), vec![0, 1]),
+        (json!({"target_modules": "all-linear"}), vec![0, 1, 2, 3]),
+        (json!({"target_modules": "all-linear", "init_lora_weights": "orthogonal"}), vec![0, 1, 2, 3]),
+    ] {
+        for style in ["model.", "model.language_model."] {
+            let paths = paths(style).concat();
+            let modules: Vec<(&str, usize)> = held.iter().map(|n| (paths[*n].as_str(), 2)).collect();
+            let adapter = with_modules(changes.clone(), &modules).unwrap_or_else(|error| panic!("{changes}: {error}"));
+            assert_eq!(adapter.absent(&checkpoint), Vec::<String>::new(), "{changes} {style}");
+            Weights::with_adapter(&checkpoint, &adapter).unwrap_or_else(|error| panic!("{changes}: {error}"));
+        }
+    }
+}
+
+#[test]
+fn what_is_not_read_here_is_refused_with_what_to_do() {
+    let merge = "merge with PEFT first";
+    for change in [
+        json!({"modules_to_save": ["lm_head"]}),
+        json!({"bias": "lora_only"}),
+        json!({"lora_bias": true}),
+        json!({"trainable_token_indices": [1]}),
+        json!({"trainable_token_indices": {"embed_tokens": [1]}}),
+        json!({"target_parameters": ["x"]}),
+        json!({"init_lora_weights": "pissa"}),
+        json!({"init_lora_weights": "pissa_niter_4"}),
+        json!({"init_lora_weights": "olora"}),
+        json!({"init_lora_weights": "corda"}),
+        json!({"init_lora_weights": "loftq"}),
+        json!({"init_lora_weights": "lora_ga"}),
+        json!({"peft_type": "LOHA"}),
+    ] {
+        let text = problems(change.clone());
+        assert!(text.contains(merge), "{change}: {text}");
+    }
+    for init in [json!(true), json!(false), json!("gaussian"), json!("eva"), json!("orthogonal"), json!(null)] {
+        AdapterConfig::from_json(&settings(json!({"init_lora_weights": init}))).unwrap();
+    }
+    let held = tensors(&[("model.layers.0.self_attn.q_proj", 2)]);
+    for more in [
+        "model.lm_head.weight",
+        "model.embed_tokens.lora_embedding_A",
+        "model.embed_tokens.token_adapter.trainable_tokens_delta",
+        "model.layers.0.self_attn.q_proj.lora_B.bias",
+    ] {
+        let all = [held.clone(), vec![(more.to_string(), vec![2, 5])]].concat();
+        let borrowed: Vec<(&str, &[usize])> = all.iter().map(|(key, shape)| (key.as_str(), shape.as_slice())).collect();
+        let text = Adapter::open(adapter(json!({}), &borrowed).path()).unwrap_err().to_string();
+        assert!(text.contains(more) && text.contains(merge), "{text}");
+    }
+}
+
+#[test]
+fn tensors_of_a_wrapper_or_without_numbers_are_told() {
+    let open = |tensors: &[(&str, &[usize])]| Adapter::open(adapter(json!({}), tensors).path()).unwrap_err().to_string();
+    let (a, b) = ("model.layers.0.self_attn.q_proj.lora_A.weight", "model.layers.0.self_attn.q_proj.lora_B.weight");
+    let text = open(&[(a, &[0]), (b, &[0])]);
+    assert!(text.contains("tensors without numbers: 2") && text.contains("ZeRO-3") && text.contains("zero_to_fp32"), "{text}");
+    let text = open(&[(a, &[2, 5]), (b, &[0])]);
+    assert!(text.contains("tensors without numbers: 1") && text.contains("lora_B"), "{text}");
+    let text = open(&[(&format!("module.{a}"), &[2, 5]), (&format!("module.{b}"), &[3, 2])]);
+    assert!(text.contains("`module.`") && text.contains("model.module.state_dict()"), "{text}");
+    let folder = adapter(json!({}), &[(a, &[2, 5]), (b, &[3, 2])]);
+    fs::rename(folder.path().join("adapter_model.safetensors"), folder.path().join("adapter_model.bin")).unwrap();
+    let text = Adapter::open(folder.path()).unwrap_err().to_string();
+    assert!(text.contains("adapter_model.bin") && text.contains("save_pretrained"), "{text}");
+}
+
+#[test]
+fn numbers_that_are_none_are_refused_with_the_tensors_name() {
+    const MODULE: &str = "base_model.model.model.layers.0.self_attn.q_proj";
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for (spoilt, place) in [("lora_A.weight", 7), ("lora_B.weight", 5)] {
+            let folder = adapter(json!({}), &[]);
+            let mut a = vec![0.5f32; 10];
+            let mut b = vec![0.25f32; 6];
+            if spoilt.contains('A') {
+                a[place] = value
+            } else {
+                b[place] = value
+            }
+            let names = [format!("{MODULE}.lora_A.weight"), format!("{MODULE}.lora_B.weight")];
+            let views = [
+                (&names[0], TensorView::new(Dtype::F32, vec![2, 5], bytemuck::cast_slice(&a)).unwrap()),
+                (&names[1], TensorView::new(Dtype::F32, vec![3, 2], bytemuck::cast_slice(&b)).unwrap()),
+            ];
+            let bytes = safetensors::serialize(views, None::<HashMap<String, String>>).unwrap();
+            fs::write(folder.path().join("adapter_model.safetensors"), bytes).unwrap();
+            let error = Adapter::open(folder.path()).unwrap_err();
+            assert!(matches!(error, WeightError::NotFinite { place: at, .. } if at == place), "{error}");
+            assert!(error.to_string().contains(&format!("{MODULE}.{spoilt}")), "{error}");
+        }
+    }
 }
 
 fn config(dora: bool) -> AdapterConfig {

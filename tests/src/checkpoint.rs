@@ -53,12 +53,19 @@ pub fn read_tensors(file: &Path) -> Vec<StoredTensor> {
 /// # Panics
 /// On I/O errors.
 pub fn edit_checkpoint(folder: &Path, edit: impl FnOnce(&mut Vec<StoredTensor>)) {
-    let file = folder.join("model.safetensors");
-    let mut tensors = read_tensors(&file);
+    edit_tensors(&folder.join("model.safetensors"), edit);
+}
+
+/// Rewrites a file of tensors.
+///
+/// # Panics
+/// On I/O errors.
+pub fn edit_tensors(file: &Path, edit: impl FnOnce(&mut Vec<StoredTensor>)) {
+    let mut tensors = read_tensors(file);
     edit(&mut tensors);
     let views = tensors.iter().map(|tensor| {
         let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes).expect("shape and bytes agree");
         (tensor.name.clone(), view)
     });
-    safetensors::serialize_to_file(views, None, &file).expect("the copy is writable");
+    safetensors::serialize_to_file(views, None, file).expect("the copy is writable");
 }

@@ -16,7 +16,7 @@ mod trainer;
 pub use appliance::Appliance;
 pub use binaries::{Ran, appliance_binary, binary, command, has_failpoints, installed, run};
 pub use bundle::{bundle, copy_folder, golden};
-pub use checkpoint::{StoredTensor, edit_checkpoint, read_tensors};
+pub use checkpoint::{StoredTensor, edit_checkpoint, edit_tensors, read_tensors};
 pub use daemon::{Daemon, Starting};
 pub use drops::{drop_by_copy, drop_by_rename, drop_in_pieces, drop_size_first};
 pub use imports::circles;

@@ -122,6 +122,7 @@ impl TrainError {
     pub fn exit_code(&self) -> u8 {
         match self {
             TrainError::Io { action, .. } if *action != "read" => 1,
+            TrainError::Torch(TorchError::Weights(_)) => 2,
             TrainError::Failed(_) | TrainError::Torch(_) | TrainError::Tensor(_) | TrainError::Start(_) => 1,
             TrainError::Weights(WeightError::Unwritable { .. }) => 1,
             TrainError::Partly(_) => 3,

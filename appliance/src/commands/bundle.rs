@@ -15,6 +15,7 @@ pub fn open(dir: &Path) -> Result<Bundle, Failure> {
     Bundle::open(dir).map_err(|error| {
         let mend = match &error {
             BundleError::Io { .. } => "check the path of the bundle, or export it with `mmlnb-export bundle`",
+            BundleError::Unlisted { .. } => "remove the files that were added, or export or copy the bundle again",
             BundleError::Manifest { .. } | BundleError::Changed { .. } | BundleError::Record { .. } => {
                 "export or copy the bundle again"
             }

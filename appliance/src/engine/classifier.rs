@@ -67,7 +67,10 @@ impl Layout {
         let folder = bundle.path(CLASSIFIER);
         let config = ClassifierConfig::from_dir(&folder).map_err(refused)?;
         let text = match &config.text {
-            Some(text) => Some((BertTokenizer::from_dir(&folder).map_err(refused)?, text.longest_text() as usize)),
+            Some(text) => {
+                let tokenizer = BertTokenizer::from_dir(&folder).and_then(|tokenizer| tokenizer.within(text.vocabulary));
+                Some((tokenizer.map_err(refused)?, text.longest_text() as usize))
+            }
             None => None,
         };
         let limit = part.calibration.as_ref().and_then(|calibration| calibration.novelty.as_ref());

@@ -42,7 +42,8 @@ impl Prompter {
     pub fn new(bundle: &Bundle, part: &bundle::Describer) -> Result<Prompter, EngineError> {
         let folder = bundle.path(DESCRIBER);
         let config = QwenConfig::from_dir(&folder).map_err(refused)?;
-        let tokenizer = QwenTokenizer::from_dir(&folder).map_err(refused)?;
+        let tokenizer = QwenTokenizer::from_dir(&folder).and_then(|tokenizer| tokenizer.within(config.text.vocabulary));
+        let tokenizer = tokenizer.map_err(refused)?;
         let mut processor = QwenImageProcessor::from_dir(&folder, &config.vision).map_err(refused)?;
         if let Some([width, height]) = part.image_size {
             processor = processor.with_size(width, height).map_err(refused)?;

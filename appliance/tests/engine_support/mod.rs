@@ -26,6 +26,7 @@ pub fn export(vlm: Option<&Path>, classifier: Option<&Path>, precision: Precisio
         output: output.clone(),
         vlm: vlm.map(Path::to_path_buf),
         adapter: None,
+        allow_partial: false,
         classifier: classifier.map(Path::to_path_buf),
         settings: None,
         precision,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{CLASSIFIER_MODEL_TYPE, divided, expect_text};
+use super::{CLASSIFIER_MODEL_TYPE, divided, expect_text, refuse_quantised};
 use crate::json::{self, ConfigError, Section};
 
 /// Sizes of a BERT encoder.
@@ -52,6 +52,7 @@ impl BertConfig {
 
     pub(super) fn read(section: &Section) -> Result<Self, ConfigError> {
         expect_text(section, "model_type", "bert")?;
+        refuse_quantised(section)?;
         expect_text(section, "hidden_act", "gelu")?;
         expect_text(section, "position_embedding_type", "absolute")?;
         let config = BertConfig {

@@ -12,6 +12,7 @@ pub use encoders::{ImageEncoder, ImageInput, Resample, SwinConfig, Vgg16Config};
 pub use qwen::{QwenConfig, TextConfig, VisionConfig};
 
 use crate::json::{ConfigError, Section};
+use crate::weights::told_quantised;
 
 /// The `model_type` of a classifier's folder.
 pub const CLASSIFIER_MODEL_TYPE: &str = "mmlnb_classifier";
@@ -24,6 +25,18 @@ fn expect_text(section: &Section, key: &str, expected: &str) -> Result<(), Confi
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses quantised weights before their tensors are looked at.
+fn refuse_quantised(section: &Section) -> Result<(), ConfigError> {
+    let Some(found) = section.section("quantization_config")? else { return Ok(()) };
+    // What bitsandbytes leaves in the configuration of weights that were brought back.
+    let off = |key| Ok::<_, ConfigError>(found.optional_bool(key)? == Some(false));
+    if off("load_in_4bit")? && off("load_in_8bit")? {
+        return Ok(());
+    }
+    let method = found.optional_text("quant_method")?.unwrap_or("method not named");
+    Err(section.error("quantization_config", &told_quantised(method, "settings in config.json")))
 }
 
 fn divided(section: &Section, key: &str, value: i64, by_key: &str, by: i64) -> Result<i64, ConfigError> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{divided, expect_text};
+use super::{divided, expect_text, refuse_quantised};
 use crate::json::{self, ConfigError, Section};
 
 /// Sizes of Qwen2.5-VL's language model.
@@ -96,6 +96,8 @@ impl QwenConfig {
         let top = Section::top(file, value)?;
         expect_text(&top, "model_type", "qwen2_5_vl")?;
         let text = top.section("text_config")?.unwrap_or(top);
+        refuse_quantised(&top)?;
+        refuse_quantised(&text)?;
         let vision = top.required("vision_config", top.section("vision_config")?)?;
         let config = QwenConfig {
             text: text_config(&top, &text)?,

@@ -1,6 +1,6 @@
 //! BERT's WordPiece tokenizer, with truncation that tells what was not read.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
@@ -8,7 +8,7 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::qwen_tokenizer::{TokenizerError, disable_limits, failed, load};
+use super::qwen_tokenizer::{TokenizerError, check_size, disable_limits, failed, load};
 use crate::json::{self, Section};
 
 /// A text as the encoder reads it.
@@ -29,18 +29,20 @@ pub struct BertText {
 /// A WordPiece tokenizer with the ids that frame a text.
 #[derive(Clone, Debug)]
 pub struct BertTokenizer {
+    file: PathBuf,
     tokenizer: Tokenizer,
     separator: i64,
     padding: i64,
 }
 
 impl BertTokenizer {
-    /// Reads `tokenizer.json` or, where it is absent, `vocab.txt` with the settings of `tokenizer_config.json`.
+    /// Reads `tokenizer.json` or, where it is absent, `vocab.txt`; `tokenizer_config.json` decides about capitals, accents and Chinese characters.
     pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
         let file = dir.join("tokenizer.json");
         let vocabulary = dir.join("vocab.txt");
         let (file, mut tokenizer) = if file.exists() || !vocabulary.exists() {
-            let tokenizer = load(&file)?;
+            let mut tokenizer = load(&file)?;
+            as_transformers(&mut tokenizer, dir)?;
             (file, tokenizer)
         } else {
             let tokenizer = from_vocabulary(&vocabulary, dir)?;
@@ -55,7 +57,16 @@ impl BertTokenizer {
         };
         id("[CLS]")?;
         let (separator, padding) = (id("[SEP]")?, id("[PAD]")?);
-        Ok(BertTokenizer { tokenizer, separator, padding })
+        Ok(BertTokenizer { file, tokenizer, separator, padding })
+    }
+
+    /// The same tokenizer, if an embedding of so many rows has one for each of its ids.
+    ///
+    /// # Errors
+    /// [`TokenizerError::TooLarge`] with both numbers.
+    pub fn within(self, rows: i64) -> Result<Self, TokenizerError> {
+        check_size(&self.file, &self.tokenizer, rows)?;
+        Ok(self)
     }
 
     /// Ids of a text, cut to `max_length` ids with `[CLS]` and `[SEP]` kept; not padded. `max_length` is at least 2.
@@ -104,6 +115,27 @@ fn from_vocabulary(vocabulary: &Path, dir: &Path) -> Result<Tokenizer, Tokenizer
     let known: Vec<AddedToken> = known.map(|token| AddedToken::from(token, true)).collect();
     tokenizer.add_special_tokens(known).map_err(failed)?;
     Ok(tokenizer)
+}
+
+/// Puts the normaliser of `tokenizer_config.json` in the place of the one in `tokenizer.json`, as transformers (5.24, and 4 before) does for its
+/// BERT classes: what the settings leave out has the class's defaults, whatever `tokenizer.json` says. Settings of another class, and a folder
+/// without settings, leave it as it is.
+fn as_transformers(tokenizer: &mut Tokenizer, dir: &Path) -> Result<(), TokenizerError> {
+    let file = dir.join("tokenizer_config.json");
+    if !file.exists() {
+        return Ok(());
+    }
+    let class = || {
+        let value = json::read(&file)?;
+        Ok(Section::top(&file, &value)?.optional_text("tokenizer_class")?.map(str::to_string))
+    };
+    let class = class()
+        .map_err(|problem: json::ConfigError| TokenizerError::Load { file: file.clone(), problem: problem.to_string() })?;
+    if class.is_some_and(|class| !class.contains("Bert")) {
+        return Ok(());
+    }
+    tokenizer.with_normalizer(Some(normaliser(dir)?)).map_err(failed)?;
+    Ok(())
 }
 
 /// Lower-casing and accents as `tokenizer_config.json` has them; without that file as bert-base-uncased.

@@ -32,7 +32,8 @@ pub enum ChatError {
     /// Another template than the one in code: prompts would differ from those of training.
     #[error(
         "{}: the chat template is not Qwen2.5-VL's; they differ from character {at} on:\n  expected: {expected}\n  \
-         found:    {found}\nThe prompt would differ from the one that the model knows; use a Qwen2.5-VL checkpoint.",
+         found:    {found}\nThe prompt would differ from the one that the model knows; use a Qwen2.5-VL checkpoint, or, if only the \
+         template was changed, put the checkpoint's own chat_template.json back.",
         file.display()
     )]
     Different {
@@ -45,6 +46,17 @@ pub enum ChatError {
         /// The checkpoint's around the difference.
         found: String,
     },
+    /// The template of the text-only models, and none for images beside it.
+    #[error(
+        "{}: this is the chat template of Qwen's text-only models, which has no place for an image, and the folder holds no other. \
+         Qwen2.5-VL's checkpoints keep theirs in chat_template.json or chat_template.jinja: copy that file (and preprocessor_config.json) \
+         from the checkpoint that this one was made from into the folder",
+        file.display()
+    )]
+    TextOnly {
+        /// The file.
+        file: PathBuf,
+    },
     /// A file is damaged.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -52,7 +64,7 @@ pub enum ChatError {
 
 /// Compares the chat templates of a checkpoint's folder with [`TEMPLATE`]; a folder without one is accepted.
 ///
-/// One newline at the end of `chat_template.jinja` makes no difference, as in Jinja. The hub's checkpoints keep the template
+/// The kind of line ends and one line end at the end make no difference, as in Jinja. The hub's checkpoints keep the template
 /// of the text-only Qwen2.5, with tools and without images, in `tokenizer_config.json`; beside a template for images it is
 /// never used and therefore accepted.
 pub fn check_template(dir: &Path) -> Result<(), ChatError> {
@@ -60,7 +72,7 @@ pub fn check_template(dir: &Path) -> Result<(), ChatError> {
     let jinja = dir.join("chat_template.jinja");
     if jinja.exists() {
         let text = std::fs::read_to_string(&jinja).map_err(|source| ConfigError::Unreadable { file: jinja.clone(), source })?;
-        compare(&jinja, text.strip_suffix('\n').unwrap_or(&text))?;
+        compare(&jinja, &text)?;
         for_images = true;
     }
     for name in ["chat_template.json", "processor_config.json"] {
@@ -70,8 +82,9 @@ pub fn check_template(dir: &Path) -> Result<(), ChatError> {
         }
     }
     match stored_template(dir, "tokenizer_config.json")? {
-        Some((file, text)) if !(for_images && is_text_only(&text)) => compare(&file, &text),
-        _ => Ok(()),
+        Some((_, text)) if for_images && is_text_only(&text) => Ok(()),
+        Some((file, text)) => compare(&file, &text),
+        None => Ok(()),
     }
 }
 
@@ -100,8 +113,13 @@ fn stored_template(dir: &Path, name: &str) -> Result<Option<(PathBuf, String)>, 
 }
 
 fn compare(file: &Path, found: &str) -> Result<(), ChatError> {
+    let found = found.replace("\r\n", "\n").replace('\r', "\n");
+    let found = found.strip_suffix('\n').unwrap_or(&found);
     if found == TEMPLATE {
         return Ok(());
+    }
+    if is_text_only(found) {
+        return Err(ChatError::TextOnly { file: file.to_path_buf() });
     }
     let at = TEMPLATE.chars().zip(found.chars()).take_while(|(one, other)| one == other).count();
     let around = |text: &str| -> String {

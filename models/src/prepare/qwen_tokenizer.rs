@@ -15,6 +15,22 @@ pub enum TokenizerError {
         /// The library's reason.
         problem: String,
     },
+    /// The tokenizer has ids for which the network has no row.
+    #[error(
+        "the tokenizer {} goes up to id {last} (`{token}`), but the embedding has {rows} rows (vocab_size), for ids up to {}: tokens were \
+         added without enlarging the embedding, or it belongs to another checkpoint; give the tokenizer that these weights were trained with",
+        file.display(), rows - 1
+    )]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Its largest id.
+        last: i64,
+        /// That id's token.
+        token: String,
+        /// Rows of the embedding.
+        rows: i64,
+    },
     /// The library refused a text or ids.
     #[error("the tokenizer failed: {0}")]
     Failed(String),
@@ -26,15 +42,26 @@ pub enum TokenizerError {
 /// A `tokenizer.json`.
 #[derive(Clone, Debug)]
 pub struct QwenTokenizer {
+    file: PathBuf,
     tokenizer: Tokenizer,
 }
 
 impl QwenTokenizer {
     /// Reads `tokenizer.json` of a checkpoint's folder.
     pub fn from_dir(dir: &Path) -> Result<Self, TokenizerError> {
-        let mut tokenizer = load(&dir.join("tokenizer.json"))?;
+        let file = dir.join("tokenizer.json");
+        let mut tokenizer = load(&file)?;
         disable_limits(&mut tokenizer);
-        Ok(QwenTokenizer { tokenizer })
+        Ok(QwenTokenizer { file, tokenizer })
+    }
+
+    /// The same tokenizer, if an embedding of so many rows has one for each of its ids.
+    ///
+    /// # Errors
+    /// [`TokenizerError::TooLarge`] with both numbers.
+    pub fn within(self, rows: i64) -> Result<Self, TokenizerError> {
+        check_size(&self.file, &self.tokenizer, rows)?;
+        Ok(self)
     }
 
     /// Ids of a text; special tokens written in it become their ids, none is added.
@@ -91,6 +118,15 @@ impl TextStream<'_> {
 
 pub(super) fn load(file: &Path) -> Result<Tokenizer, TokenizerError> {
     Tokenizer::from_file(file).map_err(|problem| TokenizerError::Load { file: file.to_path_buf(), problem: problem.to_string() })
+}
+
+/// Refuses a tokenizer with ids beyond the rows of the embedding; added tokens count.
+pub(super) fn check_size(file: &Path, tokenizer: &Tokenizer, rows: i64) -> Result<(), TokenizerError> {
+    let last = tokenizer.get_vocab(true).into_iter().max_by_key(|(_, id)| *id);
+    match last.map(|(token, id)| (token, i64::from(id))) {
+        Some((token, last)) if last >= rows => Err(TokenizerError::TooLarge { file: file.to_path_buf(), last, token, rows }),
+        _ => Ok(()),
+    }
 }
 
 /// Files may carry the padding and truncation of whoever saved them.

@@ -4,8 +4,8 @@
 //! `.lora_B.weight` `[outputs, rank]` and for DoRA `.lora_magnitude_vector` `[outputs]`, as PEFT 0.21 writes them.
 
 use super::{
-    AdapterConfig, Checkpoint, DType, KeyStyle, Stored, WeightError, Weights, adapter_targets::Selector, keys::hub_key,
-    mapped::Mapped,
+    AdapterConfig, Checkpoint, DType, KeyStyle, Stored, WeightError, Weights, adapter_config::MERGE_FIRST,
+    adapter_targets::Selector, foreign, keys::hub_key, mapped::Mapped,
 };
 use crate::{
     graph::{Adaption, Graph, Weight},
@@ -35,6 +35,7 @@ pub struct Adapter {
     file: Mapped,
     modules: Vec<String>,
     held: BTreeMap<String, Held>,
+    partial: bool,
     hash: OnceLock<String>,
 }
 
@@ -68,7 +69,8 @@ impl Adapter {
     /// Opens PEFT's folder.
     ///
     /// # Errors
-    /// Files that cannot be read; settings that are not supported; keys that stand for nothing known; tensors that do not fit the settings.
+    /// Files that cannot be read; settings that are not supported; keys that stand for nothing known; tensors that do not fit the settings, or
+    /// that hold NaN or an infinity.
     pub fn open(folder: &Path) -> Result<Adapter, WeightError> {
         let settings = folder.join(CONFIG);
         let text = fs::read(&settings).map_err(|source| WeightError::Unreadable { path: settings.clone(), source })?;
@@ -77,11 +79,22 @@ impl Adapter {
         let unusable = |problems| WeightError::Adapter { path: settings.clone(), problems };
         let config = AdapterConfig::from_json(&json).map_err(unusable)?;
         let selector = Selector::new(&config).map_err(unusable)?;
-        let file = Mapped::open(&folder.join(TENSORS))?;
+        let file = folder.join(TENSORS);
+        if let (false, Some(problem)) = (file.exists(), foreign::other_adapter(folder)) {
+            return Err(WeightError::Foreign { path: folder.to_path_buf(), problem });
+        }
+        let file = Mapped::open(&file)?;
         let (style, held) = gather(&file, &selector, config.dora)
             .map_err(|problems| WeightError::Adapter { path: file.path.clone(), problems })?;
+        check_numbers(&file)?;
         let modules = held.keys().cloned().collect();
-        Ok(Adapter { path: folder.to_path_buf(), config, selector, style, file, modules, held, hash: OnceLock::new() })
+        let path = folder.to_path_buf();
+        Ok(Adapter { path, config, selector, style, file, modules, held, partial: false, hash: OnceLock::new() })
+    }
+
+    /// The same adapter, accepted (`true`) or not though it lacks modules that its configuration names.
+    pub fn allowing_partial(self, partial: bool) -> Adapter {
+        Adapter { partial, ..self }
     }
 
     /// The folder.
@@ -123,10 +136,12 @@ impl Adapter {
         })
     }
 
-    /// Whether every module is a linear layer of the base, in its sizes. [`Weights::with_adapter`] asks this.
+    /// Whether every module is a linear layer of the base, in its sizes, and none that the configuration names is missing.
+    /// [`Weights::with_adapter`] asks this.
     ///
     /// # Errors
-    /// [`WeightError::Unmatched`] with every module that the base does not have, that is no linear layer or has other sizes.
+    /// [`WeightError::Unmatched`] with every module that the base does not have, that is no linear layer or has other sizes;
+    /// [`WeightError::Partial`] with every module that is missing, unless [`Adapter::allowing_partial`].
     pub fn check(&self, base: &Checkpoint) -> Result<(), WeightError> {
         let mut problems = Vec::new();
         for (module, held) in &self.held {
@@ -143,20 +158,35 @@ impl Adapter {
                 }
             }
         }
-        if problems.is_empty() {
-            return Ok(());
+        if !problems.is_empty() {
+            return Err(WeightError::Unmatched { adapter: self.path.clone(), base: base.path().to_path_buf(), problems });
         }
-        Err(WeightError::Unmatched { adapter: self.path.clone(), base: base.path().to_path_buf(), problems })
+        match self.absent(base) {
+            modules if modules.is_empty() || self.partial => Ok(()),
+            modules => Err(WeightError::Partial { adapter: self.path.clone(), modules }),
+        }
     }
 
-    /// Linear layers of the base that `target_modules` names and for which the adapter has no tensors: they stay as they are, as with PEFT. To be
-    /// told to the user.
+    /// Linear layers of the base that `target_modules` names and for which the adapter has no tensors: they stay as they are, as with PEFT.
     pub fn absent(&self, base: &Checkpoint) -> Vec<String> {
         let linear = |key: &&str| base.tensor(key).is_some_and(|t| t.shape.len() == 2) && !key.ends_with("embed_tokens.weight");
         let modules = base.keys().filter(linear).filter_map(|key| key.strip_suffix(".weight"));
-        let targeted =
-            modules.filter(|module| !self.held.contains_key(*module) && self.selector.targets(&self.style.path(module)));
+        // The names of the file may have been changed to the other style since its settings were written.
+        let names_held = |style: &KeyStyle| self.modules.iter().any(|module| self.selector.targets(&style.path(module)));
+        let style = [self.style, KeyStyle::Old, KeyStyle::Later].into_iter().find(names_held).unwrap_or(self.style);
+        let targeted = modules.filter(|module| !self.held.contains_key(*module) && self.selector.targets(&style.path(module)));
         targeted.map(str::to_string).collect()
+    }
+
+    /// A sentence for the user about modules that the configuration names and the adapter lacks; `None` when it lacks none.
+    pub fn told_partial(&self, base: &Checkpoint) -> Option<String> {
+        let absent = self.absent(base);
+        let first = absent.first()?;
+        Some(format!(
+            "the adapter {} has no tensors for {} of the modules that its configuration names (the first is {first}); they stay as in the base",
+            self.path.display(),
+            absent.len()
+        ))
     }
 
     /// Whether evaluating the adapted weights of these graphs gives other numbers than the base has, row by row until the first that differs.
@@ -250,12 +280,15 @@ struct Found {
 
 /// The file's tensors by module, each checked against the settings.
 fn gather(file: &Mapped, selector: &Selector, dora: bool) -> Result<(KeyStyle, BTreeMap<String, Held>), Vec<String>> {
+    if let Some(problem) = foreign::empty(file.entries.iter()).or_else(|| foreign::wrapped(file.entries.iter())) {
+        return Err(vec![problem]);
+    }
     let mut problems = Vec::new();
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     let mut styles = BTreeSet::new();
     for (index, entry) in file.entries.iter().enumerate() {
         let Some((path, suffix)) = entry.name.strip_prefix(PREFIX).and_then(split) else {
-            problems.push(format!("the tensor `{}` is no LoRA tensor of a linear layer", entry.name));
+            problems.push(format!("the tensor `{}` is no LoRA tensor of a linear layer; {MERGE_FIRST}", entry.name));
             continue;
         };
         if DType::from_name(&entry.dtype).is_none() {
@@ -287,6 +320,11 @@ fn gather(file: &Mapped, selector: &Selector, dora: bool) -> Result<(KeyStyle, B
     }
     let style = if styles.contains(&false) { KeyStyle::Old } else { KeyStyle::Later };
     if problems.is_empty() { Ok((style, held)) } else { Err(problems) }
+}
+
+/// Refuses NaN and infinities: they would spread over everything that the adapter changes.
+fn check_numbers(file: &Mapped) -> Result<(), WeightError> {
+    file.entries.iter().find_map(|entry| file.not_finite(entry)).map_or(Ok(()), Err)
 }
 
 /// Module path and kind of tensor.

@@ -50,6 +50,13 @@ pub struct Layers {
     pub patterns: Vec<String>,
 }
 
+/// What to do with an adapter of which a part is not read here.
+pub(super) const MERGE_FIRST: &str =
+    "merge with PEFT first (model.merge_and_unload(), then save_pretrained) and give that folder without the adapter";
+
+/// Ways to begin that leave the base as it is; the others have changed the base that the adapter belongs to.
+const BEGINNINGS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+
 /// Settings that matter only for starting a training, or not at all.
 const WITHOUT_EFFECT: [&str; 16] = [
     "auto_mapping",
@@ -116,7 +123,8 @@ impl AdapterConfig {
         let base_model = fields.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_string);
         let mut problems = reading.problems;
         let (Some(rank), Some(alpha), Some(targets)) = (rank, alpha, targets) else { return Err(problems) };
-        let layers = numbers.map(|numbers| Layers { numbers, patterns });
+        // To PEFT an empty list is no restriction.
+        let layers = numbers.filter(|numbers| !numbers.is_empty()).map(|numbers| Layers { numbers, patterns });
         let config = AdapterConfig {
             rank,
             alpha,
@@ -228,17 +236,21 @@ fn is_off(value: &Value) -> bool {
 /// Settings with an effect that this reader does not have.
 fn unsupported(fields: &Map<String, Value>) -> Vec<String> {
     let mut problems = Vec::new();
-    let mut refuse =
-        |key: &str, value: &Value, only: &str| problems.push(format!("`{key}`: {value} is not supported, only {only}"));
+    let mut refuse = |key: &str, value: &Value, only: &str| {
+        problems.push(format!("`{key}`: {value} is not supported, only {only}; {MERGE_FIRST}"));
+    };
     for (key, value) in fields {
         match key.as_str() {
             "peft_type" if value != "LORA" => refuse(key, value, "LORA"),
             "bias" if value != "none" => refuse(key, value, "none"),
             "fan_in_fan_out" | "lora_bias" | "ensure_weight_tying" if !is_off(value) => refuse(key, value, "false"),
             "modules_to_save" if !is_off(value) => refuse(key, value, "null"),
-            "init_lora_weights" if !(value.is_boolean() || value == "gaussian" || value == "eva") => {
-                refuse(key, value, "true, false, gaussian and eva")
-            }
+            "init_lora_weights" if !leaves_the_base(value) => refuse(
+                key,
+                value,
+                "true, false, gaussian, eva and orthogonal: the others change the base or the layers, so that the adapter alone does not \
+                 belong to the published base",
+            ),
             "loftq_config" if !is_off(value) => refuse(key, value, "an empty one"),
             known if WITHOUT_EFFECT.contains(&known) || HONOURED.contains(&known) => {}
             _ if is_off(value) => {}
@@ -249,6 +261,11 @@ fn unsupported(fields: &Map<String, Value>) -> Vec<String> {
         problems.push("`peft_type` is missing, expected LORA".into());
     }
     problems
+}
+
+/// Whether an adapter that began so belongs to the base as it was published.
+fn leaves_the_base(value: &Value) -> bool {
+    value.is_boolean() || value.is_null() || value.as_str().is_some_and(|name| BEGINNINGS.contains(&name.to_lowercase().as_str()))
 }
 
 /// Reads settings and collects what is wrong with them.

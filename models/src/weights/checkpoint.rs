@@ -1,7 +1,7 @@
 //! A checkpoint: one or more mapped safetensors files behind canonical keys.
 
 use super::{
-    DType, Mismatch, Naming, Stored, WeightError,
+    DType, Mismatch, Naming, Stored, WeightError, foreign,
     keys::Role,
     mapped::{Entry, Mapped},
 };
@@ -10,7 +10,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// Where a language model's output head stands when it is not tied.
@@ -42,11 +45,14 @@ impl Checkpoint {
     /// Opens a `.safetensors` file, or a folder with `model.safetensors`, with a sharded checkpoint and its index, or with one other `.safetensors` file.
     ///
     /// # Errors
-    /// Files that cannot be read or are damaged, a folder without weights, an index that contradicts its files, two tensors of one name.
+    /// Files that cannot be read or are damaged or of another form (quantised, of torch.save), a folder without weights, an index that contradicts its files, two tensors of one name.
     pub fn open(path: &Path, naming: Naming) -> Result<Checkpoint, WeightError> {
         let is_folder =
             fs::metadata(path).map_err(|source| WeightError::Unreadable { path: path.to_path_buf(), source })?.is_dir();
-        let files = if is_folder { open_folder(path)? } else { vec![Mapped::open(path)?] };
+        let files = if is_folder { open_folder(path, naming)? } else { vec![Mapped::open(path)?] };
+        if let Some(problem) = foreign::not_a_checkpoint(&files) {
+            return Err(WeightError::Foreign { path: path.to_path_buf(), problem });
+        }
         let tensors = gather(&files, naming)
             .map_err(|problems| WeightError::Folder { path: path.to_path_buf(), problem: problems.join("; ") })?;
         Ok(Checkpoint { path: path.to_path_buf(), naming, files, tensors, hash: OnceLock::new() })
@@ -112,6 +118,37 @@ impl Checkpoint {
         }
     }
 
+    /// Whether every number of every tensor is finite. Reads all files once, on all processors.
+    ///
+    /// # Errors
+    /// [`WeightError::NotFinite`] with the first tensor, by its key, that holds NaN or an infinity.
+    pub fn check_finite(&self) -> Result<(), WeightError> {
+        let keys: Vec<&str> = self.keys().collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(keys.len().max(1));
+        let next = AtomicUsize::new(0);
+        let look = || {
+            let mut found = Vec::new();
+            while let Some(key) = keys.get(next.fetch_add(1, Ordering::Relaxed)) {
+                found.extend(self.not_finite(key).map(|error| (*key, error)));
+            }
+            found
+        };
+        let found = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(look)).collect();
+            threads
+                .into_iter()
+                .flat_map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect::<Vec<_>>()
+        });
+        found.into_iter().min_by_key(|(key, _)| *key).map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// The first number of a tensor that is NaN or an infinity, as an error with the tensor's name in its file.
+    pub(super) fn not_finite(&self, key: &str) -> Option<WeightError> {
+        let pieces = &self.tensors.get(key)?.pieces;
+        pieces.iter().find_map(|(file, entry)| self.files[*file].not_finite(&self.files[*file].entries[*entry]))
+    }
+
     /// SHA-256 of the files' contents in hex: of the one file, or of the files' own hashes in the order of their names. Computed once.
     ///
     /// # Errors
@@ -161,19 +198,22 @@ fn file_hash(path: &Path) -> Result<String, WeightError> {
 }
 
 /// The files of a folder, sorted by name; `model.safetensors` goes before an index.
-fn open_folder(folder: &Path) -> Result<Vec<Mapped>, WeightError> {
+fn open_folder(folder: &Path, naming: Naming) -> Result<Vec<Mapped>, WeightError> {
     let mut weights = Vec::new();
     let mut indices = Vec::new();
+    let mut others = Vec::new();
     let unreadable = |source| WeightError::Unreadable { path: folder.to_path_buf(), source };
     for item in fs::read_dir(folder).map_err(unreadable)? {
         let path = item.map_err(unreadable)?.path();
         match path.file_name().and_then(|name| name.to_str()) {
             Some(name) if name.ends_with(".safetensors.index.json") => indices.push(path),
             Some(name) if name.ends_with(".safetensors") => weights.push(path),
-            _ => {}
+            Some(name) => others.push(name.to_string()),
+            None => {}
         }
     }
     weights.sort();
+    others.sort();
     let wrong = |problem: String| WeightError::Folder { path: folder.to_path_buf(), problem };
     if let Some(whole) = weights.iter().find(|path| path.ends_with("model.safetensors")) {
         return Ok(vec![Mapped::open(whole)?]);
@@ -181,7 +221,10 @@ fn open_folder(folder: &Path) -> Result<Vec<Mapped>, WeightError> {
     match (indices.as_slice(), weights.as_slice()) {
         ([index], _) => open_shards(folder, index),
         ([], [file]) => Ok(vec![Mapped::open(file)?]),
-        ([], []) => Err(wrong("no .safetensors file in it; give the folder of a checkpoint in the Hugging Face layout".into())),
+        ([], []) => Err(match foreign::other_weights(&others, naming) {
+            Some(problem) => WeightError::Foreign { path: folder.to_path_buf(), problem },
+            None => wrong("no .safetensors file in it; give the folder of a checkpoint in the Hugging Face layout".into()),
+        }),
         ([], several) => {
             Err(wrong(format!("{} .safetensors files but no index; add model.safetensors.index.json", several.len())))
         }

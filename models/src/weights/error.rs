@@ -1,5 +1,6 @@
 //! What can be wrong with weights.
 
+use super::DType;
 use std::{fmt, path::PathBuf};
 
 /// Why weights cannot be used.
@@ -28,6 +29,43 @@ pub enum WeightError {
         path: PathBuf,
         /// What is wrong and how to mend it.
         problem: String,
+    },
+    /// Weights are in a form that is not read.
+    #[error("{}: {problem}", path.display())]
+    Foreign {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is and what to give instead.
+        problem: String,
+    },
+    /// A tensor holds a number that is none.
+    #[error(
+        "{}: the tensor `{tensor}` holds {value} (number {place} of it); the training that wrote it diverged, or the file is damaged: give \
+         an earlier or an undamaged one",
+        path.display()
+    )]
+    NotFinite {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its name in the file.
+        tensor: String,
+        /// NaN or an infinity.
+        value: f32,
+        /// How many numbers of the tensor come before it.
+        place: usize,
+    },
+    /// A number that was computed is not finite in the type that it is kept in.
+    #[error(
+        "the weight `{weight}` becomes {value} when it is kept as {dtype}; the numbers of base and adapter are too large for that type, or \
+         the adapter is damaged or belongs to another base"
+    )]
+    Overflow {
+        /// The tensor.
+        weight: String,
+        /// NaN or an infinity.
+        value: f32,
+        /// The type.
+        dtype: DType,
     },
     /// A file is damaged or not in the format that its name promises.
     #[error("{}: {problem}; fetch or write the file again", path.display())]
@@ -62,6 +100,18 @@ pub enum WeightError {
         base: PathBuf,
         /// One line a module.
         problems: Vec<String>,
+    },
+    /// An adapter lacks modules that its configuration names.
+    #[error(
+        "the adapter {} has no tensors for {} of the modules that its adapter_config.json names:{}\nIt was saved incompletely, or trained on a \
+         part of them: save it again, or accept that these stay as in the base with --allow-partial (graph, bundle, merge, generate)",
+        adapter.display(), modules.len(), shortened(modules)
+    )]
+    Partial {
+        /// The adapter's folder.
+        adapter: PathBuf,
+        /// The modules without tensors.
+        modules: Vec<String>,
     },
     /// A weight was asked for that does not exist in this form.
     #[error("cannot evaluate the weight {weight}: {problem}")]
@@ -117,6 +167,14 @@ impl fmt::Display for Mismatch {
         }
         Ok(())
     }
+}
+
+/// The first of a long list, and how many more there are.
+fn shortened(lines: &[String]) -> String {
+    const MOST: usize = 20;
+    let more = lines.len().saturating_sub(MOST);
+    let rest = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+    listed(&lines[..lines.len() - more]) + &rest
 }
 
 fn listed(lines: &[String]) -> String {

@@ -20,7 +20,7 @@ impl<'a> Weights<'a> {
     /// A checkpoint with an adapter.
     ///
     /// # Errors
-    /// [`WeightError::Unmatched`], see [`Adapter::check`].
+    /// [`WeightError::Unmatched`] and [`WeightError::Partial`], see [`Adapter::check`].
     pub fn with_adapter(checkpoint: &'a Checkpoint, adapter: &'a Adapter) -> Result<Weights<'a>, WeightError> {
         adapter.check(checkpoint)?;
         Ok(Weights { checkpoint, adapter: Some(adapter) })
@@ -111,6 +111,12 @@ impl<'a> Weights<'a> {
                 one_type.then(|| Stored { dtype, shape, parts: stored.into_iter().flat_map(|part| part.parts).collect() })
             }
         }
+    }
+
+    /// The first number of a weight's tensors in the checkpoint that is NaN or an infinity, as an error with the tensor's name; `None` when all are
+    /// finite. (An adapter's own numbers are looked at when it is opened.)
+    pub fn not_finite(&self, weight: &Weight) -> Option<WeightError> {
+        weight.keys().into_iter().find_map(|key| self.checkpoint.not_finite(key))
     }
 
     /// Whether two weights of one shape differ in any number, by bytes of f32.

@@ -1,6 +1,6 @@
 //! One safetensors file, memory-mapped, its header checked against its size.
 
-use super::WeightError;
+use super::{DType, WeightError, foreign, stored::non_finite};
 use memmap2::Mmap;
 use serde::Deserialize;
 use std::{
@@ -47,7 +47,10 @@ impl Mapped {
         }
         // SAFETY: the mapping is private and only read; checkpoints are not changed while in use, which is the contract of every reader of this format.
         let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
-        let entries = header(&map).map_err(|problem| WeightError::Malformed { path: path.to_path_buf(), problem })?;
+        let entries = header(&map).map_err(|problem| match foreign::not_safetensors(&map) {
+            Some(problem) => WeightError::Foreign { path: path.to_path_buf(), problem },
+            None => WeightError::Malformed { path: path.to_path_buf(), problem },
+        })?;
         Ok(Mapped { path: path.to_path_buf(), map, entries })
     }
 
@@ -59,6 +62,13 @@ impl Mapped {
     /// Bytes of the file.
     pub fn size(&self) -> u64 {
         self.map.len() as u64
+    }
+
+    /// The first number of one of its tensors that is NaN or an infinity, as an error with the tensor's name; `None` when all are finite, or whole
+    /// numbers.
+    pub fn not_finite(&self, entry: &Entry) -> Option<WeightError> {
+        let (place, value) = non_finite(DType::from_name(&entry.dtype)?, self.bytes(entry))?;
+        Some(WeightError::NotFinite { path: self.path.clone(), tensor: entry.name.clone(), value, place })
     }
 
     /// The bytes of one of its tensors.

@@ -4,6 +4,7 @@ use super::{
     Adapter, Checkpoint, DType, WeightError, Weights,
     keys::hub_key,
     mapped::{Entry, Mapped},
+    stored::non_finite,
 };
 use crate::graph::Weight;
 use std::{
@@ -19,7 +20,8 @@ const BLOCK: usize = 32 << 20;
 /// else byte for byte. Memory does not grow with the model. `progress` gets the bytes done and the bytes in all.
 ///
 /// # Errors
-/// An adapter that does not fit the base, files that cannot be written.
+/// An adapter that does not fit the base, files that cannot be written, and NaN or an infinity in any tensor, read or merged: what was written until
+/// then is of no use.
 pub fn write_merged(
     base: &Checkpoint,
     adapter: &Adapter,
@@ -31,7 +33,7 @@ pub fn write_merged(
         None => Ok(false),
         Some((weight, dtype)) => {
             for block in weights.blocks(&weight, BLOCK)? {
-                count(output(&dtype.encode(&block?))?);
+                count(output(&encoded(entry, dtype, &block?)?)?);
             }
             Ok(true)
         }
@@ -42,7 +44,7 @@ pub fn write_merged(
 /// base's type, everything else byte for byte.
 ///
 /// # Errors
-/// New numbers that are fewer or more than the tensor has, files that cannot be written, and what `changed` returns.
+/// New numbers that are fewer or more than the tensor has, NaN or an infinity, files that cannot be written, and what `changed` returns.
 pub fn write_changed(
     base: &Checkpoint,
     folder: &Path,
@@ -57,7 +59,7 @@ pub fn write_changed(
             return Err(WeightError::Evaluation { weight: key, problem });
         }
         for block in values.chunks(BLOCK / 4) {
-            count(output(&dtype.encode(block))?);
+            count(output(&encoded(entry, dtype, block)?)?);
         }
         Ok(true)
     })
@@ -92,6 +94,8 @@ fn rewrite(base: &Checkpoint, folder: &Path, progress: &mut dyn FnMut(u64, u64),
         output.write_all(file.header()).map_err(unwritable)?;
         count(file.header().len());
         for entry in &file.entries {
+            // The pages are copied or merged next: looked through here, they come from the disk once.
+            file.not_finite(entry).map_or(Ok(()), Err)?;
             let mut write = |bytes: &[u8]| output.write_all(bytes).map(|()| bytes.len()).map_err(unwritable);
             if !put(entry, &mut write, &mut count)? {
                 copy(file.bytes(entry), &mut output, &mut count).map_err(unwritable)?;
@@ -101,6 +105,15 @@ fn rewrite(base: &Checkpoint, folder: &Path, progress: &mut dyn FnMut(u64, u64),
         written.sync_all().map_err(unwritable)?;
     }
     Ok(())
+}
+
+/// Numbers in the base's type; what that type cannot hold is refused.
+fn encoded(entry: &Entry, dtype: DType, values: &[f32]) -> Result<Vec<u8>, WeightError> {
+    let bytes = dtype.encode(values);
+    match non_finite(dtype, &bytes) {
+        None => Ok(bytes),
+        Some((_, value)) => Err(WeightError::Overflow { weight: entry.name.clone(), value, dtype }),
+    }
 }
 
 /// The merged matrix that takes an entry's place, and its type.

@@ -41,6 +41,7 @@ impl Asked {
         let config = ClassifierConfig::from_dir(folder)?;
         let (Some((_, input)), Some(text), Fusion::Prmf) = (&config.image, &config.text, &config.fusion) else { return Ok(None) };
         let tokenizer = BertTokenizer::from_dir(folder)
+            .and_then(|tokenizer| tokenizer.within(text.vocabulary))
             .map_err(|error| TrainError::File { path: folder.into(), problem: format!("no tokenizer of BERT: {error}") })?;
         let checkpoint = Checkpoint::open(folder, Naming::Classifier)?;
         let network = Network::new(&config, &checkpoint, device, false)?;

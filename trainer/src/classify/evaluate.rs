@@ -59,7 +59,7 @@ pub fn evaluate(
     };
     let written = match (&described, &network.config().text, words) {
         (Some(described), Some(text), Some(folder)) => {
-            Some(Written::new(&described.served, None, &tokenizer(&folder)?, text.longest_text() as usize, SEED)?)
+            Some(Written::new(&described.served, None, &tokenizer(&folder, text)?, text.longest_text() as usize, SEED)?)
         }
         _ => None,
     };

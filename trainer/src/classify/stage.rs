@@ -25,7 +25,7 @@ use crate::{
     threads,
 };
 use mmlnb_models::{
-    config::ClassifierConfig,
+    config::{BertConfig, ClassifierConfig},
     cost,
     prepare::{bert_tokenizer::BertTokenizer, decode::Rgb8Image, stain},
     weights::{Checkpoint, Naming},
@@ -338,7 +338,7 @@ impl Given {
         let written = match (texts, &config.text, &self.start.tokenizer) {
             (Some(texts), Some(text), Some(folder)) => {
                 let other = texts.other.as_ref().map(|other| (other.as_slice(), recipe.mixed_share));
-                Some(Written::new(&texts.served, other, &tokenizer(folder)?, text.longest_text() as usize, recipe.seed)?)
+                Some(Written::new(&texts.served, other, &tokenizer(folder, text)?, text.longest_text() as usize, recipe.seed)?)
             }
             _ => None,
         };
@@ -372,17 +372,12 @@ fn summary(table: &Table, split: &Split, start: &Start, written: bool) -> Result
     let (Some(folder), Some(text), true) = (&start.tokenizer, &start.config.text, written) else {
         return Ok(Summary::of(table, split, None));
     };
-    let tokenizer = tokenizer(folder)?;
+    let tokenizer = tokenizer(folder, text)?;
     let tokens = |row: &Row| {
         let words = row.description.as_deref().unwrap_or("");
         tokenizer.encode(words, usize::MAX).map_or(0, |text| text.tokens_untruncated)
     };
     Ok(Summary::of(table, split, Some(TextLimit { tokens: &tokens, most: text.longest_text() as usize, cut: true })))
-}
-
-pub(super) fn tokenizer(folder: &Path) -> Result<BertTokenizer, TrainError> {
-    BertTokenizer::from_dir(folder)
-        .map_err(|error| TrainError::File { path: folder.to_path_buf(), problem: format!("no tokenizer of BERT: {error}") })
 }
 
 /// The network with the tensors that training begins with; a resumed run puts its own in their place.

@@ -167,7 +167,14 @@ impl Start {
         for (source, graph) in encoders {
             if let (Source::File(checkpoint), Some(graph)) = (source, graph) {
                 checkpoint.check(graph.parameters())?;
+                checkpoint.check_finite()?;
             }
+        }
+        if let Some(folder) = &self.folder {
+            folder.check_finite()?;
+        }
+        if let (Some(folder), Some(text)) = (&self.tokenizer, &self.config.text) {
+            tokenizer(folder, text)?;
         }
         let lost: Vec<String> = self
             .graphs()
@@ -321,6 +328,13 @@ fn inputs_of(config: &ClassifierConfig, weight: &str) -> i64 {
     let heads = networks::heads(config);
     let found = heads.parameters().iter().find(|parameter| parameter.key == weight);
     found.and_then(|parameter| parameter.shape.get(1).copied()).unwrap_or(1)
+}
+
+/// The tokenizer in a folder, for this encoder.
+pub(super) fn tokenizer(folder: &Path, text: &BertConfig) -> Result<BertTokenizer, TrainError> {
+    BertTokenizer::from_dir(folder)
+        .and_then(|tokenizer| tokenizer.within(text.vocabulary))
+        .map_err(|error| TrainError::File { path: folder.to_path_buf(), problem: format!("no tokenizer of BERT: {error}") })
 }
 
 /// Copies the files of a tokenizer.

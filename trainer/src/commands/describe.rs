@@ -81,6 +81,7 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     let base = Checkpoint::open(&args.base, Naming::Qwen)?;
     let weights = Weights::new(&base);
     base.check_all(describe::graphs(&prompter.config, &weights).iter().map(Graph::parameters))?;
+    base.check_finite()?;
     let summary = Summary::of(&table, &split, None);
     eprintln!("{summary}");
     split.warnings().iter().for_each(|warning| eprintln!("warning: {warning}"));

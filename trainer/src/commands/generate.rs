@@ -28,6 +28,9 @@ pub struct Args {
     /// An adapter, in PEFT's format, merged into it
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    /// Accept an adapter that lacks modules that its configuration names: they stay as in the base
+    #[arg(long, requires = "adapter")]
+    allow_partial: bool,
     /// The CSV file to be written
     #[arg(long, value_name = "CSV")]
     output: PathBuf,
@@ -53,10 +56,10 @@ pub struct Args {
 /// # Errors
 /// Wrong input, a describer that cannot be used; [`TrainError::Partly`] when some images have no description.
 pub fn run(args: Args) -> Result<(), TrainError> {
-    let Args { data, images, base, adapter, output, settings, image_size, batch, threads, device } = args;
+    let Args { data, images, base, adapter, allow_partial, output, settings, image_size, batch, threads, device } = args;
     let device = start::device(&device)?;
     let sheet = Sheet::read(&data)?;
-    let source = Source { base, adapter, asked_as: None, settings, image_size, device, batch };
+    let source = Source { base, adapter, allow_partial, asked_as: None, settings, image_size, device, batch };
     let threads = threads::chosen(threads, None, threads::of_describer(&source.prompter()?.config))?;
     start::set_threads(threads);
     eprintln!("threads of libtorch: {threads}");

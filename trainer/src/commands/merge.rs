@@ -18,6 +18,9 @@ pub struct Args {
     /// The folder to be written; it must not exist yet
     #[arg(long, value_name = "DIR")]
     output: PathBuf,
+    /// Accept an adapter that lacks modules that its configuration names: they stay as in the base
+    #[arg(long)]
+    allow_partial: bool,
     /// Do not compare logits afterwards
     #[arg(long)]
     no_check: bool,
@@ -32,7 +35,7 @@ pub struct Args {
 /// See [`merge::merge`] and [`merge::compare`].
 pub fn run(args: Args) -> Result<(), TrainError> {
     let device = start::device(&args.device)?;
-    merge::merge(&args.base, &args.adapter, &args.output)?;
+    merge::merge(&args.base, &args.adapter, &args.output, args.allow_partial)?;
     println!("{}: {} with {} merged", args.output.display(), args.base.display(), args.adapter.display());
     if !args.no_check {
         let difference = merge::compare(&args.base, &args.adapter, &args.output, device)?;

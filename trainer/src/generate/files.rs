@@ -26,6 +26,8 @@ pub struct Source {
     pub base: PathBuf,
     /// The adapter that is merged into it.
     pub adapter: Option<PathBuf>,
+    /// Accept an adapter that lacks modules that its configuration names.
+    pub allow_partial: bool,
     /// The folder whose record of training says how it is asked; `None`: the adapter's, without one the checkpoint's.
     pub asked_as: Option<PathBuf>,
     /// A file of prompt and generation settings.
@@ -44,6 +46,7 @@ impl Source {
         Source {
             base: base.into(),
             adapter: adapter.map(Path::to_path_buf),
+            allow_partial: false,
             asked_as: None,
             settings: None,
             image_size: None,
@@ -75,6 +78,22 @@ impl Source {
         Ok(Source::new(&base, Some(folder), device))
     }
 
+    /// The adapter, if there is one.
+    fn opened_adapter(&self) -> Result<Option<Adapter>, TrainError> {
+        let adapter = self.adapter.as_deref().map(Adapter::open).transpose()?;
+        Ok(adapter.map(|adapter| adapter.allowing_partial(self.allow_partial)))
+    }
+
+    /// Looks through the weights before anything is kept; warns of an adapter that is accepted though it is not whole.
+    fn check(&self) -> Result<(), TrainError> {
+        let checkpoint = Checkpoint::open(&self.base, Naming::Qwen)?;
+        if let Some(adapter) = self.opened_adapter()? {
+            adapter.check(&checkpoint)?;
+            adapter.told_partial(&checkpoint).iter().for_each(|warning| eprintln!("warning: {warning}"));
+        }
+        Ok(checkpoint.check_finite()?)
+    }
+
     /// Configuration, tokenizer and settings.
     ///
     /// # Errors
@@ -90,7 +109,7 @@ impl Source {
     /// Weights that cannot be read.
     pub fn sha256(&self, prompter: &Prompter) -> Result<String, TrainError> {
         let checkpoint = Checkpoint::open(&self.base, Naming::Qwen)?;
-        let adapter = self.adapter.as_deref().map(Adapter::open).transpose()?;
+        let adapter = self.opened_adapter()?;
         let identity = serde_json::json!({
             "checkpoint": checkpoint.sha256()?,
             "adapter": adapter.as_ref().map(Adapter::sha256).transpose()?,
@@ -116,9 +135,10 @@ fn base_of_run(adapter: &Path) -> Result<Option<PathBuf>, TrainError> {
 /// image has none.
 ///
 /// # Errors
-/// A describer that cannot be used. A file that cannot be read or is no image is no error here.
+/// A describer that cannot be used, or whose weights hold NaN or an infinity. A file that cannot be read or is no image is no error here.
 pub fn describe_files(source: &Source, files: &[PathBuf], cache: &Path) -> Result<Vec<Result<Generated, String>>, TrainError> {
     let prompter = source.prompter()?;
+    source.check()?;
     let mut cache = Cache::open(cache, &source.sha256(&prompter)?)?;
     let hashes: Vec<Result<String, String>> =
         files.iter().map(|file| hash::sha256_file(file).map(|(_, hash)| hash).map_err(|error| error.to_string())).collect();
@@ -157,7 +177,8 @@ fn describe_open(
     known: usize,
     cache: &mut Cache,
 ) -> Result<HashMap<String, String>, TrainError> {
-    let generator = Generator::new(prompter, &source.base, source.adapter.as_deref(), source.device)?.with_batch(source.batch);
+    let adapter = source.opened_adapter()?;
+    let generator = Generator::with_adapter(prompter, &source.base, adapter.as_ref(), source.device)?.with_batch(source.batch);
     let prompter = generator.prompter().clone();
     let (sender, receiver) = sync_channel::<(usize, Result<Prompt, String>)>(2 * source.batch);
     let progress = RefCell::new(Progress::new("describe", (open.len() + known) as u64, known as u64));

@@ -31,29 +31,35 @@ pub struct Difference {
     pub relative: f64,
 }
 
-/// Writes `output`: the base's files, adapted matrices merged. The folder appears when it is whole.
+/// Writes `output`: the base's files, adapted matrices merged. The folder appears when it is whole, and nothing is left beside it.
+///
+/// `allow_partial` accepts an adapter that lacks modules that its configuration names.
 ///
 /// # Errors
-/// A base or an adapter that is damaged, an adapter that does not fit or changes nothing, an output that is there already or cannot be written.
-pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<(), TrainError> {
+/// A base or an adapter that is damaged or holds NaN or an infinity, an adapter that does not fit, is not whole or changes nothing, an output that is
+/// there already or cannot be written.
+pub fn merge(base: &Path, adapter: &Path, output: &Path, allow_partial: bool) -> Result<(), TrainError> {
     if output.exists() {
         return Err(TrainError::Asked(format!("{} is there already; name another --output or remove it", output.display())));
     }
     let prompter = Prompter::open(base, Some(adapter), None, None)?;
     let checkpoint = Checkpoint::open(base, Naming::Qwen)?;
-    let adapter = Adapter::open(adapter)?;
+    let adapter = Adapter::open(adapter)?.allowing_partial(allow_partial);
     let weights = Weights::with_adapter(&checkpoint, &adapter)?;
     let graphs = graphs(&prompter.config, &weights, true);
     checkpoint.check_all(graphs.iter().map(|graph| graph.parameters()))?;
     adapter.verify_changes(&weights, &graphs.iter().collect::<Vec<_>>())?;
-    let partial = output.with_extension("partial");
-    if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(TrainError::io("remove", &partial))?;
-    }
-    fs::create_dir_all(&partial).map_err(TrainError::io("create", &partial))?;
+    adapter.told_partial(&checkpoint).iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let partial = Partial::beside(output)?;
+    fill(&partial.path, base, &checkpoint, &adapter)?;
+    partial.finish(output)
+}
+
+/// The merged weights, and what lies beside the base's and the adapter's.
+fn fill(folder: &Path, base: &Path, checkpoint: &Checkpoint, adapter: &Adapter) -> Result<(), TrainError> {
     let mut progress: Option<Progress> = None;
     let mut told = 0;
-    write_merged(&checkpoint, &adapter, &partial, &mut |done, total| {
+    write_merged(checkpoint, adapter, folder, &mut |done, total| {
         let (done, total) = (done >> 20, total >> 20);
         if done > told {
             progress.get_or_insert_with(|| Progress::new("merge, MiB", total, 0)).advance(done - told, &[]);
@@ -62,11 +68,46 @@ pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<(), TrainErro
     })?;
     progress.into_iter().for_each(Progress::end);
     for file in beside_the_weights(base)?.into_iter().chain(records_of(adapter.path())) {
-        let target = partial.join(file.file_name().unwrap_or(OsStr::new("")));
+        let target = folder.join(file.file_name().unwrap_or(OsStr::new("")));
         fs::copy(&file, &target).map_err(TrainError::io("copy", &file))?;
     }
-    File::open(&partial).and_then(|folder| folder.sync_all()).map_err(TrainError::io("write", &partial))?;
-    fs::rename(&partial, output).map_err(TrainError::io("rename", &partial))
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(TrainError::io("write", folder))
+}
+
+/// The output's folder under another name; removed, with the folders that were made for it, unless finished.
+struct Partial {
+    path: PathBuf,
+    /// Folders around it that were made, the innermost first.
+    around: Vec<PathBuf>,
+}
+
+impl Partial {
+    fn beside(output: &Path) -> Result<Partial, TrainError> {
+        let name = output.file_name().ok_or_else(|| TrainError::Asked(format!("--output {} has no name", output.display())))?;
+        let path = output.with_file_name(format!(".{}.partial", name.to_string_lossy()));
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?;
+        }
+        let absent = path.ancestors().skip(1).take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+        let around = absent.map(Path::to_path_buf).collect();
+        let partial = Partial { path, around };
+        fs::create_dir_all(&partial.path).map_err(TrainError::io("create", &partial.path))?;
+        Ok(partial)
+    }
+
+    fn finish(mut self, output: &Path) -> Result<(), TrainError> {
+        fs::rename(&self.path, output).map_err(TrainError::io("rename", &self.path))?;
+        self.around.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // After `finish` nothing lies there; before it, the error that brought us here is the one to tell.
+        drop(fs::remove_dir_all(&self.path));
+        self.around.iter().for_each(|folder| drop(fs::remove_dir(folder)));
+    }
 }
 
 /// Configuration, index, tokenizer, template, licence: every small file that is no weight.
@@ -95,6 +136,7 @@ fn records_of(adapter: &Path) -> impl Iterator<Item = PathBuf> {
 /// # Errors
 /// Folders that cannot be read, and what libtorch refuses.
 pub fn compare(base: &Path, adapter: &Path, merged: &Path, device: Device) -> Result<Difference, TrainError> {
+    // Whether it is whole, merging has asked.
     let live = logits(base, Some(adapter), device)?;
     let merged = logits(merged, None, device)?;
     let largest = live.f_sub(&merged)?.f_abs()?.f_max()?.f_double_value(&[])?;
@@ -108,7 +150,7 @@ pub fn compare(base: &Path, adapter: &Path, merged: &Path, device: Device) -> Re
 fn logits(base: &Path, adapter: Option<&Path>, device: Device) -> Result<Tensor, TrainError> {
     let prompter = Prompter::open(base, adapter, None, None)?;
     let checkpoint = Checkpoint::open(base, Naming::Qwen)?;
-    let adapter = adapter.map(Adapter::open).transpose()?;
+    let adapter = adapter.map(Adapter::open).transpose()?.map(|adapter| adapter.allowing_partial(true));
     let weights = match &adapter {
         Some(adapter) => Weights::with_adapter(&checkpoint, adapter)?,
         None => Weights::new(&checkpoint),

@@ -79,9 +79,21 @@ impl Generator {
     /// # Errors
     /// Tensors that are not those of the networks, an adapter that does not fit, and what libtorch refuses.
     pub fn new(prompter: Prompter, base: &Path, adapter: Option<&Path>, device: Device) -> Result<Generator, TrainError> {
+        Generator::with_adapter(prompter, base, adapter.map(Adapter::open).transpose()?.as_ref(), device)
+    }
+
+    /// As [`Generator::new`], for an adapter that is open already.
+    ///
+    /// # Errors
+    /// As [`Generator::new`].
+    pub fn with_adapter(
+        prompter: Prompter,
+        base: &Path,
+        adapter: Option<&Adapter>,
+        device: Device,
+    ) -> Result<Generator, TrainError> {
         let checkpoint = Checkpoint::open(base, Naming::Qwen)?;
-        let adapter = adapter.map(Adapter::open).transpose()?;
-        let weights = match &adapter {
+        let weights = match adapter {
             Some(adapter) => Weights::with_adapter(&checkpoint, adapter)?,
             None => Weights::new(&checkpoint),
         };

@@ -88,7 +88,8 @@ impl Prompter {
         let unfit = |problem: String| TrainError::File { path: base.to_path_buf(), problem };
         let config = QwenConfig::from_dir(base)?;
         chat::check_template(base).map_err(|error| TrainError::Asked(error.to_string()))?;
-        let tokenizer = QwenTokenizer::from_dir(base).map_err(|error| unfit(error.to_string()))?;
+        let tokenizer = QwenTokenizer::from_dir(base).and_then(|tokenizer| tokenizer.within(config.text.vocabulary));
+        let tokenizer = tokenizer.map_err(|error| unfit(error.to_string()))?;
         let mut processor = QwenImageProcessor::from_dir(base, &config.vision)?;
         let record = Record::read(trained.unwrap_or(base)).map_err(|error| TrainError::Asked(error.to_string()))?;
         if let Some([width, height]) = image_size.or(record.as_ref().and_then(|record| record.image_size)) {

@@ -218,6 +218,9 @@ impl Loader<'_, '_, '_> {
         }
         let held = self.others.iter().find_map(|leaves| leaves.known.get(weight).map(|number| leaves.leaf(*number)));
         let kind = if trained { Kind::Float } else { self.options.kind };
+        if let (None, Some(error)) = (&held, self.weights.not_finite(weight)) {
+            return Err(error.into());
+        }
         let tensor = match held {
             Some(held) => held.shallow_clone(),
             None => make(kind)

@@ -162,6 +162,7 @@ fn every_network_of_the_recipes_trains() {
             output: folder.path().join(format!("{recipe}.bundle")),
             vlm: None,
             adapter: None,
+            allow_partial: false,
             classifier: Some(asked.output.join("best")),
             settings: None,
             precision: Precision::F32,

@@ -72,6 +72,7 @@ fn check(folder: &Path, state: &StateDict) -> Result<(), TrainError> {
     let checkpoint = Checkpoint::open(folder, Naming::Classifier)?;
     checkpoint.check_all(graphs.iter().map(Graph::parameters)).map_err(|error| unfit(error.to_string()))?;
     BertTokenizer::from_dir(folder)
+        .and_then(|tokenizer| tokenizer.within(bert.vocabulary))
         .map_err(|error| TrainError::Asked(format!("the tokenizer of --text cannot be used: {error}")))?;
     Ok(())
 }
