@@ -5,13 +5,13 @@ use super::{
     networks::{Networks, graphs},
 };
 use crate::{
-    data::TRAINING_DATA,
     error::TrainError,
     run::Progress,
     torch::{Adapters, PlanOptions},
 };
 use mmlnb_models::{
     prepare::decode::Rgb8Image,
+    provenance::TRAINING_DATA,
     record::RECORD,
     weights::{Adapter, Checkpoint, Naming, Weights, write_merged},
 };
@@ -84,7 +84,7 @@ fn beside_the_weights(base: &Path) -> Result<Vec<PathBuf>, TrainError> {
     Ok(files)
 }
 
-/// What training left beside the adapter is true of the merged checkpoint too.
+/// What training left beside the adapter (in it also what its base had seen) is true of the merged checkpoint too.
 fn records_of(adapter: &Path) -> impl Iterator<Item = PathBuf> {
     [RECORD, TRAINING_DATA].into_iter().map(|name| adapter.join(name)).filter(|file| file.exists())
 }
