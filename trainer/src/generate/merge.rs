@@ -61,7 +61,9 @@ pub fn merge(base: &Path, adapter: &Path, output: &Path) -> Result<(), TrainErro
         }
     })?;
     progress.into_iter().for_each(Progress::end);
-    for file in beside_the_weights(base)?.into_iter().chain(records_of(adapter.path())) {
+    // The base's record says nothing of what the adapter has seen; the adapter's holds it, if it holds any.
+    let own = beside_the_weights(base)?.into_iter().filter(|file| !file.ends_with(TRAINING_DATA));
+    for file in own.chain(records_of(adapter.path())) {
         let target = partial.join(file.file_name().unwrap_or(OsStr::new("")));
         fs::copy(&file, &target).map_err(TrainError::io("copy", &file))?;
     }
