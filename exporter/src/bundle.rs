@@ -20,6 +20,7 @@ use mmlnb_models::{
         bert_tokenizer::BertTokenizer, chat::check_template, qwen_image::QwenImageProcessor, qwen_tokenizer::QwenTokenizer,
         settings::Settings,
     },
+    provenance::TRAINING_DATA,
     record::Record,
 };
 use std::{
@@ -110,6 +111,7 @@ pub fn export_bundle(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<Str
                 Some(bundle::Source { name: folder_name(adapter.path()), sha256: adapter.sha256()?.to_string() });
         }
         let trained = input.source.adapter().map_or(input.source.dir(), |adapter| adapter.path());
+        copy(trained, &part.path.join(DESCRIBER), &[TRAINING_DATA])?;
         manifest.known_answers.extend(known_answers(trained, "describer", recipe.precision, &part.path)?);
     }
     if let Some(input) = &classifier {
@@ -282,6 +284,7 @@ fn write_classifier(
             Some(write_graph(source, network, name, precision, &dir, progress)?.described(&format!("{CLASSIFIER}/{name}.onnx")));
     }
     copy(source.dir(), &dir, &CLASSIFIER_FILES)?;
+    copy(source.dir(), &dir, &[TRAINING_DATA])?;
     let prmf = prmf.ok_or_else(|| ExportError::Asked(format!("{} holds no fusion and no heads", source.dir().display())))?;
     Ok(bundle::Classifier {
         classes: config.classes.clone(),

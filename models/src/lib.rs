@@ -10,6 +10,8 @@ pub mod json;
 pub mod measures;
 pub mod networks;
 pub mod prepare;
+pub mod problems;
+pub mod provenance;
 pub mod random;
 pub mod record;
 pub mod sheet;

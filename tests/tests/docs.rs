@@ -256,6 +256,8 @@ fn researchers_desk() -> tempfile::TempDir {
     let test = rows.lines().enumerate().filter(|(number, row)| *number == 0 || row.ends_with(",test"));
     let test: String = test.map(|(_, row)| format!("{row}\n")).collect();
     fs::write(at("nbitp/test.csv"), test).expect("the folder is writable");
+    let held_out: String = rows.lines().filter(|row| !row.ends_with(",train")).map(|row| format!("{row}\n")).collect();
+    fs::write(at("nbpath/held_out.csv"), held_out).expect("the folder is writable");
     fs::copy(golden("vgg16/model.zip.pth"), at("vgg16-397923af.pth")).expect("the folder is writable");
     let describer =
         "rank = 2\nepochs = 1\nimage_size = [56, 56]\nbase_dtype = \"f32\"\nvalidation_texts = 2\nmax_new_tokens = 6\n";

@@ -22,11 +22,13 @@ impl Study {
         copy_folder(bundle(), &folder.path().join("bundle"));
         let patches = patches(count);
         fs::create_dir(folder.path().join("images")).expect("the folder is writable");
-        let mut csv = "file_name,description,class,group\n".to_owned();
+        let mut csv = "file_name,description,class,group,split\n".to_owned();
         for (at, patch) in patches.iter().enumerate() {
             let name = format!("{at}-{}", patch.name);
             fs::write(folder.path().join("images").join(&name), &patch.bytes).expect("the folder is writable");
-            csv += &format!("{name},\"Small round cells, no neuropil.\",{},p{}\n", ["UD", "PD", "D"][at % 3], at % 6);
+            // The bundle's classifier was not trained by us and does not say what it has seen: the file has to.
+            let part = ["validation", "test"][at % 2];
+            csv += &format!("{name},\"Small round cells, no neuropil.\",{},p{},{part}\n", ["UD", "PD", "D"][at % 3], at % 6);
         }
         fs::write(folder.path().join("data.csv"), csv).expect("the folder is writable");
         Study { folder, patches }
@@ -127,6 +129,20 @@ fn wrong_data_is_listed_and_nothing_is_started() {
         assert!(ran.err.contains(part), "{part} is not in {}", ran.err);
     }
     assert_eq!((ran.out.as_str(), study.manifest()), ("", before));
+}
+
+#[test]
+fn a_classifier_that_does_not_say_what_trained_it_is_not_measured_on_rows_without_a_part() {
+    let study = Study::new(3);
+    let before = study.manifest();
+    let csv = fs::read_to_string(study.path("data.csv")).expect("the table is there");
+    let without: String = csv.lines().map(|line| line.rsplit_once(',').expect("a row has columns").0.to_owned() + "\n").collect();
+    fs::write(study.path("data.csv"), without).expect("the folder is writable");
+    let ran = study.qualify("").expect(2);
+    for part in ["line 2: no split", "line 4: no split", "does not say which images trained it"] {
+        assert!(ran.err.contains(part), "{part} is not in {}", ran.err);
+    }
+    assert_eq!(study.manifest(), before);
 }
 
 #[test]

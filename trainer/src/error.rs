@@ -1,7 +1,7 @@
 //! What can go wrong while training, and the exit code that says so.
 
 use crate::{libtorch::StartError, torch::TorchError};
-use mmlnb_models::{json::ConfigError, sheet::SheetError, weights::WeightError};
+use mmlnb_models::{json::ConfigError, problems::Problems, record::RecordError, sheet::SheetError, weights::WeightError};
 use mmlnb_phantom::error::PhantomError;
 use mmlnb_study::error::TrainError as StudyError;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,14 @@ pub enum TrainError {
     #[error("{0}")]
     Asked(String),
     /// Everything that is wrong with the data, each with its line.
-    #[error("{} in {}; nothing was started:\n{}", counted(problems.len()), file.display(), problems.join("\n"))]
+    #[error("{} in {}; nothing was started:\n{}", counted(*count), file.display(), problems.join("\n"))]
     Data {
         /// The CSV file.
         file: PathBuf,
-        /// One line each.
+        /// One line each, at most a hundred of a kind.
         problems: Vec<String>,
+        /// All of them, those that are not listed too.
+        count: usize,
     },
     /// A run was made from other data, another recipe or another base than `--resume` was given.
     #[error("{} cannot be resumed, it was started with other settings; give these, or another --output:\n{}", run.display(), differences.join("\n"))]
@@ -82,6 +84,12 @@ fn counted(problems: usize) -> String {
     if problems == 1 { "1 problem".into() } else { format!("{problems} problems") }
 }
 
+impl From<RecordError> for TrainError {
+    fn from(RecordError { file, problem }: RecordError) -> TrainError {
+        TrainError::File { path: file, problem }
+    }
+}
+
 impl From<SheetError> for TrainError {
     fn from(error: SheetError) -> TrainError {
         StudyError::from(error).into()
@@ -92,7 +100,7 @@ impl From<StudyError> for TrainError {
     fn from(error: StudyError) -> TrainError {
         match error {
             StudyError::Asked(problem) => TrainError::Asked(problem),
-            StudyError::Data { file, problems } => TrainError::Data { file, problems },
+            StudyError::Data { file, problems, count } => TrainError::Data { file, problems, count },
             StudyError::Failed(problem) => TrainError::Failed(problem),
             StudyError::Config(error) => TrainError::Config(error),
             StudyError::Weights(error) => TrainError::Weights(error),
@@ -113,6 +121,17 @@ impl From<PhantomError> for TrainError {
 }
 
 impl TrainError {
+    /// An error when something is wrong with a CSV file.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] with everything that is wrong.
+    pub fn data(file: &Path, problems: Problems) -> Result<(), TrainError> {
+        match problems.count() {
+            0 => Ok(()),
+            count => Err(TrainError::Data { file: file.into(), problems: problems.lines(), count }),
+        }
+    }
+
     /// An operating system's error about a path.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
         move |source| TrainError::Io { action, path: path.to_path_buf(), source }

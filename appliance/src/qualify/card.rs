@@ -45,6 +45,15 @@ fn section(calibration: Option<&Calibration>, result: &Value) -> String {
         }
     );
     text += &format!("- fitted on {} images, reported on {}\n", data["fitted"], data["reported"]);
+    match (data["training_rows_known"].as_bool(), data["left_out"].as_u64()) {
+        (Some(false), _) => {
+            text += "- unknown: which images trained the classifier; rows were chosen by the file's column `split`\n"
+        }
+        (_, Some(rows)) if rows > 0 => {
+            text += &format!("- left out: {rows} rows that trained the bundle, or whose patients did\n")
+        }
+        _ => {}
+    }
     if let Some(calibration) = calibration {
         text += "- calibration in use:\n";
         calibration.lines().iter().for_each(|line| text += &format!("  - {line}\n"));

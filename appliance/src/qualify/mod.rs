@@ -18,9 +18,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use mmlnb_models::bundle::{Bundle, CLASSIFIER, Calibration, Manifest, NOVELTY, NoveltyLimit};
+use mmlnb_models::bundle::{Bundle, CLASSIFIER, Calibration, DESCRIBER, Manifest, NOVELTY, NoveltyLimit};
 use mmlnb_models::measures::MeasureError;
 use mmlnb_models::measures::novelty::NEIGHBOURS;
+use mmlnb_models::provenance::TrainingData;
+use mmlnb_models::record::RecordError;
 use serde_json::{Value, json};
 
 use crate::assess::pipeline;
@@ -30,7 +32,7 @@ use crate::engine::{Engine, Mode};
 use crate::error::{Exit, Failure};
 use items::Store;
 use measure::{Answered, Fitted};
-use rows::{Half, Needs, Row};
+use rows::{Found, Half, Needs, Row};
 
 const CARD: &str = "MODEL_CARD.md";
 
@@ -116,11 +118,20 @@ pub fn run(args: &Qualify) -> Result<Exit, Failure> {
     let mode = mode(&opened.manifest);
     let classes = opened.manifest.classifier.as_ref().map(|part| part.classes.clone());
     let reads_text = opened.manifest.classifier.as_ref().is_some_and(|part| part.text.is_some());
-    let needs = Needs { classes: classes.as_deref(), description: reads_text && mode == Mode::Classify, seed: options.seed };
+    let (seen, unknown) = seen(&opened)?;
+    let description = reads_text && mode == Mode::Classify;
+    let needs = Needs { classes: classes.as_deref(), description, seed: options.seed, seen: &seen, unknown };
     let reading = pipeline::settings();
     let mut reader = Reader::new(reading.clone());
-    let rows = rows::read(&args.data, &args.images, &needs, &mut |path| pipeline::inspect(&mut reader, path))?;
+    let found = rows::read(&args.data, &args.images, &needs, &mut |path| pipeline::inspect(&mut reader, path))?;
+    let Found { rows, left_out } = found;
     pipeline::warn(&reading);
+    if left_out > 0 {
+        eprintln!(
+            "{left_out} rows are left out: they trained the bundle, or another image of their patient did; {} are used",
+            rows.len()
+        );
+    }
     let trainer = args.run.as_deref().map(agreement::read).transpose()?;
     let limit = novelty_limit(&opened.manifest);
     let engine = open_engine(args, &opened, limit.as_ref(), mode)?;
@@ -138,6 +149,8 @@ pub fn run(args: &Qualify) -> Result<Exit, Failure> {
         classes.as_ref().map(|_| measure::fit(&all, trainers, limit.as_ref(), &options)).transpose().map_err(unmeasurable)?;
     let recorded = answers::record(&opened, &engine, &mut reader, &all, options.answers)?;
     let mut result = measured(&opened, &all, fitted.as_ref(), &options)?;
+    result["data"]["left_out"] = left_out.into();
+    result["data"]["training_rows_known"] = (!unknown).into();
     result["provider"] = engine.provider().name.into();
     result["known_answers"] =
         json!({"checked": opened.manifest.known_answers.len(), "differences": differences, "recorded": recorded.len()});
@@ -164,6 +177,20 @@ fn mode(manifest: &Manifest) -> Mode {
         (true, false) => Mode::Describe,
         (false, _) => Mode::Classify,
     }
+}
+
+/// What the bundle's halves say that they have seen; and whether there is a classifier that does not say it.
+fn seen(opened: &Bundle) -> Result<(Vec<TrainingData>, bool), Failure> {
+    let read = |half: &str| {
+        let wrong = |error: RecordError| {
+            Failure::new(Exit::Usage, error.problem, error.file.display().to_string(), "export the bundle again")
+        };
+        TrainingData::read(&opened.path(half)).map_err(wrong)
+    };
+    let describer = if opened.manifest.describer.is_some() { read(DESCRIBER)? } else { None };
+    let classifier = if opened.manifest.classifier.is_some() { read(CLASSIFIER)? } else { None };
+    let unknown = opened.manifest.classifier.is_some() && classifier.is_none();
+    Ok((describer.into_iter().chain(classifier).collect(), unknown))
 }
 
 /// The trainer's limit, or one to be fitted where the bundle has the features of training images.

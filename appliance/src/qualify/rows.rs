@@ -1,10 +1,14 @@
 //! The data of a qualification: rows of a CSV file with their images, checked as a whole before anything is loaded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use mmlnb_models::hash::sha256_hex;
+use mmlnb_models::prepare::bert_tokenizer::SPECIAL_TOKENS;
+use mmlnb_models::problems::Problems;
+use mmlnb_models::provenance::{Role, TrainingData};
 use mmlnb_models::sheet::{Record, Sheet, SheetError};
+use mmlnb_models::spelling::{folded, is_placeholder};
 
 use crate::error::{Exit, Failure, Problem};
 use crate::report::hex;
@@ -30,6 +34,23 @@ pub struct Row {
     pub half: Half,
 }
 
+/// The rows that are used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// In the file's order.
+    pub rows: Vec<Row>,
+    /// Rows that trained the bundle, or whose patient did.
+    pub left_out: usize,
+}
+
+/// A row of the file, before the halves are known.
+struct Given<'s> {
+    row: Row,
+    split: Option<&'s str>,
+    /// It, or another image of its patient, chose the bundle's best epoch: it may not be reported.
+    chosen: bool,
+}
+
 /// The two halves of the data, by patient.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Half {
@@ -48,6 +69,10 @@ pub struct Needs<'a> {
     pub description: bool,
     /// Of the halves.
     pub seed: u64,
+    /// What the bundle's parts have seen.
+    pub seen: &'a [TrainingData],
+    /// The classifier does not say what trained it: the file's column `split` has to.
+    pub unknown: bool,
 }
 
 /// The hash of a file whose header is that of an image, or why it is none.
@@ -57,37 +82,67 @@ pub type Inspect<'a> = dyn FnMut(&Path) -> Result<[u8; 32], Failure> + 'a;
 ///
 /// # Errors
 /// [`Exit::Usage`] with every problem of the file and the images.
-pub fn read(file: &Path, images: &Path, needs: &Needs<'_>, inspect: &mut Inspect<'_>) -> Result<Vec<Row>, Failure> {
+pub fn read(file: &Path, images: &Path, needs: &Needs<'_>, inspect: &mut Inspect<'_>) -> Result<Found, Failure> {
     let sheet = Sheet::read(file).map_err(|error| unreadable(file, error))?;
-    let mut problems = Vec::new();
+    let unread = sheet.unknown_columns();
+    if !unread.is_empty() {
+        eprintln!("note: {}: these columns are not read: {}", file.display(), unread.join(", "));
+    }
+    let mut problems = Problems::default();
     if sheet.records.is_empty() {
-        problems.push("there are no rows".to_owned());
+        problems.whole("there are no rows".to_owned());
     }
     for (needed, column) in [(needs.classes.is_some(), "class"), (needs.description, "description")] {
         if needed && sheet.column(column).is_none() {
-            problems.push(format!("no column `{column}`; the header has: {}", sheet.header.join(", ")));
+            problems.whole(format!("no column `{column}`; the header has: {}", sheet.header.join(", ")));
         }
     }
-    let mut rows: Vec<(Row, Option<&str>)> = Vec::new();
+    let (mut given, mut left_out) = (Vec::new(), 0);
     if problems.is_empty() {
-        for record in &sheet.records {
-            match row(&sheet, record, images, needs, inspect) {
-                Ok(Some(row)) => rows.push((row, sheet.field(record, "split"))),
-                Ok(None) => {}
-                Err(found) => problems.extend(found.into_iter().map(|problem| format!("line {}: {problem}", record.line))),
-            }
+        sheet.identities(
+            if needs.classes.is_some() { &["group", "site", "class", "split"] } else { &["group", "site", "split"] },
+            &mut problems,
+        );
+        if needs.description {
+            sheet.texts(&SPECIAL_TOKENS, &mut problems);
         }
-        problems.extend(twice(&rows));
-        if rows.is_empty() && problems.is_empty() {
-            problems.push("every row is of the part `train`, and training images say nothing about a bundle".to_owned());
+        let first = first_names(&sheet, &mut problems);
+        for (record, _) in sheet.records.iter().zip(first).filter(|(_, first)| *first) {
+            given.extend(row(&sheet, record, images, needs, inspect, &mut problems));
+        }
+        let rows = sheet.records.len();
+        twice(&given, &mut problems);
+        if problems.is_empty() {
+            left_out = rows - given.len();
+        }
+        if given.is_empty() && problems.is_empty() {
+            problems.whole(
+                "every row trained this bundle (or is of the part `train`), and training images say nothing about it".to_owned(),
+            );
         }
     }
-    if !problems.is_empty() {
-        let place = file.display().to_string();
-        let problems = problems.into_iter().map(|what| Problem::new(what, &place, "correct the file or the images")).collect();
-        return Err(Failure { exit: Exit::Usage, problems });
+    if problems.is_empty() {
+        return Ok(Found { rows: halved(given, needs.seed), left_out });
     }
-    Ok(halved(rows, needs.seed))
+    let place = file.display().to_string();
+    let problem = |what: String| Problem::new(what.trim_start().to_owned(), &place, "correct the file or the images");
+    Err(Failure { exit: Exit::Usage, problems: problems.lines().into_iter().map(problem).collect() })
+}
+
+/// Whether each record is the first that names its image; the others are not looked at.
+fn first_names(sheet: &Sheet, problems: &mut Problems) -> Vec<bool> {
+    let mut names: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut first = |record: &'_ Record, name| match names.get(name) {
+        Some(line) => {
+            problems.at(record.line, "names that stand in an earlier line", format!("{name} stands in line {line} too"));
+            false
+        }
+        None => {
+            names.insert(name, record.line);
+            true
+        }
+    };
+    sheet.records.iter().map(|record| sheet.field(record, "file_name").is_none_or(|name| first(record, name))).collect()
 }
 
 /// A hash over all that the rows say.
@@ -114,52 +169,70 @@ fn unreadable(file: &Path, error: SheetError) -> Failure {
     }
 }
 
-/// A row that is used, none for one that was trained on, or all that is wrong with it.
-fn row(
-    sheet: &Sheet,
-    record: &Record,
+/// A row that is used; none for one that trained the bundle, or with which something is wrong.
+fn row<'s>(
+    sheet: &'s Sheet,
+    record: &'s Record,
     images: &Path,
     needs: &Needs<'_>,
     inspect: &mut Inspect<'_>,
-) -> Result<Option<Row>, Vec<String>> {
+    problems: &mut Problems,
+) -> Option<Given<'s>> {
     let field = |column: &str| sheet.field(record, column);
-    let mut problems = Vec::new();
-    match field("split") {
-        Some("train") => return Ok(None),
-        None | Some("validation" | "test") => {}
-        Some(other) => problems.push(format!("split `{other}` is none of train, validation, test")),
+    let before = problems.count();
+    let split = field("split").map(|split| (split, folded(split)));
+    let part = match &split {
+        None => None,
+        Some((_, fold)) if fold == "train" => return None,
+        Some((_, fold)) if fold == "validation" => Some("validation"),
+        Some((_, fold)) if fold == "test" => Some("test"),
+        Some((other, _)) => {
+            problems.at(record.line, "unknown parts", format!("split `{other}` is none of train, validation, test"));
+            None
+        }
+    };
+    if split.is_none() && needs.unknown {
+        let problem = "no split, and the classifier does not say which images trained it (it was imported, or trained with an earlier version): \
+                       fill in the column `split` with train, validation or test, or train the classifier again";
+        problems.at(record.line, "rows without a split", problem.to_owned());
     }
     let class = needs.classes.and_then(|classes| match field("class") {
         None => {
-            problems.push("no class".to_owned());
+            problems.at(record.line, "rows without a class", "no class".to_owned());
             None
         }
         Some(name) => {
             let class = classes.iter().position(|class| class == name);
-            if class.is_none() {
-                problems.push(format!("class `{name}` is none of the bundle's: {}", classes.join(", ")));
+            if class.is_none() && !is_placeholder(name) {
+                let near = classes.iter().find(|class| folded(class) == folded(name));
+                let hint = near.map_or(String::new(), |class| format!("; spell it `{class}`"));
+                let problem = format!("class `{name}` is none of the bundle's: {}{hint}", classes.join(", "));
+                problems.at(record.line, "unknown classes", problem);
             }
             class
         }
     });
     if needs.description && field("description").is_none() {
-        problems.push("no description, and the bundle has no describer to write one".to_owned());
+        let problem = "no description, and the bundle has no describer to write one".to_owned();
+        problems.at(record.line, "rows without a description", problem);
     }
     let file_name = field("file_name").unwrap_or_default().to_owned();
     let path = images.join(&file_name);
     let sha256 = match image(&file_name, &path, inspect) {
         Ok(sha256) => sha256,
         Err(problem) => {
-            problems.push(problem);
+            problems.at(record.line, "images that cannot be used", problem);
             String::new()
         }
     };
-    if !problems.is_empty() {
-        return Err(problems);
-    }
     let text = |column: &str| field(column).map(str::to_owned);
     let (group, description) = (text("group"), text("description"));
-    Ok(Some(Row { line: record.line, file_name, path, sha256, class, group, description, half: Half::Fitted }))
+    let seen = needs.seen.iter().filter_map(|data| data.seen(&sha256, group.as_deref())).map(|(role, _)| role).max();
+    if problems.count() > before || seen == Some(Role::Trained) {
+        return None;
+    }
+    let row = Row { line: record.line, file_name, path, sha256, class, group, description, half: Half::Fitted };
+    Some(Given { row, split: part, chosen: seen == Some(Role::Chosen) })
 }
 
 /// The hash of an image that lies in the folder and has the header of one.
@@ -174,39 +247,40 @@ fn image(file_name: &str, path: &Path, inspect: &mut Inspect<'_>) -> Result<Stri
 }
 
 /// Rows with the same image content.
-fn twice(rows: &[(Row, Option<&str>)]) -> Vec<String> {
+fn twice(given: &[Given<'_>], problems: &mut Problems) {
     let mut first: BTreeMap<&str, &Row> = BTreeMap::new();
-    let mut problems = Vec::new();
-    for (row, _) in rows {
+    for Given { row, .. } in given {
         match first.get(row.sha256.as_str()) {
-            Some(other) => problems.push(format!(
-                "line {}: {} is the same image as {} in line {}",
-                row.line, row.file_name, other.file_name, other.line
-            )),
+            Some(other) => {
+                let problem = format!("{} is the same image as {} in line {}", row.file_name, other.file_name, other.line);
+                problems.at(row.line, "images that stand there under another name", problem);
+            }
             None => drop(first.insert(&row.sha256, row)),
         }
     }
-    problems
 }
 
-/// Assigns the halves: the column `split` where it names both parts, else every other patient, ordered by class and a seeded hash.
-fn halved(rows: Vec<(Row, Option<&str>)>, seed: u64) -> Vec<Row> {
-    let named = |part: &str| rows.iter().any(|(_, split)| *split == Some(part));
-    if named("validation") && named("test") {
-        let half = |split: Option<&str>| if split == Some("test") { Half::Reported } else { Half::Fitted };
-        return rows.into_iter().map(|(row, split)| Row { half: half(split), ..row }).collect();
-    }
+/// Assigns the halves: the column `split` where it names both parts, else every other patient, ordered by class and a seeded hash. Whoever chose the
+/// bundle's best epoch is fitted on, never reported.
+fn halved(given: Vec<Given<'_>>, seed: u64) -> Vec<Row> {
     let patient = |row: &Row| row.group.clone().unwrap_or_else(|| format!("\0{}", row.sha256));
+    let chosen: BTreeSet<String> = given.iter().filter(|given| given.chosen).map(|given| patient(&given.row)).collect();
+    let named = |part: &str| given.iter().any(|given| given.split == Some(part));
+    let by_file = named("validation") && named("test");
     let mut patients: BTreeMap<String, Option<usize>> = BTreeMap::new();
-    for (row, _) in &rows {
+    for Given { row, .. } in given.iter().filter(|given| !chosen.contains(&patient(&given.row))) {
         patients.entry(patient(row)).or_insert(row.class);
     }
     let mut order: Vec<(Option<usize>, String, String)> =
         patients.into_iter().map(|(name, class)| (class, sha256_hex(format!("{seed} {name}").as_bytes()), name)).collect();
     order.sort();
-    let fitted: Vec<&String> = order.iter().step_by(2).map(|(_, _, name)| name).collect();
-    let half = |row: &Row| if fitted.contains(&&patient(row)) { Half::Fitted } else { Half::Reported };
-    rows.into_iter().map(|(row, _)| Row { half: half(&row), ..row }).collect()
+    let fitted: BTreeSet<&String> = order.iter().step_by(2).map(|(_, _, name)| name).collect();
+    let half = |Given { row, split, .. }: &Given<'_>| {
+        let name = patient(row);
+        let fitted = chosen.contains(&name) || if by_file { *split != Some("test") } else { fitted.contains(&name) };
+        if fitted { Half::Fitted } else { Half::Reported }
+    };
+    given.iter().map(|given| Row { half: half(given), ..given.row.clone() }).collect()
 }
 
 #[cfg(test)]
@@ -224,12 +298,74 @@ mod tests {
     }
 
     fn rows(csv: &str, images: usize) -> Result<Vec<Row>, Failure> {
+        found(csv, images, &[], false).map(|found| found.rows)
+    }
+
+    fn found(csv: &str, images: usize, seen: &[TrainingData], unknown: bool) -> Result<Found, Failure> {
         let dir = folder(csv, images);
         let classes = ["A", "B"].map(String::from);
-        let needs = Needs { classes: Some(&classes), description: false, seed: 3 };
+        let needs = Needs { classes: Some(&classes), description: false, seed: 3, seen, unknown };
         read(&dir.path().join("data.csv"), dir.path(), &needs, &mut |path| {
             crate::assess::pipeline::bytes(path).map(|bytes| bytes.sha256)
         })
+    }
+
+    #[test]
+    fn rows_that_trained_the_bundle_or_whose_patient_did_are_left_out() {
+        let dir = folder("", 12);
+        let hash = |at: usize| sha256_hex(&std::fs::read(dir.path().join(format!("{at}.png"))).unwrap());
+        let mut seen = TrainingData::new("salt".into(), None);
+        seen.add(Role::Trained, &hash(0), Some("P01"));
+        seen.add(Role::Chosen, &hash(4), Some("P03"));
+        let line = |at: usize| format!("{at}.png,{},p{}\n", if at % 4 < 2 { "A" } else { "B" }, at / 2 + 1);
+        let csv = format!("file_name,class,group\n{}", (0..12).map(line).collect::<String>());
+        let kept = found(&csv, 12, std::slice::from_ref(&seen), false).unwrap();
+        assert_eq!((kept.rows.len(), kept.left_out), (10, 2), "image 0 and the other image of its patient");
+        let half = |line: u64| kept.rows.iter().find(|row| row.line == line).unwrap().half;
+        assert_eq!([half(6), half(7)], [Half::Fitted; 2], "who chose the epoch is never reported");
+        assert!(kept.rows.iter().any(|row| row.half == Half::Reported));
+        let trained = found("file_name,class\n0.png,A\n", 1, &[seen], false).unwrap_err().to_string();
+        assert!(trained.contains("every row trained"), "{trained}");
+        let unknown = found(&csv, 12, &[], true).unwrap_err().to_string();
+        assert!(unknown.contains("line 2: no split") && unknown.contains("train the classifier again"), "{unknown}");
+        let split = "file_name,class,split\n0.png,A,Train\n1.png,B,validation\n2.png,A,TEST\n";
+        assert_eq!(found(split, 3, &[], true).unwrap().left_out, 1);
+    }
+
+    #[test]
+    fn values_that_differ_only_in_spelling_and_names_of_nothing_are_refused() {
+        let wrong = [
+            ("file_name,class,group\n0.png,A,001\n1.png,B,1\n", "line 3: group `1` is spelled `001` in line 2"),
+            ("file_name,class,Split\n0.png,A,train\n1.png,B,test\n", "nearly the name of `split`"),
+            ("file_name,class\n0.png,A\n1.png,a\n", "line 3: class `a` is spelled `A` in line 2"),
+            ("file_name,class\n0.png,a\n1.png,B\n", "spell it `A`"),
+            ("file_name,class,group\n0.png,A,#N/A\n1.png,B,P2\n", "line 2: group `#N/A` is no value"),
+            ("file_name,class\n0.png,A\n0.png,A\n", "line 3: 0.png stands in line 2 too"),
+            ("file_name,class,description\n0.png,A,\"x\n1.png,B,y\n", "line 2: a quote opens"),
+        ];
+        for (csv, part) in wrong {
+            let text = rows(csv, 2).unwrap_err().to_string();
+            assert!(text.contains(part), "{csv}: {text}");
+        }
+    }
+
+    #[test]
+    fn rows_are_halved_in_time_that_grows_as_they_do() {
+        let row = |at: usize| Row {
+            line: at as u64,
+            file_name: String::new(),
+            path: PathBuf::new(),
+            sha256: format!("{at:064x}"),
+            class: Some(at % 2),
+            group: None,
+            description: None,
+            half: Half::Fitted,
+        };
+        let given = (0..200_000).map(|at| Given { row: row(at), split: None, chosen: false }).collect();
+        let begun = std::time::Instant::now();
+        let halves = halved(given, 1);
+        assert_eq!(halves.iter().filter(|row| row.half == Half::Fitted).count(), 100_000);
+        assert!(begun.elapsed().as_secs() < 60, "a search through all rows for each row takes minutes");
     }
 
     #[test]

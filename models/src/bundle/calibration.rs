@@ -40,6 +40,9 @@ pub struct Calibration {
     /// Whether the describer was tuned on images that are reported on here, so that the figures are too good.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub describer_overlap: bool,
+    /// Whether nobody knows what the describer of the texts was tuned on: images that are reported on may be among it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub describer_unknown: bool,
 }
 
 impl Default for Calibration {
@@ -56,6 +59,7 @@ impl Default for Calibration {
             patient_split: None,
             protocol: None,
             describer_overlap: false,
+            describer_unknown: false,
         }
     }
 }
@@ -112,6 +116,11 @@ impl Calibration {
         }));
         if self.describer_overlap {
             lines.push("the describer was tuned on images that are reported on: the figures are too good".to_string());
+        }
+        if self.describer_unknown {
+            lines.push(
+                "unknown: what the describer of the texts was tuned on; images that are reported on may be among it".to_string(),
+            );
         }
         lines
     }

@@ -11,6 +11,9 @@ use tokenizers::{AddedToken, Tokenizer};
 use super::qwen_tokenizer::{TokenizerError, check_size, disable_limits, failed, load};
 use crate::json::{self, Section};
 
+/// What BERT reads as control tokens wherever it stands in a text.
+pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+
 /// A text as the encoder reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BertText {
@@ -110,8 +113,7 @@ fn from_vocabulary(vocabulary: &Path, dir: &Path) -> Result<Tokenizer, Tokenizer
         |tokenizer: &Tokenizer, token: &str| tokenizer.token_to_id(token).ok_or_else(|| error(format!("it has no line {token}")));
     let (class, separator) = (id(&tokenizer, "[CLS]")?, id(&tokenizer, "[SEP]")?);
     tokenizer.with_post_processor(Some(BertProcessing::new(("[SEP]".to_string(), separator), ("[CLS]".to_string(), class))));
-    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
-    let known = special.into_iter().filter(|token| tokenizer.token_to_id(token).is_some());
+    let known = SPECIAL_TOKENS.into_iter().filter(|token| tokenizer.token_to_id(token).is_some());
     let known: Vec<AddedToken> = known.map(|token| AddedToken::from(token, true)).collect();
     tokenizer.add_special_tokens(known).map_err(failed)?;
     Ok(tokenizer)

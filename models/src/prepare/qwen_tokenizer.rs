@@ -81,6 +81,19 @@ impl QwenTokenizer {
         self.tokenizer.token_to_id(token).map(i64::from)
     }
 
+    /// What the tokenizer reads as control tokens wherever it stands in a text, in the order of the ids.
+    pub fn special_tokens(&self) -> Vec<String> {
+        let mut special: Vec<(u32, String)> = self
+            .tokenizer
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(_, token)| token.special)
+            .map(|(id, token)| (id, token.content))
+            .collect();
+        special.sort();
+        special.into_iter().map(|(_, text)| text).collect()
+    }
+
     /// Decodes ids one by one, without special tokens.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream { tokenizer: self, ids: Vec::new(), given: 0 }

@@ -2,11 +2,11 @@
 
 use super::recipe::{Descriptions, NullText, Recipe};
 use crate::{
-    data::{Part, Table},
+    data::{Part, Table, TrainingData, tables_describer},
     error::TrainError,
     generate::{Source, StopReason, describe_files},
 };
-use mmlnb_models::measures::facts::mask_class_words;
+use mmlnb_models::{measures::facts::mask_class_words, problems::Problems};
 use std::path::{Path, PathBuf};
 use tch::Device;
 
@@ -52,6 +52,31 @@ pub(super) fn source(
         Descriptions::Csv | Descriptions::Generated | Descriptions::Mixed => found,
     };
     Ok((kind, Some(source)))
+}
+
+/// What those describers were tuned on whose texts a recipe reads, those among them that wrote the table's own; `None`: one that does not say.
+///
+/// # Errors
+/// Records that cannot be read.
+pub(super) fn describers(
+    kind: Descriptions,
+    recipe: &Recipe,
+    source: Option<&Source>,
+    table: &Table,
+) -> Result<Vec<Option<TrainingData>>, TrainError> {
+    let mut found = source.map(tuned_on).transpose()?.into_iter().collect::<Vec<_>>();
+    if recipe.reads_texts() && matches!(kind, Descriptions::Csv | Descriptions::Mixed) {
+        found.extend(tables_describer(&table.file)?);
+    }
+    Ok(found)
+}
+
+/// What a describer was tuned on, as the folder of its adapter or checkpoint says.
+///
+/// # Errors
+/// A record that cannot be read.
+pub(super) fn tuned_on(source: &Source) -> Result<Option<TrainingData>, TrainError> {
+    Ok(TrainingData::read(source.adapter.as_deref().unwrap_or(&source.base))?)
 }
 
 /// The texts of all rows, generated where need be; what was generated before is taken from `cache`.
@@ -100,13 +125,14 @@ fn of_file(table: &Table) -> Result<Vec<String>, TrainError> {
 
 /// All of them, or every row that has none.
 fn whole<T>(table: &Table, found: Vec<Result<T, String>>) -> Result<Vec<T>, TrainError> {
-    let mut problems = Vec::new();
+    let mut problems = Problems::default();
     let mut all = Vec::with_capacity(found.len());
     for (row, one) in table.rows.iter().zip(found) {
         match one {
             Ok(one) => all.push(one),
-            Err(problem) => problems.push(format!("  line {}: {}: {problem}", row.line, row.file_name)),
+            Err(problem) => problems.at(row.line, "rows without a text", format!("{}: {problem}", row.file_name)),
         }
     }
-    if problems.is_empty() { Ok(all) } else { Err(TrainError::Data { file: table.file.clone(), problems }) }
+    TrainError::data(&table.file, problems)?;
+    Ok(all)
 }

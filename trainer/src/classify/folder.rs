@@ -1,7 +1,11 @@
 //! A classifier's folder: configuration, weights, tokenizer, stored features.
 
 use super::{network::Network, start::copy_tokenizer};
-use crate::{error::TrainError, torch::first_line};
+use crate::{
+    data::{TrainingData, write_training_data},
+    error::TrainError,
+    torch::first_line,
+};
 use mmlnb_models::{
     bundle::Calibration,
     config::ClassifierConfig,
@@ -30,6 +34,8 @@ pub(super) struct Extras {
     /// SHA-256 of the data, for a bundle's provenance.
     pub data_sha256: Option<String>,
     pub neighbours: Option<Neighbours>,
+    /// What trained it.
+    pub training_data: TrainingData,
 }
 
 /// Writes a classifier into an empty folder.
@@ -63,6 +69,7 @@ pub(super) fn write(
     let on_cpu: Vec<(&str, Tensor)> =
         tensors.iter().map(|(name, t)| (name.as_str(), t.to_device(Device::Cpu).contiguous())).collect();
     Tensor::write_safetensors(&on_cpu, &file).map_err(|error| TrainError::File { path: file, problem: first_line(&error) })?;
+    write_training_data(&extras.training_data, folder)?;
     if let Some(tokenizer) = tokenizer {
         copy_tokenizer(tokenizer, folder)?;
     }

@@ -4,7 +4,7 @@ use super::{
     assess::{PartMeasures, measures, predictions},
     calibrate::{Calibrated, Found, calibrate, halved},
     corpus::{Corpus, Known, Opinion, judge},
-    descriptions::{CACHE, Described, described, source},
+    descriptions::{CACHE, Described, described, describers, source},
     folder::{self, Extras},
     known_answers,
     network::Network,
@@ -15,7 +15,10 @@ use super::{
     train::{Best, Choice, Training, train},
 };
 use crate::{
-    data::{self, ClassOrder, Needs, Overlap, Part, Row, Split, SplitBy, SplitOptions, Summary, Table, TextLimit, check_overlap},
+    data::{
+        self, ClassOrder, Needs, Overlap, Part, Row, Split, SplitBy, SplitOptions, Summary, Table, TextLimit, TrainingData,
+        check_overlap, salt_of, training_data,
+    },
     diagnostics::{cut_texts, generic_texts},
     error::TrainError,
     generate::Source,
@@ -27,7 +30,11 @@ use crate::{
 use mmlnb_models::{
     config::{BertConfig, ClassifierConfig},
     cost,
-    prepare::{bert_tokenizer::BertTokenizer, decode::Rgb8Image, stain},
+    prepare::{
+        bert_tokenizer::{BertTokenizer, SPECIAL_TOKENS},
+        decode::Rgb8Image,
+        stain,
+    },
     weights::{Checkpoint, Naming},
 };
 use serde::{Deserialize, Serialize};
@@ -41,6 +48,9 @@ use tch::{Device, Tensor};
 
 /// Training images from which the target of a stain normalisation is found.
 const STAIN_SAMPLES: usize = 200;
+
+/// Said wherever a describer's training data are not known.
+const UNKNOWN: &str = "unknown: what the describer of the texts was tuned on; images that are reported here may be among it";
 
 /// How the data are split.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -121,7 +131,7 @@ struct Given {
     split: Split,
     kind: Descriptions,
     source: Option<Source>,
-    overlap: bool,
+    overlap: Overlap,
     summary: Summary,
     start: Start,
 }
@@ -148,7 +158,9 @@ pub fn run(options: &Options) -> Result<Option<RunMeasures>, TrainError> {
     let (config, stain_left) = given.config(options)?;
     let corpus = given.corpus(options, &config, texts.as_ref())?;
     let network = begin(&given.start, &config, folder.path(), options)?;
-    let extras = Extras { recipe: recipe_json(&options.recipe)?, ..Extras::default() };
+    let before = options.recipe.start.as_deref().map(TrainingData::read).transpose()?.flatten();
+    let trained = training_data(&given.table, &given.split, salt_of(folder.path())?, before);
+    let extras = Extras { recipe: recipe_json(&options.recipe)?, training_data: trained.clone(), ..Extras::default() };
     let tokenizer = given.start.tokenizer.as_deref();
     let save = |folder: &Path, tensors: &[(String, Tensor)]| folder::write(folder, &config, tensors, tokenizer, &extras);
     let (train_rows, watched) = (given.split.rows(Part::Train), given.split.rows(Part::Validation));
@@ -166,8 +178,8 @@ pub fn run(options: &Options) -> Result<Option<RunMeasures>, TrainError> {
         given.diagnose_texts(&mut folder, &corpus, texts.as_ref())?;
     }
     let best = train(&training, &mut folder, state)?;
-    let finished =
-        Finished { options, given: &given, config: &config, corpus: &corpus, network: &network, texts: texts.as_ref() };
+    let (given, config, corpus, network, trained) = (&given, &config, &corpus, &network, &trained);
+    let finished = Finished { options, given, config, corpus, network, texts: texts.as_ref(), trained };
     finished.measure(folder, best, stain_left).map(Some)
 }
 
@@ -177,7 +189,7 @@ impl Given {
         let (kind, source) = source(recipe, options.describer.as_deref(), options.base.as_deref(), options.device)?;
         let order = options.class_order.as_deref().map_or(ClassOrder::FromData, ClassOrder::Ordinal);
         let written = recipe.reads_texts() && matches!(kind, Descriptions::Csv | Descriptions::Mixed);
-        let needs = Needs { description: written, class: true, order, text: None };
+        let needs = Needs { description: written, class: true, order, text: None, control: &SPECIAL_TOKENS };
         let table = data::load(&options.data, &options.images, &needs)?;
         let split = data::split(&table, &split_options(&table, options))?;
         for (part, what) in [(Part::Train, "train on"), (Part::Validation, "choose the best epoch by")] {
@@ -185,18 +197,10 @@ impl Given {
                 return Err(TrainError::Asked(format!("the part {part} has no rows: there is nothing to {what}")));
             }
         }
-        let adapter = source.as_ref().and_then(|source| source.adapter.as_deref());
-        let overlap = match adapter {
-            Some(adapter) => match check_overlap(&table, &split, adapter, options.allow_overlap)? {
-                Overlap::None => false,
-                Overlap::Unknown => {
-                    eprintln!("WARNING: the describer does not say what it was tuned on: test images may be among it");
-                    false
-                }
-                Overlap::Allowed { .. } => true,
-            },
-            None => false,
-        };
+        let overlap = check_overlap(&table, &split, &describers(kind, recipe, source.as_ref(), &table)?, options.allow_overlap)?;
+        if overlap == Overlap::Unknown {
+            eprintln!("WARNING: {UNKNOWN}");
+        }
         let start = Start::new(recipe, &table.classes)?;
         let summary = summary(&table, &split, &start, written)?;
         Ok(Given { table, split, kind, source, overlap, summary, start })
@@ -266,7 +270,7 @@ impl Given {
             ("ordinal".to_string(), self.table.ordinal.into()),
             ("protocol".to_string(), protocol_name(&options.protocol, &self.table).into()),
             ("by_patient".to_string(), self.split.by_patient.into()),
-            ("describer_overlap".to_string(), self.overlap.into()),
+            ("describer_overlap".to_string(), matches!(self.overlap, Overlap::Allowed { .. }).into()),
             ("descriptions".to_string(), toml::Value::try_from(self.kind).unwrap_or_else(|_| "csv".into())),
             ("train".to_string(), count(Part::Train).into()),
             ("validation".to_string(), count(Part::Validation).into()),
@@ -411,6 +415,7 @@ struct Finished<'f> {
     corpus: &'f Corpus,
     network: &'f Network,
     texts: Option<&'f Described>,
+    trained: &'f TrainingData,
 }
 
 impl Finished<'_> {
@@ -430,7 +435,8 @@ impl Finished<'_> {
         let mut found = calibrate(recipe, table, self.corpus, self.texts, (&held, &held_said), (&trained, &trained_said))?;
         found.calibration.patient_split = Some(split.by_patient);
         found.calibration.protocol = Some(protocol_name(&self.options.protocol, table));
-        found.calibration.describer_overlap = self.given.overlap;
+        found.calibration.describer_overlap = matches!(self.given.overlap, Overlap::Allowed { .. });
+        found.calibration.describer_unknown = self.given.overlap == Overlap::Unknown;
         let rows: Vec<(usize, Part)> =
             validation.iter().map(|row| (*row, Part::Validation)).chain(test.iter().map(|row| (*row, Part::Test))).collect();
         let said: Vec<Opinion> = validation_said.into_iter().chain(test_said).collect();
@@ -463,7 +469,11 @@ impl Finished<'_> {
         };
         let mut warnings = self.given.summary.warnings.clone();
         warnings.extend(note);
-        warnings.extend(self.given.overlap.then(|| "the describer was tuned on images that are reported here".to_string()));
+        warnings.extend(match self.given.overlap {
+            Overlap::None => None,
+            Overlap::Unknown => Some(UNKNOWN.to_string()),
+            Overlap::Allowed { .. } => Some("the describer was tuned on images that are reported here".to_string()),
+        });
         warnings.extend(found.report.temperature.warning.clone());
         warnings.extend(found.report.abstention.reason.clone());
         warnings.extend(found.report.missing_limits.iter().cloned());
@@ -501,6 +511,7 @@ impl Finished<'_> {
             measures: Some(short),
             data_sha256: Some(table.sha256()),
             neighbours: found.calibration.novelty.as_ref().map(|_| found.neighbours.clone()),
+            training_data: self.trained.clone(),
         };
         let tensors: Vec<(String, Tensor)> =
             self.network.leaves().map(|leaf| (leaf.name.clone(), leaf.tensor.detach())).collect();

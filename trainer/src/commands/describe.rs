@@ -1,7 +1,7 @@
 //! `mmlnb-train describe`.
 
 use crate::{
-    data::{self, Needs, Part, Row, Split, SplitOptions, Summary, Table, TrainingData},
+    data::{self, Needs, Part, Row, Split, SplitOptions, Summary, Table, TrainingData, salt_of, training_data},
     describe::{
         self, Item, Recipe, Templates, Training,
         memory::{self, Load},
@@ -72,7 +72,8 @@ pub fn run(args: Args) -> Result<(), TrainError> {
         describe::check_targets(&recipe, &prompter.config)?;
     }
     let templates = Templates::new(&prompter, &recipe)?;
-    let (table, split) = checked_data(&args, &recipe, &templates)?;
+    let control = prompter.tokenizer().special_tokens();
+    let (table, split) = checked_data(&args, &recipe, &templates, &control)?;
     let [train, validation] = [Part::Train, Part::Validation].map(|part| templates.items(&table, &split.parts, part));
     let (train, validation) = (train?, validation?);
     if train.is_empty() {
@@ -110,7 +111,7 @@ pub fn run(args: Args) -> Result<(), TrainError> {
         pad: templates.pad(),
         device,
         record: &record,
-        training_data: &TrainingData::of(&table, &split),
+        training_data: &training_data(&table, &split, salt_of(&args.output)?, TrainingData::read(&args.base)?),
     };
     let outcome = training.run(folder, state)?;
     let best = outcome.best.map_or(String::new(), |nll| format!(", best validation loss {nll:.4}"));
@@ -126,10 +127,16 @@ fn device(name: &str) -> Result<Device, TrainError> {
     }
 }
 
-fn checked_data(args: &Args, recipe: &Recipe, templates: &Templates<'_>) -> Result<(Table, Split), TrainError> {
+fn checked_data(
+    args: &Args,
+    recipe: &Recipe,
+    templates: &Templates<'_>,
+    control: &[String],
+) -> Result<(Table, Split), TrainError> {
+    let control: Vec<&str> = control.iter().map(String::as_str).collect();
     let tokens = |row: &Row| templates.tokens(row);
     let limit = data::TextLimit { tokens: &tokens, most: recipe.max_tokens, cut: false };
-    let needs = Needs { description: true, text: Some(limit), ..Needs::default() };
+    let needs = Needs { description: true, text: Some(limit), control: &control, ..Needs::default() };
     let table = data::load(&args.data, &args.images, &needs)?;
     let usual = SplitOptions::usual(&table, recipe.split_seed);
     let split = data::split(&table, &SplitOptions { fractions: recipe.fractions, ..usual })?;

@@ -2,15 +2,21 @@
 
 use crate::{
     classify,
-    data::{self, ClassOrder, Needs},
+    data::{self, ClassOrder, Needs, Part, Row, Table, TrainingData, tables_describer},
     error::TrainError,
-    evaluate::{compare_descriptions, write_blind, write_page},
+    evaluate::{Pair, compare_descriptions, write_blind, write_page},
     generate::{BATCH, Generated, Source, write_descriptions},
     run::{files, predictions},
     start, threads,
 };
-use mmlnb_models::config::{CLASSIFIER_MODEL_TYPE, ClassifierConfig};
+use mmlnb_models::{
+    config::{CLASSIFIER_MODEL_TYPE, ClassifierConfig},
+    prepare::bert_tokenizer::SPECIAL_TOKENS,
+    provenance::{Known, Role},
+};
+use serde::Serialize;
 use std::{
+    collections::BTreeMap,
     fs,
     num::NonZeroU16,
     path::{Path, PathBuf},
@@ -24,6 +30,9 @@ use tch::Device;
 ///
 /// A run of `classify`: predictions.jsonl and measures.json as in the run's own folder, with intervals over patients. Texts are the CSV file's, or with
 /// --describer a describer's.
+///
+/// Rows that trained the model or chose its best epoch, and rows of their patients, are left out, and the number is told: a run keeps hashes of them.
+/// Of a classifier without them (imported, or of an earlier version) only rows whose column `split` says test are measured.
 #[derive(clap::Args)]
 pub struct Args {
     /// The run's folder
@@ -117,12 +126,25 @@ fn classifier(args: &Args, best: &Path, output: &Path, device: Device) -> Result
         class: true,
         description: config.text.is_some() && describer.is_none(),
         order: ClassOrder::Fixed(&config.classes),
+        control: &SPECIAL_TOKENS,
         ..Needs::default()
     };
-    let table = data::load(&args.data, &args.images, &needs)?;
+    let mut table = data::load(&args.data, &args.images, &needs)?;
+    let texts = match &describer {
+        Some(source) => Some(TrainingData::read(source.adapter.as_deref().unwrap_or(&source.base))?),
+        None if config.text.is_some() => tables_describer(&args.data)?,
+        None => None,
+    };
+    if texts == Some(None) {
+        eprintln!(
+            "WARNING: unknown: what the describer of the texts was tuned on; images that are measured here may be among it"
+        );
+    }
+    let trained = TrainingData::read(best)?;
+    let left_out = leave_out(&mut table, (Model::Classifier, trained.as_ref()), texts.flatten().as_ref())?;
     let found = classify::evaluate(best, &table, describer.as_ref(), &output.join("descriptions.jsonl"), device)?;
     predictions::write(output, &found.predictions)?;
-    let measures = serde_json::json!({ "test": found.measures });
+    let measures = serde_json::json!({ "test": found.measures, "left_out": left_out });
     let text = serde_json::to_string_pretty(&measures).map_err(|error| TrainError::Failed(error.to_string()))?;
     files::replace_file(&output.join("measures.json"), format!("{text}\n").as_bytes())?;
     for (name, one) in &found.measures.estimates.measures {
@@ -141,8 +163,10 @@ fn classifier(args: &Args, best: &Path, output: &Path, device: Device) -> Result
 }
 
 fn describer(args: &Args, output: &Path, device: Device) -> Result<(), TrainError> {
-    let table = data::load(&args.data, &args.images, &Needs::default())?;
+    let mut table = data::load(&args.data, &args.images, &Needs::default())?;
     let found = Source::of(&args.run, args.base.as_deref(), device)?;
+    let trained = TrainingData::read(found.adapter.as_deref().unwrap_or(&found.base))?;
+    let left_out = leave_out(&mut table, (Model::Describer, trained.as_ref()), None)?;
     let tuned = Source { batch: args.batch, settings: args.settings.clone(), ..found };
     use_threads(args.threads, threads::of_describer(&tuned.prompter()?.config))?;
     let base = match (&tuned.adapter, &args.base) {
@@ -154,12 +178,16 @@ fn describer(args: &Args, output: &Path, device: Device) -> Result<(), TrainErro
         }
     };
     let compared = compare_descriptions(&table, &base, &tuned, &output.join("descriptions.jsonl"))?;
-    let measures = serde_json::to_string_pretty(&compared.measures).map_err(|error| TrainError::Failed(error.to_string()))?;
+    let failed = |error: serde_json::Error| TrainError::Failed(error.to_string());
+    let mut measures = serde_json::to_value(&compared.measures).map_err(failed)?;
+    measures["left_out"] = serde_json::json!(left_out);
+    let measures = serde_json::to_string_pretty(&measures).map_err(failed)?;
     files::replace_file(&output.join("measures.json"), format!("{measures}\n").as_bytes())?;
     let sheet = data::Sheet::read(&args.data)?;
+    let pairs: BTreeMap<u64, &Pair> = compared.pairs.iter().map(|pair| (pair.line, pair)).collect();
     for (name, of) in [("base.csv", false), ("tuned.csv", true)] {
         let written = |record: &data::Record| -> Option<&Generated> {
-            let pair = compared.pairs.iter().find(|pair| pair.line == record.line)?;
+            let pair = pairs.get(&record.line)?;
             Some(if of { &pair.tuned } else { &pair.base })
         };
         write_descriptions(&sheet, &output.join(name), &sheet.records.iter().map(written).collect::<Vec<_>>())?;
@@ -177,6 +205,76 @@ fn describer(args: &Args, output: &Path, device: Device) -> Result<(), TrainErro
     match compared.failed.as_slice() {
         [] => Ok(()),
         failed => Err(TrainError::Partly(format!("{} rows have no description:\n{}", failed.len(), failed.join("\n")))),
+    }
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Model {
+    Describer,
+    Classifier,
+}
+
+/// Rows that are not measured, and why.
+#[derive(Debug, Serialize)]
+struct LeftOut {
+    /// Whether the model says what it was trained on.
+    known: bool,
+    /// The image trained the model, or the file's column `split` says so.
+    trained: usize,
+    /// Another image of its patient did.
+    patients: usize,
+    /// It, or another image of its patient, chose the best epoch.
+    chosen: usize,
+    /// The describer of the texts has seen it or its patient.
+    described: usize,
+}
+
+/// Leaves the rows out of a table that the model, or the describer of its texts, has seen.
+fn leave_out(
+    table: &mut Table,
+    (what, model): (Model, Option<&TrainingData>),
+    texts: Option<&TrainingData>,
+) -> Result<LeftOut, TrainError> {
+    let mut out = LeftOut { known: model.is_some(), trained: 0, patients: 0, chosen: 0, described: 0 };
+    let unsaid = model.is_none() && table.rows.iter().any(|row| row.split.is_none());
+    if unsaid && what == Model::Describer {
+        eprintln!("WARNING: unknown: which images trained the describer; those that are measured here may be among them");
+    } else if unsaid {
+        return Err(TrainError::Asked(format!(
+            "the classifier does not say which images trained it (it was imported, or trained with an earlier version), and {} has no column `split`; \
+             add one that says train, validation or test, or train the model again",
+            table.file.display()
+        )));
+    }
+    let seen = |data: Option<&TrainingData>, row: &Row| data.and_then(|data| data.seen(&row.sha256, row.group.as_deref()));
+    table.rows.retain(|row| {
+        let count = match (seen(model, row), row.split) {
+            (Some((Role::Trained, Known::Image)), _) | (None, Some(Part::Train)) => &mut out.trained,
+            (Some((Role::Trained, Known::Patient)), _) => &mut out.patients,
+            (Some((Role::Chosen, _)), _) => &mut out.chosen,
+            (None, Some(Part::Validation)) if model.is_none() => &mut out.chosen,
+            _ if seen(texts, row).is_some() => &mut out.described,
+            _ => return true,
+        };
+        *count += 1;
+        false
+    });
+    let LeftOut { trained, patients, chosen, described, .. } = out;
+    let sum = trained + patients + chosen + described;
+    if sum > 0 {
+        eprintln!(
+            "{sum} rows are left out: {trained} trained the model, {patients} are of patients that did, {chosen} chose its best epoch, \
+             {described} were seen by the describer of the texts; {} are measured",
+            table.rows.len()
+        );
+    }
+    match table.rows.is_empty() {
+        true => Err(TrainError::Asked(format!(
+            "all {sum} rows of {} trained the model or chose its best epoch: they say nothing about it; give images that it has not seen",
+            table.file.display()
+        ))),
+        false => Ok(out),
     }
 }
 

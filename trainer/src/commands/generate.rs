@@ -1,19 +1,27 @@
 //! `mmlnb-train generate`
 
 use crate::{
-    data::Sheet,
+    data::{Sheet, TrainingData},
     error::TrainError,
     generate::{BATCH, Generated, Source, describe_files, file_name, image_files, write_descriptions},
+    run::files,
     start, threads,
 };
-use std::{ffi::OsString, num::NonZeroU16, path::PathBuf};
+use mmlnb_models::{problems::Problems, provenance::beside_table};
+use std::{
+    ffi::OsString,
+    fs, io,
+    num::NonZeroU16,
+    path::{Path, PathBuf},
+};
 
 /// Describes every image of a CSV file with a Qwen2.5-VL checkpoint, and writes the CSV file again with the descriptions in it.
 ///
 /// All columns stay; `description` is written or replaced, and beside it description_tokens, stop_reason and mean_token_logprob. Question, image size and
 /// settings are those of the bundle that would be exported from the same folders. Descriptions are kept in OUTPUT.descriptions.jsonl as they are made:
 /// the same command goes on after any interruption, and makes nothing twice that the same describer has said of the same image. Rows whose image
-/// cannot be read are listed by line and left without a description (exit code 3).
+/// cannot be read are listed by line and left without a description (exit code 3). OUTPUT.training_data.json says in hashes which images the describer was
+/// tuned on, if its folder does: keep it beside OUTPUT, `classify` reads it.
 #[derive(clap::Args)]
 pub struct Args {
     /// CSV file with a column `file_name`
@@ -59,6 +67,7 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     let Args { data, images, base, adapter, allow_partial, output, settings, image_size, batch, threads, device } = args;
     let device = start::device(&device)?;
     let sheet = Sheet::read(&data)?;
+    let tuned_on = TrainingData::read(adapter.as_deref().unwrap_or(&base))?;
     let source = Source { base, adapter, allow_partial, asked_as: None, settings, image_size, device, batch };
     let threads = threads::chosen(threads, None, threads::of_describer(&source.prompter()?.config))?;
     start::set_threads(threads);
@@ -67,20 +76,30 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     cache.push(".descriptions.jsonl");
     let described = describe_files(&source, &image_files(&sheet, &images)?, &PathBuf::from(cache))?;
     let descriptions: Vec<Option<&Generated>> = described.iter().map(|one| one.as_ref().ok()).collect();
+    write_tuned_on(&output, tuned_on.as_ref())?;
     write_descriptions(&sheet, &output, &descriptions)?;
     let done = descriptions.iter().flatten().count();
     println!("{}: {done} of {} rows described", output.display(), described.len());
-    let failed: Vec<String> = sheet
-        .records
-        .iter()
-        .zip(&described)
-        .filter_map(|(record, one)| {
-            let problem = one.as_ref().err()?;
-            Some(format!("  line {}: {}: {problem}", record.line, file_name(&sheet, record)))
-        })
-        .collect();
-    match failed.as_slice() {
-        [] => Ok(()),
-        failed => Err(TrainError::Partly(format!("{} rows have no description:\n{}", failed.len(), failed.join("\n")))),
+    let mut failed = Problems::default();
+    for (record, one) in sheet.records.iter().zip(&described) {
+        if let Err(problem) = one {
+            failed.at(record.line, "rows without a description", format!("{}: {problem}", file_name(&sheet, record)));
+        }
+    }
+    match failed.count() {
+        0 => Ok(()),
+        count => Err(TrainError::Partly(format!("{count} rows have no description:\n{}", failed.lines().join("\n")))),
+    }
+}
+
+/// Writes beside the table what its describer was tuned on; that of an earlier describer does not stay.
+fn write_tuned_on(output: &Path, tuned_on: Option<&TrainingData>) -> Result<(), TrainError> {
+    let file = beside_table(output);
+    match tuned_on {
+        Some(data) => files::replace_file(&file, &data.to_bytes()),
+        None => match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(TrainError::io("remove", &file)(error)),
+            _ => Ok(()),
+        },
     }
 }

@@ -108,7 +108,8 @@ impl<'p> Templates<'p> {
                 Err(problem) => problems.push(format!("line {}: {}: {problem}", row.line, row.file_name)),
             }
         }
-        if problems.is_empty() { Ok(items) } else { Err(TrainError::Data { file: table.file.clone(), problems }) }
+        let count = problems.len();
+        if count == 0 { Ok(items) } else { Err(TrainError::Data { file: table.file.clone(), problems, count }) }
     }
 
     /// One sample token by token: number, id, text, and whether it is learnt. Runs of image tokens are one line.

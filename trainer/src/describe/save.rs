@@ -1,7 +1,7 @@
 //! What a run leaves behind: an adapter's folder, or a whole checkpoint when everything was trained.
 
 use super::{adapter::write_trained, describer::Describer, images::Images, known_answers, setting::Training};
-use crate::error::TrainError;
+use crate::{data::write_training_data, error::TrainError};
 use mmlnb_models::weights::Adapter;
 use std::path::Path;
 
@@ -30,7 +30,7 @@ impl Saver<'_> {
             None => super::checkpoint::write(folder, base, &self.describer.trained_leaves())?,
         }
         record.write(folder).map_err(|error| TrainError::Failed(error.to_string()))?;
-        training_data.write(folder)?;
+        write_training_data(training_data, folder)?;
         known_answers::write(folder, self.training, self.describer, self.images)
     }
 }

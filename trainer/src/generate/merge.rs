@@ -5,13 +5,13 @@ use super::{
     networks::{Networks, graphs},
 };
 use crate::{
-    data::TRAINING_DATA,
     error::TrainError,
     run::Progress,
     torch::{Adapters, PlanOptions},
 };
 use mmlnb_models::{
     prepare::decode::Rgb8Image,
+    provenance::TRAINING_DATA,
     record::RECORD,
     weights::{Adapter, Checkpoint, Naming, Weights, write_merged},
 };
@@ -67,7 +67,9 @@ fn fill(folder: &Path, base: &Path, checkpoint: &Checkpoint, adapter: &Adapter) 
         }
     })?;
     progress.into_iter().for_each(Progress::end);
-    for file in beside_the_weights(base)?.into_iter().chain(records_of(adapter.path())) {
+    // The base's record says nothing of what the adapter has seen; the adapter's holds it, if it holds any.
+    let own = beside_the_weights(base)?.into_iter().filter(|file| !file.ends_with(TRAINING_DATA));
+    for file in own.chain(records_of(adapter.path())) {
         let target = folder.join(file.file_name().unwrap_or(OsStr::new("")));
         fs::copy(&file, &target).map_err(TrainError::io("copy", &file))?;
     }
@@ -125,7 +127,7 @@ fn beside_the_weights(base: &Path) -> Result<Vec<PathBuf>, TrainError> {
     Ok(files)
 }
 
-/// What training left beside the adapter is true of the merged checkpoint too.
+/// What training left beside the adapter (in it also what its base had seen) is true of the merged checkpoint too.
 fn records_of(adapter: &Path) -> impl Iterator<Item = PathBuf> {
     [RECORD, TRAINING_DATA].into_iter().map(|name| adapter.join(name)).filter(|file| file.exists())
 }

@@ -2,6 +2,7 @@
 
 use super::Generated;
 use crate::{data::Sheet, error::TrainError};
+use mmlnb_models::{problems::Problems, spelling::is_blank};
 use std::{
     fs::{self, File},
     path::{Component, Path, PathBuf},
@@ -13,21 +14,23 @@ const WRITTEN: [&str; 4] = ["description", "description_tokens", "stop_reason", 
 /// The image files of the rows, below `images`.
 ///
 /// # Errors
-/// Every row whose `file_name` is empty or leaves the image folder; a file without rows.
+/// Every row whose `file_name` is empty or leaves the image folder, every value that is spelled in two ways; a file without rows.
 pub fn image_files(sheet: &Sheet, images: &Path) -> Result<Vec<PathBuf>, TrainError> {
-    let mut problems = Vec::new();
+    let mut problems = Problems::default();
     let mut files = Vec::new();
     for record in &sheet.records {
         let name = file_name(sheet, record);
-        if name.is_empty() || !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
-            problems.push(format!("  line {}: `{name}` is no file below the image folder", record.line));
+        if is_blank(name) || !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
+            problems.at(record.line, "names outside of the image folder", format!("`{name}` is no file below the image folder"));
         }
         files.push(images.join(name));
     }
+    sheet.identities(&["group", "site", "class", "split"], &mut problems);
     if sheet.records.is_empty() {
-        problems.push("  there are no rows".into());
+        problems.whole("there are no rows".into());
     }
-    if problems.is_empty() { Ok(files) } else { Err(TrainError::Data { file: sheet.file.clone(), problems }) }
+    TrainError::data(&sheet.file, problems)?;
+    Ok(files)
 }
 
 /// A row's image as the file writes it.

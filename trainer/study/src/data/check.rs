@@ -1,54 +1,60 @@
-//! What is wrong with the data, collected until all of it has been looked at.
+//! What rows have wrong together: images twice, patients in several parts, columns that are half filled.
 
 use super::table::{Part, Row};
-use crate::error::TrainError;
+use mmlnb_models::{
+    problems::Problems,
+    sheet::Sheet,
+    spelling::{folded_name, shown},
+};
 use std::{
     collections::{BTreeMap, HashMap},
-    path::Path,
+    path::{Component, Path},
 };
 
-/// Problems by line; those of the file as a whole come first.
-#[derive(Debug, Default)]
-pub(super) struct Problems(Vec<(u64, String)>);
-
-impl Problems {
-    pub fn at(&mut self, line: u64, problem: String) {
-        self.0.push((line, problem));
-    }
-
-    pub fn whole(&mut self, problem: String) {
-        self.0.push((0, problem));
-    }
-
-    /// One list, or nothing.
-    pub fn into_result(mut self, file: &Path) -> Result<(), TrainError> {
-        if self.0.is_empty() {
-            return Ok(());
+/// Whether each record is the first to name its image; those that are not need not be looked at. Names that differ only in spelling are one image on many
+/// machines and two on others: they are refused.
+pub(super) fn first_names(sheet: &Sheet, column: usize, problems: &mut Problems) -> Vec<bool> {
+    let mut names: HashMap<String, u64> = HashMap::new();
+    let mut folds: HashMap<String, (&str, u64)> = HashMap::new();
+    let mut first_of = |line: u64, name| {
+        let plain = plain(name);
+        if let Some(first) = names.get(&plain) {
+            problems.at(line, "names that stand in an earlier line", format!("{name} stands in line {first} too"));
+            return false;
         }
-        self.0.sort_by_key(|(line, _)| *line);
-        let spelled = |(line, problem)| if line == 0 { format!("  {problem}") } else { format!("  line {line}: {problem}") };
-        Err(TrainError::Data { file: file.into(), problems: self.0.into_iter().map(spelled).collect() })
-    }
+        let (first, at) = *folds.entry(folded_name(&plain)).or_insert((name, line));
+        if at != line {
+            let (name, first) = (shown(name), shown(first));
+            let problem = format!(
+                "file_name `{name}` is spelled `{first}` in line {at}: they differ only in spelling; rename one, or keep one"
+            );
+            problems.at(line, "names that are spelled in another way elsewhere", problem);
+        }
+        names.insert(plain, line);
+        true
+    };
+    sheet
+        .records
+        .iter()
+        .map(|record| record.fields[column].is_empty() || first_of(record.line, record.fields[column].as_str()))
+        .collect()
 }
 
-/// The same file twice, and the same content under two names.
+/// `./a//b.png` as `a/b.png`.
+fn plain(name: &str) -> String {
+    let parts = Path::new(name).components().filter(|part| *part != Component::CurDir);
+    parts.collect::<std::path::PathBuf>().to_string_lossy().into_owned()
+}
+
+/// The same content under two names.
 pub(super) fn duplicates(rows: &[Row], problems: &mut Problems) {
-    let mut names: HashMap<&str, &Row> = HashMap::new();
     let mut contents: HashMap<&str, &Row> = HashMap::new();
-    for row in rows {
-        if let Some(first) = names.get(row.file_name.as_str()) {
-            problems.at(row.line, format!("{} stands in line {} too", row.file_name, first.line));
-            continue;
-        }
-        names.insert(&row.file_name, row);
-        if row.sha256.is_empty() {
-            continue;
-        }
+    for row in rows.iter().filter(|row| !row.sha256.is_empty()) {
         match contents.get(row.sha256.as_str()) {
             None => {
                 contents.insert(&row.sha256, row);
             }
-            Some(first) => problems.at(row.line, same_content(row, first)),
+            Some(first) => problems.at(row.line, "images that stand there under another name", same_content(row, first)),
         }
     }
 }
@@ -90,6 +96,7 @@ fn half_filled(rows: &[Row], column: &str, filled: impl Fn(&Row) -> bool, proble
         for row in rows.iter().filter(|row| !filled(row)) {
             problems.at(
                 row.line,
+                "columns that are filled elsewhere",
                 format!("`{column}` is empty here and filled elsewhere; fill it in every row or leave the column out"),
             );
         }

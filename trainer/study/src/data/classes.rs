@@ -1,7 +1,7 @@
 //! Which classes there are, and in which order.
 
-use super::check::Problems;
-use std::collections::BTreeMap;
+use mmlnb_models::{problems::Problems, spelling::folded};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// From undifferentiated to differentiating (INPC).
 const NEUROBLASTOMA: [&str; 3] = ["UD", "PD", "D"];
@@ -21,20 +21,22 @@ pub enum ClassOrder<'a> {
 /// Names in the order of the logits, and whether that order means something. `named`: line and class of each row that has one.
 pub(super) fn classes(order: ClassOrder<'_>, named: &[(u64, &str)], problems: &mut Problems) -> (Vec<String>, bool) {
     let (names, ordinal) = match order {
-        ClassOrder::FromData => return from_data(named, problems),
+        ClassOrder::FromData => return from_data(named),
         ClassOrder::Ordinal(names) => (names, true),
         ClassOrder::Fixed(names) => (names, names.iter().all(|name| NEUROBLASTOMA.contains(&name.as_str()))),
     };
-    for (line, class) in named {
-        if !names.iter().any(|name| name == class) {
-            problems.at(*line, format!("unknown class `{class}`; known are {}", names.join(", ")));
-        }
+    let known: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let spellings: BTreeMap<String, &String> = names.iter().map(|name| (folded(name), name)).collect();
+    for (line, class) in named.iter().filter(|(_, class)| !known.contains(class)) {
+        let hint = spellings.get(&folded(class)).map_or(String::new(), |name| format!("; spell it `{name}`"));
+        problems.at(*line, "unknown classes", format!("unknown class `{class}`; known are {}{hint}", names.join(", ")));
     }
+    let found: BTreeSet<&str> = named.iter().map(|(_, class)| *class).collect();
     if let ClassOrder::Ordinal(names) = order {
         for (at, name) in names.iter().enumerate() {
             if names[..at].contains(name) {
                 problems.whole(format!("--class-order names {name} twice"));
-            } else if !named.iter().any(|(_, class)| class == name) {
+            } else if !found.contains(name.as_str()) {
                 problems.whole(format!("--class-order names {name}, and no row has this class"));
             }
         }
@@ -42,14 +44,12 @@ pub(super) fn classes(order: ClassOrder<'_>, named: &[(u64, &str)], problems: &m
     (names.to_vec(), ordinal)
 }
 
-fn from_data(named: &[(u64, &str)], problems: &mut Problems) -> (Vec<String>, bool) {
+/// What a row calls a class first is its name; other spellings of it are told elsewhere ([`mmlnb_models::sheet::Sheet::identities`]).
+fn from_data(named: &[(u64, &str)]) -> (Vec<String>, bool) {
     let mut names: Vec<&str> = Vec::new();
-    let mut spellings: BTreeMap<String, (&str, u64)> = BTreeMap::new();
-    for (line, class) in named {
-        let (first, at) = *spellings.entry(class.to_lowercase()).or_insert((class, *line));
-        if first != *class {
-            problems.at(*line, format!("class `{class}` is spelled `{first}` in line {at}"));
-        } else if !names.contains(class) {
+    let (mut exact, mut spellings) = (BTreeSet::new(), BTreeSet::new());
+    for (_, class) in named {
+        if exact.insert(*class) && spellings.insert(folded(class)) {
             names.push(class);
         }
     }

@@ -1,14 +1,18 @@
 //! From a CSV file and an image folder to a table, or to the list of everything that is wrong.
 
 use super::{
-    check::{self, Problems},
+    check,
     classes::{self, ClassOrder},
     images::{self, Looked},
     table::{Part, Row, Table},
 };
 use crate::error::TrainError;
-use mmlnb_models::sheet::{Record, Sheet};
-use std::path::Path;
+use mmlnb_models::{
+    problems::Problems,
+    sheet::{Record, Sheet},
+    spelling::{folded, is_placeholder},
+};
+use std::{collections::HashMap, path::Path};
 
 /// What a stage cannot do without.
 #[derive(Clone, Copy, Default)]
@@ -21,6 +25,8 @@ pub struct Needs<'a> {
     pub order: ClassOrder<'a>,
     /// How long a row's text may be.
     pub text: Option<TextLimit<'a>>,
+    /// What the network that reads the texts takes for control tokens; a text must not hold them.
+    pub control: &'a [&'a str],
 }
 
 /// How long the sequence of a row is for the network that reads it, and how long it may be.
@@ -49,19 +55,25 @@ pub fn load(file: &Path, folder: &Path, needs: &Needs<'_>) -> Result<Table, Trai
             filled(&sheet, column, &mut problems);
         }
     }
-    let named: Vec<(u64, &str)> =
-        sheet.records.iter().filter_map(|record| Some((record.line, sheet.field(record, "class")?))).collect();
+    tell_unknown(&sheet);
+    sheet.identities(&["group", "site", "class", "split"], &mut problems);
+    if needs.description {
+        sheet.texts(needs.control, &mut problems);
+    }
+    let class = |record| sheet.field(record, "class").filter(|class| !is_placeholder(class));
+    let named: Vec<(u64, &str)> = sheet.records.iter().filter_map(|record| Some((record.line, class(record)?))).collect();
     let (classes, ordinal) = classes::classes(needs.order, &named, &mut problems);
     if needs.class && classes.len() == 1 {
         problems.whole(format!("every row has the class {}; at least two are needed", classes[0]));
     }
     let looked = look(folder, &sheet, &mut problems);
+    let numbers: HashMap<&str, usize> = classes.iter().enumerate().map(|(number, name)| (name.as_str(), number)).collect();
     let rows: Vec<Row> =
-        sheet.records.iter().zip(looked).map(|(record, looked)| row(&sheet, record, &classes, looked, &mut problems)).collect();
+        sheet.records.iter().zip(looked).map(|(record, looked)| row(&sheet, record, &numbers, looked, &mut problems)).collect();
     check::duplicates(&rows, &mut problems);
     check::assignments(&rows, &mut problems);
     too_long(&rows, needs.text, &mut problems);
-    problems.into_result(file)?;
+    TrainError::data(file, problems)?;
     Ok(Table { file: file.into(), images: folder.into(), rows, classes, ordinal })
 }
 
@@ -71,17 +83,25 @@ fn filled(sheet: &Sheet, column: &str, problems: &mut Problems) {
         return problems.whole(format!("no column `{column}`; the header has: {}", sheet.header.join(", ")));
     }
     for record in sheet.records.iter().filter(|record| sheet.field(record, column).is_none()) {
-        problems.at(record.line, format!("`{column}` is empty"));
+        problems.at(record.line, "fields that are empty", format!("`{column}` is empty"));
     }
 }
 
-fn row(sheet: &Sheet, record: &Record, classes: &[String], looked: Looked, problems: &mut Problems) -> Row {
+/// A column that nobody reads may be one whose name was meant otherwise.
+pub fn tell_unknown(sheet: &Sheet) {
+    let unknown = sheet.unknown_columns();
+    if !unknown.is_empty() {
+        eprintln!("note: {}: these columns are not read: {}", sheet.file.display(), unknown.join(", "));
+    }
+}
+
+fn row(sheet: &Sheet, record: &Record, classes: &HashMap<&str, usize>, looked: Looked, problems: &mut Problems) -> Row {
     let text = |column| sheet.field(record, column).map(str::to_string);
     Row {
         line: record.line,
         file_name: text("file_name").unwrap_or_default(),
         description: text("description"),
-        class: sheet.field(record, "class").and_then(|class| classes.iter().position(|name| name == class)),
+        class: sheet.field(record, "class").and_then(|class| classes.get(class).copied()),
         group: text("group"),
         site: text("site"),
         split: sheet.field(record, "split").and_then(|split| part(split, record.line, problems)),
@@ -94,32 +114,34 @@ fn row(sheet: &Sheet, record: &Record, classes: &[String], looked: Looked, probl
 /// An image for each record; an empty one where there is a problem.
 fn look(folder: &Path, sheet: &Sheet, problems: &mut Problems) -> Vec<Looked> {
     let Some(column) = sheet.column("file_name") else { return Vec::new() };
-    let names: Vec<&str> = sheet.records.iter().map(|record| record.fields[column].as_str()).collect();
+    let first = check::first_names(sheet, column, problems);
+    let wanted = sheet.records.iter().zip(&first).filter(|(_, first)| **first);
+    let names: Vec<&str> = wanted.map(|(record, _)| record.fields[column].as_str()).collect();
     let answers = images::look(folder, &names);
     let all_absent = answers.iter().zip(&names).all(|(_, name)| !folder.join(name).exists());
     if all_absent && !names.is_empty() {
         problems.whole(format!("none of the {} images is in {}; is --images right?", names.len(), folder.display()));
     }
-    let mut usable = |(record, answer): (&Record, Result<Looked, String>)| match answer {
-        _ if record.fields[column].is_empty() => {
-            problems.at(record.line, "`file_name` is empty".into());
-            Looked::default()
-        }
-        Err(problem) => {
-            if !all_absent {
-                problems.at(record.line, problem);
+    let mut answers = answers.into_iter();
+    let mut usable = |(record, first): (&Record, bool)| {
+        let answer = if first { answers.next() } else { None };
+        match answer {
+            Some(_) if record.fields[column].is_empty() => {
+                problems.at(record.line, "fields that are empty", "`file_name` is empty".into());
             }
-            Looked::default()
+            Some(Err(problem)) if !all_absent => problems.at(record.line, "images that cannot be used", problem),
+            Some(Ok(looked)) => return looked,
+            Some(Err(_)) | None => {}
         }
-        Ok(looked) => looked,
+        Looked::default()
     };
-    sheet.records.iter().zip(answers).map(&mut usable).collect()
+    sheet.records.iter().zip(first).map(&mut usable).collect()
 }
 
 fn part(text: &str, line: u64, problems: &mut Problems) -> Option<Part> {
-    let part = Part::ALL.into_iter().find(|part| part.name() == text.to_lowercase());
-    if part.is_none() {
-        problems.at(line, format!("`split` is `{text}`; it is train, validation or test"));
+    let part = Part::ALL.into_iter().find(|part| part.name() == folded(text));
+    if part.is_none() && !is_placeholder(text) {
+        problems.at(line, "unknown parts", format!("`split` is `{text}`; it is train, validation or test"));
     }
     part
 }
@@ -131,6 +153,7 @@ fn too_long(rows: &[Row], limit: Option<TextLimit<'_>>, problems: &mut Problems)
         if tokens > limit.most {
             problems.at(
                 row.line,
+                "texts that are too long",
                 format!("the text gives a sequence of {tokens} tokens, at most {} are read; shorten it", limit.most),
             );
         }
@@ -176,7 +199,7 @@ mod tests {
         }
     }
 
-    const BOTH: Needs<'_> = Needs { description: true, class: true, order: ClassOrder::FromData, text: None };
+    const BOTH: Needs<'_> = Needs { description: true, class: true, order: ClassOrder::FromData, text: None, control: &[] };
 
     #[test]
     fn a_table_has_the_fields_of_any_column_order() {

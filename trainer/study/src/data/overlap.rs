@@ -1,100 +1,87 @@
-//! Whether a describer was tuned on images that a classifier is to be tested on.
+//! What a training has seen, for others to leave out; and whether a describer was tuned on images that a classifier is to be tested on.
 
-use super::{check::Problems, split::Split, table::Part, table::Row, table::Table};
+use super::{split::Split, table::Part, table::Row, table::Table};
 use crate::{error::TrainError, run::files};
-use mmlnb_models::hash;
-use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, fs, path::Path};
+use mmlnb_models::{
+    problems::Problems,
+    provenance::{Known, Role, TRAINING_DATA, TrainingData, beside_table, new_salt},
+    sheet::Sheet,
+};
+use std::path::Path;
 
-/// The file in a describer's folder that records what it was tuned on.
-pub const TRAINING_DATA: &str = "training_data.json";
-
-/// What a describer was tuned on: hashes only, so that the folder may be handed on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TrainingData {
-    /// SHA-256 of the image files.
-    pub images: BTreeSet<String>,
-    /// SHA-256 of the patients' names.
-    pub groups: BTreeSet<String>,
-}
-
-/// How test images and a describer's training images stand to each other.
+/// How test images and what describers were tuned on stand to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Overlap {
     /// They have no image and no patient in common.
     None,
-    /// The describer's folder does not say what it was tuned on.
+    /// A describer does not say what it was tuned on.
     Unknown,
     /// They overlap, and `--allow-overlap` lets it be; every report has to say so.
     Allowed {
-        /// Test rows whose image or patient the describer has seen.
+        /// Test rows whose image or patient a describer has seen.
         rows: usize,
     },
 }
 
-impl TrainingData {
-    /// What a run uses to fit and to choose: the parts train and validation.
-    pub fn of(table: &Table, split: &Split) -> TrainingData {
-        let mut data = TrainingData::default();
-        for (row, _) in table.rows.iter().zip(&split.parts).filter(|(_, part)| **part != Part::Test) {
-            data.images.insert(row.sha256.clone());
-            data.groups.extend(row.group.as_deref().map(hashed));
-        }
-        data
+/// What a run uses to fit (the part train) and to choose (validation); `before`: what its weights had seen at their start.
+pub fn training_data(table: &Table, split: &Split, salt: String, before: Option<TrainingData>) -> TrainingData {
+    let mut data = TrainingData::new(salt, before);
+    for (row, part) in table.rows.iter().zip(&split.parts) {
+        let role = match part {
+            Part::Train => Role::Trained,
+            Part::Validation => Role::Chosen,
+            Part::Test => continue,
+        };
+        data.add(role, &row.sha256, row.group.as_deref());
     }
-
-    /// Writes [`TRAINING_DATA`] into a describer's folder.
-    ///
-    /// # Errors
-    /// What the operating system refuses.
-    pub fn write(&self, folder: &Path) -> Result<(), TrainError> {
-        let path = folder.join(TRAINING_DATA);
-        let text = serde_json::to_string_pretty(self).map_err(|error| TrainError::io("write", &path)(error.into()))?;
-        files::replace_file(&path, format!("{text}\n").as_bytes())
-    }
-
-    /// None: the folder does not say.
-    ///
-    /// # Errors
-    /// A file that is there and cannot be read.
-    pub fn read(folder: &Path) -> Result<Option<TrainingData>, TrainError> {
-        let path = folder.join(TRAINING_DATA);
-        match fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(TrainError::io("read", &path)(error)),
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map(Some).map_err(|error| TrainError::File { path, problem: error.to_string() })
-            }
-        }
-    }
-
-    fn seen(&self, row: &Row) -> Option<String> {
-        if self.images.contains(&row.sha256) {
-            return Some(format!("the describer was tuned on {}", row.file_name));
-        }
-        let group = row.group.as_deref().filter(|group| self.groups.contains(&hashed(group)))?;
-        Some(format!("the describer was tuned on images of {group}"))
-    }
+    data
 }
 
-fn hashed(group: &str) -> String {
-    hash::sha256_hex(group.as_bytes())
-}
-
-/// Compares the reported part with what the describer in `folder` was tuned on.
+/// The salt of a run: the one that it has already, or a new one.
 ///
 /// # Errors
-/// [`TrainError::Data`]: they overlap, unless `allowed`; all rows are listed.
-pub fn check_overlap(table: &Table, split: &Split, folder: &Path, allowed: bool) -> Result<Overlap, TrainError> {
-    let Some(data) = TrainingData::read(folder)? else { return Ok(Overlap::Unknown) };
+/// A file of the run that is damaged, or no random numbers.
+pub fn salt_of(run: &Path) -> Result<String, TrainError> {
+    let earlier = TrainingData::read(&run.join("last"))?.map(|data| data.salt().to_string()).filter(|salt| !salt.is_empty());
+    earlier.map_or_else(|| new_salt().map_err(TrainError::io("read", Path::new("/dev/urandom"))), Ok)
+}
+
+/// Writes [`TRAINING_DATA`] into a folder.
+///
+/// # Errors
+/// What the operating system refuses.
+pub fn write_training_data(data: &TrainingData, folder: &Path) -> Result<(), TrainError> {
+    files::replace_file(&folder.join(TRAINING_DATA), &data.to_bytes())
+}
+
+/// Who wrote a table's own descriptions: nobody but experts (`None`), or a describer, which says what it was tuned on or does not.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn tables_describer(file: &Path) -> Result<Option<Option<TrainingData>>, TrainError> {
+    let known = TrainingData::read_file(&beside_table(file))?;
+    Ok(if known.is_some() || Sheet::read(file)?.is_generated() { Some(known) } else { None })
+}
+
+/// Compares the reported part with what those describers were tuned on whose texts are read; `None`: one that does not say.
+///
+/// # Errors
+/// [`TrainError::Data`]: they overlap, unless `allowed`; the rows are listed.
+pub fn check_overlap(
+    table: &Table,
+    split: &Split,
+    describers: &[Option<TrainingData>],
+    allowed: bool,
+) -> Result<Overlap, TrainError> {
     let reported = split.rows(split.reported());
-    let seen: Vec<(u64, String)> =
-        reported.iter().filter_map(|row| Some((table.rows[*row].line, data.seen(&table.rows[*row])?))).collect();
-    if seen.is_empty() {
-        return Ok(Overlap::None);
-    }
-    if allowed {
-        return Ok(Overlap::Allowed { rows: seen.len() });
+    let seen_by = |row: &Row| describers.iter().flatten().find_map(|data| data.seen(&row.sha256, row.group.as_deref()));
+    let seen: Vec<(&Row, Known)> =
+        reported.iter().map(|row| &table.rows[*row]).filter_map(|row| Some((row, seen_by(row)?.1))).collect();
+    match seen.len() {
+        0 if describers.contains(&None) => return Ok(Overlap::Unknown),
+        0 => return Ok(Overlap::None),
+        rows if allowed => return Ok(Overlap::Allowed { rows }),
+        _ => {}
     }
     let mut problems = Problems::default();
     problems.whole(format!(
@@ -102,8 +89,14 @@ pub fn check_overlap(table: &Table, split: &Split, folder: &Path, allowed: bool)
         seen.len(),
         reported.len()
     ));
-    seen.into_iter().for_each(|(line, problem)| problems.at(line, problem));
-    problems.into_result(&table.file)?;
+    for (row, known) in seen {
+        let what = match known {
+            Known::Image => row.file_name.clone(),
+            Known::Patient => format!("images of {}", row.group.as_deref().unwrap_or_default()),
+        };
+        problems.at(row.line, "test images that the describer has seen", format!("the describer was tuned on {what}"));
+    }
+    TrainError::data(&table.file, problems)?;
     Ok(Overlap::None)
 }
 
@@ -111,50 +104,78 @@ pub fn check_overlap(table: &Table, split: &Split, folder: &Path, allowed: bool)
 mod tests {
     use super::{super::split::tests::table, *};
     use crate::data::{SplitOptions, split};
+    use mmlnb_models::provenance::Known;
+    use std::fs;
 
     #[test]
     fn one_split_for_both_stages_does_not_overlap() {
         let table = table(20, 1, true);
         let split = split(&table, &SplitOptions::usual(&table, 4)).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(check_overlap(&table, &split, folder.path(), false).unwrap(), Overlap::Unknown);
-        TrainingData::of(&table, &split).write(folder.path()).unwrap();
-        assert_eq!(check_overlap(&table, &split, folder.path(), false).unwrap(), Overlap::None);
+        assert_eq!(check_overlap(&table, &split, &[None], false).unwrap(), Overlap::Unknown);
+        assert_eq!(check_overlap(&table, &split, &[], false).unwrap(), Overlap::None);
+        let data = training_data(&table, &split, new_salt().unwrap(), None);
+        assert_eq!(check_overlap(&table, &split, &[Some(data.clone())], false).unwrap(), Overlap::None);
+        assert_eq!(check_overlap(&table, &split, &[Some(data), None], false).unwrap(), Overlap::Unknown);
     }
 
     #[test]
     fn each_test_row_that_the_describer_has_seen_is_listed() {
         let table = table(20, 1, true);
         let split = split(&table, &SplitOptions::usual(&table, 4)).unwrap();
-        let folder = tempfile::tempdir().unwrap();
         let row = &table.rows[split.rows(Part::Test)[0]];
         let group = row.group.clone().unwrap();
         let of_group: Vec<&Row> = table.rows.iter().filter(|other| other.group.as_ref() == Some(&group)).collect();
-        let images = TrainingData { images: [row.sha256.clone()].into(), groups: BTreeSet::new() };
-        let groups = TrainingData { images: BTreeSet::new(), groups: [hashed(&group)].into() };
+        let (mut images, mut groups) = (TrainingData::new(new_salt().unwrap(), None), TrainingData::default());
+        images.add(Role::Trained, &row.sha256, None);
+        groups.add(Role::Chosen, "of another image", Some(&group));
         for (data, rows) in [(images, vec![row]), (groups, of_group)] {
-            data.write(folder.path()).unwrap();
-            let error = check_overlap(&table, &split, folder.path(), false).unwrap_err();
+            let error = check_overlap(&table, &split, &[None, Some(data.clone())], false).unwrap_err();
             let TrainError::Data { problems, .. } = &error else { panic!("{error}") };
             assert_eq!(problems.len(), rows.len() + 1, "{error}");
             assert!(problems[0].contains("--allow-overlap"));
             for (row, problem) in rows.iter().zip(&problems[1..]) {
                 assert!(problem.contains(&format!("line {}: the describer was tuned", row.line)), "{problem}");
             }
-            let allowed = check_overlap(&table, &split, folder.path(), true).unwrap();
+            let allowed = check_overlap(&table, &split, &[Some(data)], true).unwrap();
             assert_eq!(allowed, Overlap::Allowed { rows: rows.len() });
         }
     }
 
     #[test]
-    fn patients_are_recorded_by_their_hash_only() {
+    fn patients_are_recorded_by_their_salted_hash_only() {
         let table = table(6, 2, true);
         let split = split(&table, &SplitOptions::usual(&table, 0)).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        TrainingData::of(&table, &split).write(folder.path()).unwrap();
-        let text = fs::read_to_string(folder.path().join(TRAINING_DATA)).unwrap();
+        let run = tempfile::tempdir().unwrap();
+        let folder = run.path().join("last");
+        fs::create_dir(&folder).unwrap();
+        let data = training_data(&table, &split, salt_of(run.path()).unwrap(), None);
+        write_training_data(&data, &folder).unwrap();
+        let text = fs::read_to_string(folder.join(TRAINING_DATA)).unwrap();
         assert!(!text.contains("\"P"), "{text}");
-        fs::write(folder.path().join(TRAINING_DATA), "{").unwrap();
-        assert_eq!(TrainingData::read(folder.path()).unwrap_err().exit_code(), 2);
+        assert!(table.rows.iter().all(|row| !text.contains(&row.sha256)));
+        for (row, part) in table.rows.iter().zip(&split.parts) {
+            let expected = match part {
+                Part::Train => Some((Role::Trained, Known::Image)),
+                Part::Validation => Some((Role::Chosen, Known::Image)),
+                Part::Test => None,
+            };
+            assert_eq!(data.seen(&row.sha256, row.group.as_deref()), expected);
+        }
+        assert_eq!(salt_of(run.path()).unwrap(), data.salt(), "a run that goes on keeps its salt");
+        fs::write(folder.join(TRAINING_DATA), "{").unwrap();
+        assert_eq!(salt_of(run.path()).unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn a_table_says_who_wrote_its_texts() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("data.csv");
+        fs::write(&file, "file_name,description\na.png,t\n").unwrap();
+        assert_eq!(tables_describer(&file).unwrap(), None, "an expert");
+        fs::write(&file, "file_name,description,stop_reason\na.png,t,end_token\n").unwrap();
+        assert_eq!(tables_describer(&file).unwrap(), Some(None), "a describer that nobody names");
+        let data = TrainingData::new(new_salt().unwrap(), None);
+        fs::write(beside_table(&file), data.to_bytes()).unwrap();
+        assert_eq!(tables_describer(&file).unwrap(), Some(Some(data)));
     }
 }

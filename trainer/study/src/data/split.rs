@@ -3,12 +3,9 @@
 //! Everything follows from SHA-256 of (seed, patient), so that a split depends neither on the file's order nor on this program's version of a random
 //! generator. Patients are never divided (CLAM#11, MIL_BASELINE#29: what happens otherwise).
 
-use super::{
-    check::Problems,
-    table::{Part, Row, Table},
-};
+use super::table::{Part, Row, Table};
 use crate::error::TrainError;
-use mmlnb_models::hash;
+use mmlnb_models::{hash, problems::Problems};
 use std::collections::BTreeMap;
 
 /// The seed of both stages' splits unless the user gives another: the same patients train the describer and the classifier.
@@ -158,12 +155,15 @@ fn leave_out(table: &Table, options: &SplitOptions, site: &str) -> Result<Vec<Pa
     let mut sites: BTreeMap<&str, &str> = BTreeMap::new();
     for row in &table.rows {
         match (&row.site, &row.group) {
-            (None, _) => problems.at(row.line, "`site` is empty; leaving a site out needs it in every row".into()),
+            (None, _) => {
+                problems.at(row.line, "rows without a site", "`site` is empty; leaving a site out needs it in every row".into());
+            }
             (Some(here), Some(group)) => {
                 let there = *sites.entry(group).or_insert(here);
                 if there != here && (there == site || here == site) {
                     problems.at(
                         row.line,
+                        "patients of two sites",
                         format!("group {group} is of {here}, and of {there} in an earlier line; {site} cannot be left out"),
                     );
                 }
@@ -171,7 +171,7 @@ fn leave_out(table: &Table, options: &SplitOptions, site: &str) -> Result<Vec<Pa
             _ => {}
         }
     }
-    problems.into_result(&table.file)?;
+    TrainError::data(&table.file, problems)?;
     let outside = |row: &Row| row.site.as_deref() == Some(site);
     if !table.rows.iter().any(outside) {
         let known: std::collections::BTreeSet<&str> = table.rows.iter().filter_map(|row| row.site.as_deref()).collect();

@@ -26,6 +26,12 @@ pub fn marks(record: &Record, phantoms: bool) -> Vec<String> {
             );
         }
     }
+    if record.calibration.as_ref().is_some_and(|calibration| calibration.describer_unknown) {
+        marks.push(
+            "UNKNOWN: nobody recorded what the describer of the texts was tuned on. Images that are tested here may be among it, and the figures then too good."
+                .into(),
+        );
+    }
     marks.extend(measured::remarks(record, &record.reported().to_string()).into_iter().map(|remark| capital(&remark) + "."));
     marks
 }
