@@ -1,10 +1,8 @@
 //! Which classes there are, and in which order.
 
 use super::check::Problems;
+use mmlnb_models::measures::classes::{GRADES, are_grades};
 use std::collections::BTreeMap;
-
-/// From undifferentiated to differentiating (INPC).
-const NEUROBLASTOMA: [&str; 3] = ["UD", "PD", "D"];
 
 /// Where the order of the classes comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
@@ -14,7 +12,7 @@ pub enum ClassOrder<'a> {
     FromData,
     /// As the user gives it: the order means something.
     Ordinal(&'a [String]),
-    /// Those of a classifier from which training starts, in its order.
+    /// Those of a classifier from which training starts, in its order; grades are ordered by their names.
     Fixed(&'a [String]),
 }
 
@@ -23,7 +21,7 @@ pub(super) fn classes(order: ClassOrder<'_>, named: &[(u64, &str)], problems: &m
     let (names, ordinal) = match order {
         ClassOrder::FromData => return from_data(named, problems),
         ClassOrder::Ordinal(names) => (names, true),
-        ClassOrder::Fixed(names) => (names, names.iter().all(|name| NEUROBLASTOMA.contains(&name.as_str()))),
+        ClassOrder::Fixed(names) => (names, are_grades(names)),
     };
     for (line, class) in named {
         if !names.iter().any(|name| name == class) {
@@ -53,9 +51,9 @@ fn from_data(named: &[(u64, &str)], problems: &mut Problems) -> (Vec<String>, bo
             names.push(class);
         }
     }
-    let ordinal = !names.is_empty() && names.iter().all(|name| NEUROBLASTOMA.contains(name));
+    let ordinal = !names.is_empty() && names.iter().all(|name| GRADES.contains(name));
     if ordinal {
-        names = NEUROBLASTOMA.into_iter().filter(|name| names.contains(name)).collect();
+        names = GRADES.into_iter().filter(|name| names.contains(name)).collect();
     }
     (names.into_iter().map(str::to_string).collect(), ordinal)
 }

@@ -63,7 +63,7 @@ pub fn promise(record: &Record) -> Option<String> {
     };
     let patients = match promise.groups {
         Some(groups) => {
-            format!("{} items of {groups} patients, worth {:.0} independent ones", promise.items, promise.effective_items)
+            format!("{} items; {groups} patients, who count for {:.0} of equal weight", promise.items, promise.effective_items)
         }
         None => format!("{} items, taken as independent", promise.items),
     };
