@@ -27,7 +27,7 @@ pub const RISK: f64 = 0.10;
 pub const CONFIDENCE: f64 = 0.95;
 /// Step of the inversion in the logarithm of the frequency, the least contribution to it that counts, and how exactly a bound is found.
 const STEP: f64 = 0.1;
-const NEGLIGIBLE: f64 = 32.0;
+const NEGLIGIBLE: f64 = 27.0;
 const EXACT: f64 = 1e-10;
 
 /// An answer of the calibration part.
@@ -93,7 +93,7 @@ pub fn abstention(answers: &[Answer<'_>], risk: f64, confidence: f64) -> Result<
         return Err(MeasureError::Item { item, problem: "the confidence is no number".into() });
     }
     let open: Vec<&Answer<'_>> = answers.iter().filter(|answer| !answer.declined).collect();
-    let steps: Vec<Vec<Patient>> = (0..THRESHOLDS).map(|step| accepted(&open, threshold(step))).collect();
+    let steps = accepted(&open);
     let levels = levels(&steps, open.len(), risk, confidence);
     let best = levels.iter().position(|level| level.is_some_and(|(_, holds)| holds));
     let mut grid: Vec<Tried> = Vec::with_capacity(THRESHOLDS);
@@ -145,15 +145,24 @@ fn threshold(step: usize) -> f64 {
     (40 + 2 * step) as f64 / 100.0
 }
 
-/// The answers at or above a threshold by patient; answers without a patient stand for themselves.
-fn accepted(answers: &[&Answer<'_>], threshold: f64) -> Vec<Patient> {
-    let mut patients: BTreeMap<(Option<&str>, usize), Patient> = BTreeMap::new();
-    for (place, answer) in answers.iter().enumerate().filter(|(_, answer)| answer.confidence >= threshold) {
-        let sums = patients.entry((answer.patient, if answer.patient.is_some() { 0 } else { place })).or_default();
-        sums.answers += 1.0;
-        sums.errors += if answer.correct { 0.0 } else { 1.0 };
+/// For each threshold the answers at or above it by patient; answers without a patient stand for themselves.
+fn accepted(answers: &[&Answer<'_>]) -> Vec<Vec<Patient>> {
+    let mut numbers: BTreeMap<(Option<&str>, usize), usize> = BTreeMap::new();
+    let mut of = Vec::with_capacity(answers.len());
+    for (place, answer) in answers.iter().enumerate() {
+        let next = numbers.len();
+        of.push(*numbers.entry((answer.patient, if answer.patient.is_some() { 0 } else { place })).or_insert(next));
     }
-    patients.into_values().collect()
+    let at = |threshold: f64| {
+        let mut patients = vec![Patient::default(); numbers.len()];
+        for (answer, number) in answers.iter().zip(&of).filter(|(answer, _)| answer.confidence >= threshold) {
+            patients[*number].answers += 1.0;
+            patients[*number].errors += if answer.correct { 0.0 } else { 1.0 };
+        }
+        patients.retain(|patient| patient.answers > 0.0);
+        patients
+    };
+    (0..THRESHOLDS).map(threshold).map(at).collect()
 }
 
 /// For each threshold that was tested the level of its test, and whether it held.
@@ -172,12 +181,16 @@ fn levels(steps: &[Vec<Patient>], items: usize, risk: f64, confidence: f64) -> V
     }
     let each = (1.0 - confidence) / starts.len().max(1) as f64;
     let mut found = vec![None; steps.len()];
-    let mut handed = 0.0;
+    let (mut handed, mut certainty) = (0.0, 0.0);
     for step in (0..steps.len()).rev() {
         let allowed = handed + if starts.contains(&step) { each } else { 0.0 };
         handed = 0.0;
         if allowed > 0.0 {
-            let holds = below(&steps[step], risk) >= 1.0 - allowed;
+            // Thresholds between two confidences accept the same answers.
+            if steps.get(step + 1) != Some(&steps[step]) || found[step + 1].is_none() {
+                certainty = below(&steps[step], risk);
+            }
+            let holds = certainty >= 1.0 - allowed;
             found[step] = Some((1.0 - allowed, holds));
             handed = if holds { allowed } else { 0.0 };
         }

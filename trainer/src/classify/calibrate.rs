@@ -4,7 +4,6 @@ use super::{
     assess::{Judge, predictions},
     corpus::{Corpus, Opinion},
     descriptions::Described,
-    draw::Draw,
     recipe::Recipe,
 };
 use crate::{
@@ -152,26 +151,6 @@ fn declined(
     let rows: Vec<(usize, Part)> = rows.iter().map(|row| (*row, Part::Validation)).collect();
     let judged = predictions(table, corpus, described, &rows, opinions, judge)?;
     Ok(judged.iter().map(|prediction| !prediction.verdict_reasons.is_empty()).collect())
-}
-
-/// Half of the patients (of the rows, where there are none), by their hashes: nobody stands on both sides.
-pub(super) fn halved(table: &Table, rows: &[usize], seed: u64) -> (Vec<usize>, Vec<usize>) {
-    let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for row in rows {
-        let group = table.rows[*row].group.clone().unwrap_or_else(|| table.rows[*row].sha256.clone());
-        groups.entry(group).or_default().push(*row);
-    }
-    let mut ordered: Vec<(u64, Vec<usize>)> =
-        groups.into_iter().map(|(group, rows)| (Draw::new(seed, &group, &[]).below(usize::MAX) as u64, rows)).collect();
-    ordered.sort();
-    let mut halves = (Vec::new(), Vec::new());
-    for (_, rows) in ordered {
-        let smaller = if halves.0.len() <= halves.1.len() { &mut halves.0 } else { &mut halves.1 };
-        smaller.extend(rows);
-    }
-    halves.0.sort();
-    halves.1.sort();
-    halves
 }
 
 fn too_few(what: &str, images: usize, false_alarm: f64) -> String {
