@@ -72,12 +72,8 @@ pub fn fit(
             }
         }
     });
-    let mut calibration = Calibration {
-        temperature: temperature.temperature,
-        novelty: refitted.or(trainer.novelty.clone()),
-        colours,
-        ..trainer
-    };
+    let mut calibration =
+        Calibration { temperature: temperature.temperature, novelty: refitted.or(trainer.novelty.clone()), colours, ..trainer };
     let abstention = abstention(&answers(&items, &logits, &labels, &calibration), options.risk, options.confidence)?;
     calibration.threshold = abstention.threshold;
     calibration.guarantee = abstention.guarantee.clone();

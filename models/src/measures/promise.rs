@@ -26,7 +26,7 @@ pub const RISK: f64 = 0.10;
 /// Default of the confidence with which the share holds.
 pub const CONFIDENCE: f64 = 0.95;
 /// Step of the inversion in the logarithm of the frequency, the least contribution to it that counts, and how exactly a bound is found.
-const STEP: f64 = 0.1;
+const STEP: f64 = 0.0625;
 const NEGLIGIBLE: f64 = 27.0;
 const EXACT: f64 = 1e-10;
 
@@ -188,7 +188,11 @@ fn levels(steps: &[Vec<Patient>], items: usize, risk: f64, confidence: f64) -> V
         if allowed > 0.0 {
             // Thresholds between two confidences accept the same answers.
             if steps.get(step + 1) != Some(&steps[step]) || found[step + 1].is_none() {
-                certainty = below(&steps[step], risk);
+                // Far from certain where the errors alone, one more patient among them, are not fewer than promised.
+                let sums = total(&steps[step]);
+                let (worth, share) = (effective(&steps[step]), sums.errors / sums.answers);
+                let hopeless = (worth * share + 1.0) / (worth + 1.0) >= risk;
+                certainty = if hopeless { 0.0 } else { below(&steps[step], risk) };
             }
             let holds = certainty >= 1.0 - allowed;
             found[step] = Some((1.0 - allowed, holds));
@@ -200,11 +204,7 @@ fn levels(steps: &[Vec<Patient>], items: usize, risk: f64, confidence: f64) -> V
 
 fn none_passed(grid: &[Tried], risk: f64, confidence: f64, open: usize, items: usize) -> String {
     let best = grid.iter().fold(1.0, |best: f64, one| best.min(one.bound));
-    let declined = if open < items {
-        format!(", of which other reasons decline {}", items - open)
-    } else {
-        String::new()
-    };
+    let declined = if open < items { format!(", of which other reasons decline {}", items - open) } else { String::new() };
     format!(
         "no threshold keeps the share of errors at or below {risk} with confidence {confidence}: the best upper bound on {items} calibration \
          items{declined} is {best:.3}; at least {} independent patients (items, where no patients are named) without any error are needed, \
@@ -214,10 +214,9 @@ fn none_passed(grid: &[Tried], risk: f64, confidence: f64, open: usize, items: u
 }
 
 fn total(patients: &[Patient]) -> Patient {
-    patients.iter().fold(Patient::default(), |sum, one| Patient {
-        answers: sum.answers + one.answers,
-        errors: sum.errors + one.errors,
-    })
+    patients
+        .iter()
+        .fold(Patient::default(), |sum, one| Patient { answers: sum.answers + one.answers, errors: sum.errors + one.errors })
 }
 
 /// Patients of equal weight with the same variance: (sum of weights)^2 / sum of their squares.
@@ -258,8 +257,7 @@ fn below(patients: &[Patient], share: f64) -> f64 {
     for one in patients {
         *shapes.entry((one.errors / one.answers).to_bits()).or_default() += worth * one.answers / answers;
     }
-    let mut terms: Vec<(f64, f64)> =
-        shapes.into_iter().map(|(bits, shape)| (shape, f64::from_bits(bits) - share)).collect();
+    let mut terms: Vec<(f64, f64)> = shapes.into_iter().map(|(bits, shape)| (shape, f64::from_bits(bits) - share)).collect();
     terms.push((1.0, 1.0 - share));
     let scale = terms.iter().map(|(shape, distance)| shape * distance * distance).sum::<f64>().sqrt();
     if scale == 0.0 {

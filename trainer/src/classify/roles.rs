@@ -43,7 +43,8 @@ impl Roles {
         let (validation, test) = (split.rows(Part::Validation), split.rows(Part::Test));
         let wanted = if test.is_empty() { 3 } else { 2 };
         if split.reported_is_validation {
-            let shared = "the paper's protocol reports the rows that the best epoch was chosen by, and half of them calibrate too";
+            let shared =
+                "the paper's protocol reports the rows that the best epoch was chosen by, and half of them calibrate too";
             let fitted = dealt(table, &validation, seed, 2).swap_remove(0);
             return Ok(Roles { chosen: validation.clone(), fitted, reported: validation, shared: Some(shared.into()) });
         }

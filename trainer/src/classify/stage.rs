@@ -418,8 +418,7 @@ impl Finished<'_> {
         let Roles { fitted, reported, .. } = &self.given.roles;
         let trained = split.rows(Part::Train);
         let (fitted_said, trained_said) = (judged(fitted)?, judged(&trained)?);
-        let mut found =
-            calibrate(recipe, table, self.corpus, self.texts, (fitted, &fitted_said), (&trained, &trained_said))?;
+        let mut found = calibrate(recipe, table, self.corpus, self.texts, (fitted, &fitted_said), (&trained, &trained_said))?;
         found.calibration.patient_split = Some(split.by_patient);
         found.calibration.protocol = Some(protocol_name(&self.options.protocol, table));
         found.calibration.describer_overlap = self.given.overlap;
