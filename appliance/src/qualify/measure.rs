@@ -77,7 +77,8 @@ pub fn fit(
     let abstention = abstention(&answers(&items, &logits, &labels, &calibration), options.risk, options.confidence)?;
     calibration.threshold = abstention.threshold;
     calibration.guarantee = abstention.guarantee.clone();
-    warnings.extend(abstention.reason.clone());
+    let after_temperature = usize::from(temperature.warning.is_some());
+    abstention.reason.iter().for_each(|reason| warnings.insert(after_temperature, reason.clone()));
     Ok(Fitted { calibration, temperature, abstention, warnings })
 }
 
