@@ -1,9 +1,10 @@
 //! Laws of the class measures, and numbers worked out with scikit-learn and SciPy.
 
-use mmlnb_models::measures::calibration::{self, abstention, risk_coverage, temperature, upper_bound};
+use mmlnb_models::measures::calibration::{self, risk_coverage, temperature, upper_bound};
 use mmlnb_models::measures::classes::{ClassMeasures, Predictions, softmax};
 use mmlnb_models::measures::intervals::{Units, estimate, of_classes};
 use mmlnb_models::measures::paired::{differences, holm, mcnemar};
+use mmlnb_models::measures::promise::{Abstention, Answer, abstention, patients_bound};
 use mmlnb_models::measures::{MeasureError, auroc, roc};
 use proptest::prelude::*;
 
@@ -65,6 +66,17 @@ fn twelve_items_have_the_known_measures() {
     let rows: Vec<Vec<f64>> = logits.iter().map(|row| vec![row[1], row[2], row[0]]).collect();
     let other = Predictions::from_logits(&names(3), true, turned, &rows, 1.0).unwrap().measure();
     close(other.kappa_quadratic.unwrap(), 0.449541, 1e-6);
+    // By their names the order is known, however they are listed, and whether or not the caller calls the list an order.
+    let listed = ["PD", "D", "UD"].map(String::from);
+    for listed_in_order in [true, false] {
+        let turned: Vec<usize> = labels.iter().map(|label| (label + 2) % 3).collect();
+        let graded = Predictions::from_logits(&listed, listed_in_order, turned, &rows, 1.0).unwrap().measure();
+        close(graded.kappa_quadratic.unwrap(), 0.522727, 1e-6);
+        close(graded.kappa_linear.unwrap(), 0.508197, 1e-6);
+    }
+    let partly = ["PD", "D", "other"].map(String::from);
+    let unknown = Predictions::from_logits(&partly, false, labels.clone(), &logits, 1.0).unwrap().measure();
+    assert_eq!((unknown.ordinal, unknown.kappa_quadratic), (false, None));
 }
 
 #[test]
@@ -130,47 +142,58 @@ fn clopper_pearson_and_mcnemar() {
     }
 }
 
+/// Answers of one confidence each, from confidences, what is right and patients.
+fn promised(confidences: &[f64], correct: &[bool], groups: &[Option<&str>], risk: f64) -> Abstention {
+    let answers: Vec<Answer<'_>> = (0..confidences.len())
+        .map(|item| Answer { confidence: confidences[item], correct: correct[item], patient: groups[item], declined: false })
+        .collect();
+    abstention(&answers, risk, 0.95).unwrap()
+}
+
 #[test]
 fn a_threshold_needs_enough_right_answers() {
-    let right = |items: usize| abstention(&vec![0.9; items], &vec![true; items], &vec![None; items], 0.10, 0.95).unwrap();
-    let enough = right(61);
+    let right = |items: usize| promised(&vec![0.9; items], &vec![true; items], &vec![None; items], 0.10);
+    // ln 0.05 / ln 0.9 = 28.4.
+    let enough = right(29);
     assert_eq!(enough.threshold, Some(0.40));
     let guarantee = enough.guarantee.unwrap();
-    assert_eq!((guarantee.items, guarantee.groups, guarantee.errors, guarantee.effective_items), (61, None, 0, 61.0));
-    let few = right(60);
+    assert_eq!((guarantee.items, guarantee.groups, guarantee.errors, guarantee.effective_items), (29, None, 0, 29.0));
+    let few = right(28);
     assert_eq!((few.threshold, few.guarantee.is_none(), few.grid.len()), (None, true, 30));
-    assert!(few.reason.unwrap().contains("61 independent accepted items"));
-    let stricter = abstention(&[0.9; 124], &[true; 124], &[None; 124], 0.05, 0.95).unwrap();
-    assert!(stricter.threshold.is_none() && stricter.reason.unwrap().contains("125"));
+    assert!(few.reason.unwrap().contains("at least 29 independent patients"));
+    let stricter = promised(&[0.9; 58], &[true; 58], &[None; 58], 0.05);
+    assert!(stricter.threshold.is_none() && stricter.reason.unwrap().contains("59"));
 }
 
 #[test]
 fn a_threshold_leaves_the_wrong_answers_below() {
     let confidences: Vec<f64> = (0..400).map(|item| 0.5 + 0.49 * f64::from(item) / 400.0).collect();
     let correct: Vec<bool> = (0..400).map(|item| item >= 200 || item % 2 == 0).collect();
-    let found = abstention(&confidences, &correct, &[None; 400], 0.10, 0.95).unwrap();
+    let found = promised(&confidences, &correct, &[None; 400], 0.10);
     let threshold = found.threshold.unwrap();
     assert!((0.64..0.78).contains(&threshold), "{threshold}");
     let tried = found.grid.iter().find(|one| one.threshold == threshold).unwrap();
     assert!(tried.bound <= 0.10 && found.grid.iter().filter(|one| one.threshold < threshold).all(|one| one.bound > 0.10));
 }
 
-/// 20 patients with 12 items each; the errors sit in three of them. Korn-Graubard counts worked out with NumPy and SciPy.
+/// 20 patients with 12 items each; the errors sit in three of them. The bound by 4,000,000 Dirichlet draws in NumPy.
 #[test]
 fn items_of_one_patient_count_less() {
     let patients: Vec<String> = (0..240).map(|item| format!("{:02}", item / 12)).collect();
     let groups: Vec<Option<&str>> = patients.iter().map(|patient| Some(patient.as_str())).collect();
     let correct: Vec<bool> = (0..240).map(|item| !(item / 12 % 7 == 3 && item % 12 < 4)).collect();
-    let found = abstention(&[0.9; 240], &correct, &groups, 0.2, 0.95).unwrap();
+    let found = promised(&[0.9; 240], &correct, &groups, 0.25);
     let tried = found.grid[0];
-    assert_eq!((tried.items, tried.errors), (240, 12));
-    close(tried.effective_items, 58.096_595_564_978_5, 1e-7);
-    close(tried.bound, 0.194_512_977_357_375_86, 1e-9);
+    assert_eq!((tried.items, tried.errors, tried.effective_items), (240, 12, 20.0));
+    close(tried.bound, 0.189_765, 1e-4);
     assert_eq!(found.guarantee.unwrap().groups, Some(20));
-    let faultless = abstention(&[0.9; 240], &[true; 240], &groups, 0.2, 0.95).unwrap();
-    assert_eq!(faultless.grid[0].effective_items, 20.0, "without an error only patients count");
-    let alone = abstention(&[0.9; 240], &correct, &[Some("one"); 240], 0.2, 0.95).unwrap();
-    assert_eq!((alone.threshold, alone.grid[0].bound), (None, 1.0), "one patient says nothing about others");
+    let faultless = promised(&[0.9; 240], &[true; 240], &groups, 0.2);
+    close(faultless.grid[0].bound, 1.0 - 0.05_f64.powf(1.0 / 20.0), 1e-9);
+    let alone = promised(&[0.9; 240], &correct, &[Some("one"); 240], 0.2);
+    assert!(alone.threshold.is_none() && alone.grid[0].bound > 0.9, "one patient says nothing about others");
+    // Twenty faultless patients, and one error more: 0.274 and 0.023 with the bound before this one.
+    let bound = |errors: u64| patients_bound(&[20; 20], &[[errors].as_slice(), &[0; 19]].concat(), 0.95).unwrap();
+    assert!(bound(0) < bound(1) && bound(1) < bound(20));
 }
 
 #[test]

@@ -5,11 +5,12 @@ use serde_json::Value;
 
 const HEADING: &str = "## Qualification";
 /// The numbers of the table, by their names among the measures.
-const NUMBERS: [(&str, &str); 8] = [
+const NUMBERS: [(&str, &str); 9] = [
     ("accuracy", "accuracy"),
     ("balanced_accuracy", "balanced accuracy"),
     ("macro_f1", "macro F1"),
     ("kappa", "kappa"),
+    ("kappa_quadratic", "kappa, quadratic"),
     ("auroc", "AUROC"),
     ("ece", "calibration error (ECE)"),
     ("brier", "Brier (0 to 2)"),
@@ -83,10 +84,7 @@ fn classes(found: &Value, trainer: &Value) -> String {
     let mut text = "\n| measure | here | 95 % interval | trainer |\n|---|---|---|---|\n".to_owned();
     for (key, name) in NUMBERS {
         let estimate = &found["intervals"]["measures"][key];
-        let interval = match (estimate["interval"]["low"].as_f64(), estimate["interval"]["high"].as_f64()) {
-            (Some(low), Some(high)) => format!("{low:.4} to {high:.4}"),
-            _ => "-".to_owned(),
-        };
+        let interval = interval(estimate);
         text += &format!(
             "| {name} | {} | {interval} | {} |\n",
             number(&estimate["value"]),
@@ -95,15 +93,24 @@ fn classes(found: &Value, trainer: &Value) -> String {
     }
     let verdicts = &found["verdicts"];
     text += &format!(
-        "\n- verdicts: {} accepted, {} abstained ({}); accuracy of the accepted {}\n",
+        "\n- verdicts: {} accepted, {} abstained ({}, 95 % interval {}); accuracy of the accepted {} (95 % interval {})\n",
         verdicts["accepted"],
         verdicts["abstain"],
         number(&verdicts["abstain_rate"]),
-        number(&verdicts["accepted_accuracy"])
+        interval(&verdicts["intervals"]["measures"]["abstain_rate"]),
+        number(&verdicts["accepted_accuracy"]),
+        interval(&verdicts["intervals"]["measures"]["accepted_accuracy"])
     );
     let why = verdicts["reasons"].as_object().into_iter().flatten().map(|(reason, count)| format!("{reason} {count}"));
     let why = why.collect::<Vec<_>>().join(", ");
     if why.is_empty() { text } else { text + &format!("- reasons for abstaining: {why}\n") }
+}
+
+fn interval(estimate: &Value) -> String {
+    match (estimate["interval"]["low"].as_f64(), estimate["interval"]["high"].as_f64()) {
+        (Some(low), Some(high)) => format!("{low:.4} to {high:.4}"),
+        _ => "-".to_owned(),
+    }
 }
 
 fn descriptions(found: &Value) -> String {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use mmlnb_models::bundle::{Calibration, ColourLimit, NoveltyLimit};
-use mmlnb_models::measures::calibration::{Abstention, Temperature, abstention, temperature};
+use mmlnb_models::measures::calibration::{Temperature, temperature};
 use mmlnb_models::measures::classes::{Predictions, softmax};
 use mmlnb_models::measures::generated::{self, Generated};
-use mmlnb_models::measures::intervals::{Units, of_classes};
+use mmlnb_models::measures::intervals::{Units, estimate, of_classes};
+use mmlnb_models::measures::promise::{Abstention, Answer, abstention};
 use mmlnb_models::measures::{MeasureError, facts, novelty, texts};
 use mmlnb_models::verdict::{Decision, Evidence, Text, verdict};
 use serde_json::{Value, json};
@@ -44,14 +45,9 @@ pub fn fit(
     let items: Vec<Answered<'_>> = half(all, Half::Fitted);
     let (logits, labels) = (logits(&items), labels(&items));
     let temperature = temperature(&logits, &labels)?;
-    let probabilities: Vec<Vec<f64>> = logits.iter().map(|row| softmax(row, temperature.temperature)).collect();
-    let tops: Vec<usize> = probabilities.iter().map(|row| leading(row).unwrap_or(0)).collect();
-    let confidences: Vec<f64> = probabilities.iter().zip(&tops).map(|(row, top)| row[*top]).collect();
-    let correct: Vec<bool> = tops.iter().zip(&labels).map(|(top, label)| top == label).collect();
-    let abstention = abstention(&confidences, &correct, &groups(&items), options.risk, options.confidence)?;
     let scores: Vec<f64> = items.iter().filter_map(|(_, item)| item.novelty).collect();
     let threshold = limit.and_then(|_| novelty::threshold(&scores, options.false_alarm));
-    let mut warnings: Vec<String> = temperature.warning.iter().chain(&abstention.reason).cloned().collect();
+    let mut warnings: Vec<String> = temperature.warning.iter().cloned().collect();
     let mut too_few = |what: &str, images: usize, then: &str| {
         warnings.push(format!("{images} images are too few for a threshold of {what}; {then}"));
     };
@@ -76,15 +72,30 @@ pub fn fit(
             }
         }
     });
-    let calibration = Calibration {
-        temperature: temperature.temperature,
-        threshold: abstention.threshold,
-        guarantee: abstention.guarantee.clone(),
-        novelty: refitted.or(trainer.novelty.clone()),
-        colours,
-        ..trainer
-    };
+    let mut calibration =
+        Calibration { temperature: temperature.temperature, novelty: refitted.or(trainer.novelty.clone()), colours, ..trainer };
+    let abstention = abstention(&answers(&items, &logits, &labels, &calibration), options.risk, options.confidence)?;
+    calibration.threshold = abstention.threshold;
+    calibration.guarantee = abstention.guarantee.clone();
+    let after_temperature = usize::from(temperature.warning.is_some());
+    abstention.reason.iter().for_each(|reason| warnings.insert(after_temperature, reason.clone()));
     Ok(Fitted { calibration, temperature, abstention, warnings })
+}
+
+/// The answers of items with every reason but their confidence judged: what the others decline is never accepted, so the promise is not about it.
+fn answers<'a>(items: &[Answered<'a>], logits: &[Vec<f64>], labels: &[usize], calibration: &Calibration) -> Vec<Answer<'a>> {
+    let every = Calibration { threshold: Some(0.0), ..calibration.clone() };
+    let answer = |(((row, item), logits), label): ((&Answered<'a>, &Vec<f64>), &usize)| {
+        let probabilities = softmax(logits, calibration.temperature);
+        let top = leading(&probabilities);
+        Answer {
+            confidence: top.map_or(0.0, |top| probabilities[top]),
+            correct: top == Some(*label),
+            patient: row.group.as_deref(),
+            declined: verdict(&evidence(item, &probabilities), Some(&every)).0 != Decision::Accepted,
+        }
+    };
+    items.iter().zip(logits).zip(labels).map(answer).collect()
 }
 
 /// Measures of the items of [`Half::Reported`] under a calibration: classes with intervals, and how often the bundle abstains.
@@ -93,32 +104,44 @@ pub fn fit(
 /// There is no such item, or one without usable numbers.
 pub fn classes(all: &[Answered<'_>], names: &[String], calibration: &Calibration, seed: u64) -> Result<Value, MeasureError> {
     let items = half(all, Half::Reported);
-    let ordinal = names.iter().all(|name| ["UD", "PD", "D"].contains(&name.as_str()));
-    let predictions = Predictions::from_logits(names, ordinal, labels(&items), &logits(&items), calibration.temperature)?;
+    let predictions = Predictions::from_logits(names, false, labels(&items), &logits(&items), calibration.temperature)?;
     let units = Units::new(&groups(&items));
     Ok(json!({
         "items": items.len(),
         "intervals": of_classes(&predictions, &units, seed),
         "measures": predictions.measure(),
-        "verdicts": verdicts(&items, &predictions, calibration),
+        "verdicts": verdicts(&items, &predictions, calibration, &units, seed),
     }))
 }
 
-/// How often the bundle answers, why it does not, and how often it is right when it does.
-fn verdicts(items: &[Answered<'_>], predictions: &Predictions, calibration: &Calibration) -> Value {
+/// How often the bundle answers, why it does not, and how often it is right when it does; shares with intervals over patients.
+fn verdicts(items: &[Answered<'_>], predictions: &Predictions, calibration: &Calibration, units: &Units, seed: u64) -> Value {
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
-    let (mut accepted, mut right) = (0, 0);
-    for (((_, item), probabilities), correct) in items.iter().zip(predictions.probabilities()).zip(predictions.correct()) {
+    let correct = predictions.correct();
+    let mut accepted: Vec<bool> = Vec::with_capacity(items.len());
+    for ((_, item), probabilities) in items.iter().zip(predictions.probabilities()) {
         let (decision, why) = verdict(&evidence(item, probabilities), Some(calibration));
-        accepted += usize::from(decision == Decision::Accepted);
-        right += usize::from(decision == Decision::Accepted && correct);
+        accepted.push(decision == Decision::Accepted);
         why.into_iter().for_each(|reason| *reasons.entry(reason.code()).or_default() += 1);
     }
+    let shares = estimate(units, seed, |counts| {
+        let sum = |of: &dyn Fn(usize) -> bool| {
+            (0..items.len()).filter(|item| of(*item)).map(|item| u64::from(counts[item])).sum::<u64>() as usize
+        };
+        let taken = sum(&|item| accepted[item]);
+        let all = sum(&|_| true);
+        vec![
+            ("abstain_rate", fraction(all - taken, all)),
+            ("accepted_accuracy", fraction(sum(&|item| accepted[item] && correct[item]), taken)),
+        ]
+    });
+    let count = accepted.iter().filter(|accepted| **accepted).count();
     json!({
-        "accepted": accepted,
-        "abstain": items.len() - accepted,
-        "abstain_rate": fraction(items.len() - accepted, items.len()),
-        "accepted_accuracy": fraction(right, accepted),
+        "accepted": count,
+        "abstain": items.len() - count,
+        "abstain_rate": shares.measures["abstain_rate"].value,
+        "accepted_accuracy": shares.measures["accepted_accuracy"].value,
+        "intervals": shares,
         "reasons": reasons,
     })
 }

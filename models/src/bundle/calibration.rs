@@ -134,11 +134,11 @@ pub struct Guarantee {
     pub risk: f64,
     /// Probability with which the bound holds over draws of the calibration data.
     pub confidence: f64,
-    /// Calibration items whose top probability reaches the threshold.
+    /// Calibration items whose top probability reaches the threshold, and that no other reason declines.
     pub items: u64,
     /// Patients of the calibration part; null: without patients the items were taken as independent.
     pub groups: Option<u64>,
-    /// Independent items that the accepted ones are worth (Korn-Graubard); equals `items` without patients.
+    /// Patients of equal weight that the accepted items are worth (Kish); equals `items` without patients.
     pub effective_items: f64,
     /// Errors among the accepted calibration items.
     pub errors: u64,
@@ -196,17 +196,16 @@ impl Guarantee {
     /// The promise in words.
     fn line(&self) -> String {
         let by = match self.groups {
-            Some(groups) => format!("{groups} patients"),
+            Some(groups) => format!("{groups} patients, who count for {:.1} of equal weight", self.effective_items),
             None => "no patients known, items taken as independent".to_string(),
         };
         format!(
             "promise: at most {:.0} % of accepted answers are wrong, with confidence {:.0} %, for patients like the calibration patients \
-             ({} errors among {} accepted items, {by}, worth {:.1} independent items)",
+             ({} errors among {} accepted items, {by})",
             100.0 * self.risk,
             100.0 * self.confidence,
             self.errors,
-            self.items,
-            self.effective_items
+            self.items
         )
     }
 }

@@ -1,23 +1,15 @@
-//! From logits to a confidence that means what it says, and the threshold below which a model should not answer.
+//! From logits to a confidence that means what it says.
 
-use super::beta::{quantile, student_quantile};
+use super::beta::quantile;
 use super::classes::softmax;
 use super::{MeasureError, same_length};
-use crate::bundle::Guarantee;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// Bounds of the temperature.
 const COLDEST: f64 = 0.05;
 const HOTTEST: f64 = 20.0;
 /// Width in ln T at which the search ends.
 const EXACT: f64 = 1e-6;
-/// The thresholds that are tried, fixed in advance: 0.40, 0.42, .. 0.98.
-const THRESHOLDS: usize = 30;
-/// Default of the largest share of errors among accepted answers.
-pub const RISK: f64 = 0.10;
-/// Default of the confidence with which the share holds.
-pub const CONFIDENCE: f64 = 0.95;
 
 /// A fitted temperature.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,34 +31,6 @@ pub struct RiskCoverage {
     pub curve: Vec<[f64; 2]>,
     /// Mean of the curve's errors.
     pub aurc: f64,
-}
-
-/// The threshold of abstention.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Abstention {
-    /// Least confidence of an accepted answer; null: none kept the promise, everything abstains.
-    pub threshold: Option<f64>,
-    /// What it promises, for patients like those of the calibration part.
-    pub guarantee: Option<Guarantee>,
-    /// Every threshold that was tried.
-    pub grid: Vec<Tried>,
-    /// Why there is none.
-    pub reason: Option<String>,
-}
-
-/// One threshold on the calibration items.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Tried {
-    /// Least confidence.
-    pub threshold: f64,
-    /// Items that reach it.
-    pub items: u64,
-    /// Wrong ones among them.
-    pub errors: u64,
-    /// Independent items that they are worth.
-    pub effective_items: f64,
-    /// Upper bound of the share of errors.
-    pub bound: f64,
 }
 
 /// The temperature that makes softmax(logits / T) most likely (Guo et al. 2017), by golden section over ln T. It never changes the leading class.
@@ -151,84 +115,7 @@ pub fn risk_coverage(confidences: &[f64], correct: &[bool]) -> Result<RiskCovera
     Ok(RiskCoverage { curve, aurc })
 }
 
-/// The smallest threshold of a fixed grid at which the share of errors among accepted answers is at most `risk` with confidence `confidence`:
-/// Clopper-Pearson's upper bound at 1 - (1 - confidence) / 30, valid for all thresholds at once by the union bound. With patients the counts are
-/// Korn and Graubard's effective ones (1998), which makes the bound approximate.
-pub fn abstention(
-    confidences: &[f64],
-    correct: &[bool],
-    groups: &[Option<&str>],
-    risk: f64,
-    confidence: f64,
-) -> Result<Abstention, MeasureError> {
-    same_length("confidences", confidences.len(), "answers", correct.len())?;
-    same_length("confidences", confidences.len(), "patients", groups.len())?;
-    let grouped = groups.iter().all(Option::is_some) && !groups.is_empty();
-    let level = 1.0 - (1.0 - confidence) / THRESHOLDS as f64;
-    let grid: Vec<Tried> = (0..THRESHOLDS)
-        .map(|step| {
-            let threshold = (40 + 2 * step) as f64 / 100.0;
-            let accepted = (0..confidences.len()).filter(|item| confidences[*item] >= threshold);
-            let answers: Vec<(&str, bool)> = accepted.map(|item| (groups[item].unwrap_or_default(), correct[item])).collect();
-            tried(threshold, &answers, grouped, confidence, level)
-        })
-        .collect();
-    let best = grid.iter().find(|one| one.bound <= risk).copied();
-    let patients = groups.iter().flatten().collect::<std::collections::BTreeSet<_>>().len() as u64;
-    let guarantee = best.map(|best| Guarantee {
-        risk,
-        confidence,
-        items: best.items,
-        groups: grouped.then_some(patients),
-        effective_items: best.effective_items,
-        errors: best.errors,
-    });
-    let reason = best.is_none().then(|| none_passed(&grid, risk, confidence, confidences.len()));
-    Ok(Abstention { threshold: best.map(|best| best.threshold), guarantee, grid, reason })
-}
-
-fn none_passed(grid: &[Tried], risk: f64, confidence: f64, items: usize) -> String {
-    let least = ((1.0 - confidence) / THRESHOLDS as f64).ln() / (1.0 - risk).ln();
-    let best = grid.iter().fold(1.0, |best: f64, one| best.min(one.bound));
-    format!(
-        "no threshold keeps the share of errors at or below {risk} with confidence {confidence}: the best upper bound on {items} calibration \
-         items is {best:.3}; without any error {} independent accepted items would be needed. Everything abstains",
-        least.ceil()
-    )
-}
-
-fn tried(threshold: f64, answers: &[(&str, bool)], grouped: bool, confidence: f64, level: f64) -> Tried {
-    let items = answers.len() as u64;
-    let errors = answers.iter().filter(|(_, right)| !right).count() as u64;
-    let effective_items = if grouped { effective(answers, errors, confidence) } else { items as f64 };
-    let share = if items > 0 { errors as f64 / items as f64 } else { 1.0 };
-    Tried { threshold, items, errors, effective_items, bound: upper_bound(share * effective_items, effective_items, level) }
-}
-
 /// Clopper and Pearson's one-sided upper bound of a share, for `errors` of `items` (which need not be whole), with confidence `level`.
 pub fn upper_bound(errors: f64, items: f64, level: f64) -> f64 {
     if items <= 0.0 || errors >= items { 1.0 } else { quantile(level, errors + 1.0, items - errors) }
-}
-
-/// Korn and Graubard's effective number of independent items among answers clustered by patient.
-fn effective(answers: &[(&str, bool)], errors: u64, confidence: f64) -> f64 {
-    let items = answers.len() as f64;
-    let mut patients: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-    for (patient, right) in answers {
-        let sums = patients.entry(patient).or_default();
-        *sums = (sums.0 + 1.0, sums.1 + if *right { 0.0 } else { 1.0 });
-    }
-    let count = patients.len() as f64;
-    if errors == 0 {
-        return count;
-    }
-    if count < 2.0 {
-        // One patient says nothing about others.
-        return 0.0;
-    }
-    let share = errors as f64 / items;
-    let spread: f64 = patients.values().map(|(items, errors)| (errors - share * items).powi(2)).sum();
-    let variance = count / (count - 1.0) * spread / (items * items);
-    let simple = if variance > 0.0 { (share * (1.0 - share) / variance).min(items) } else { items };
-    simple * (student_quantile(confidence, items - 1.0) / student_quantile(confidence, count - 1.0)).powi(2)
 }

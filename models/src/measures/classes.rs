@@ -9,11 +9,31 @@ pub const BINS: usize = 15;
 /// A probability below this one counts as this one in the likelihood, which would be infinite otherwise.
 const LEAST_PROBABILITY: f64 = 1e-300;
 
+/// Grades of neuroblastoma from undifferentiated to differentiating (INPC): the order that is known by name.
+pub const GRADES: [&str; 3] = ["UD", "PD", "D"];
+
+/// Whether all classes are grades of neuroblastoma, at least two of them and none twice; their order among themselves is then that of [`GRADES`],
+/// however they are listed.
+pub fn are_grades(classes: &[String]) -> bool {
+    let twice = classes.iter().enumerate().any(|(at, class)| classes[..at].contains(class));
+    classes.len() > 1 && !twice && classes.iter().all(|class| GRADES.contains(&class.as_str()))
+}
+
+/// The place of each class in an order that means something: grades by name, others as listed where the caller says that the list is an order.
+fn ranks(classes: &[String], listed_in_order: bool) -> Option<Vec<usize>> {
+    let grade = |class: &String| GRADES.iter().position(|grade| grade == class);
+    match are_grades(classes) {
+        true => classes.iter().map(grade).collect(),
+        false => listed_in_order.then(|| (0..classes.len()).collect()),
+    }
+}
+
 /// Items with their true class and their probabilities.
 #[derive(Clone, Debug)]
 pub struct Predictions {
     classes: Vec<String>,
-    ordinal: bool,
+    /// Places of the classes in their order, where it means something.
+    ranks: Option<Vec<usize>>,
     labels: Vec<usize>,
     probabilities: Vec<Vec<f64>>,
     predicted: Vec<usize>,
@@ -115,6 +135,7 @@ pub struct ClassRow {
 }
 
 impl Predictions {
+    /// `ordinal`: the list of classes is an order that means something; grades of neuroblastoma ([`are_grades`]) are ordered by name in any case.
     /// Checks that every item has a class and as many finite probabilities as there are classes. The prediction is the first largest.
     pub fn new(
         classes: &[String],
@@ -140,7 +161,7 @@ impl Predictions {
         }
         let predicted = probabilities.iter().map(|row| first_largest(row)).collect();
         let order = (0..classes.len()).map(|class| by_falling(&probabilities, class)).collect();
-        Ok(Predictions { classes: classes.to_vec(), ordinal, labels, probabilities, predicted, order })
+        Ok(Predictions { classes: classes.to_vec(), ranks: ranks(classes, ordinal), labels, probabilities, predicted, order })
     }
 
     /// The same from logits: probabilities are softmax(logits / temperature).
@@ -208,7 +229,7 @@ impl Predictions {
         ClassMeasures {
             items: table.items,
             classes: self.classes.clone(),
-            ordinal: self.ordinal,
+            ordinal: self.ranks.is_some(),
             accuracy: table.agreed as f64 / table.items as f64,
             balanced_accuracy: mean(present),
             macro_f1: mean(seen.iter().map(|&k| per_class[k].f1)),
@@ -297,10 +318,8 @@ impl Predictions {
     }
 
     fn weighted_kappa(&self, table: &Marginals, confusion: &[Vec<u64>], weight: fn(f64) -> f64) -> Option<f64> {
-        if !self.ordinal {
-            return None;
-        }
-        table.kappa(confusion, |one, other| weight(one.abs_diff(other) as f64))
+        let ranks = self.ranks.as_ref()?;
+        table.kappa(confusion, |one, other| weight(ranks[one].abs_diff(ranks[other]) as f64))
     }
 
     fn squared_distance(&self, item: usize) -> f64 {

@@ -1,8 +1,8 @@
 //! What is measured about classes and texts, once for the trainer's reports and for `qualify` on the machine that serves.
 //!
 //! [`classes`] measures probabilities against true classes, [`intervals`] says how far such a number can be trusted, and [`paired`] whether two
-//! models differ. [`calibration`] turns logits into confidences and chooses the threshold of abstention; [`novelty`] says how far an input lies
-//! from the training data. [`texts`] compares words, [`facts`] compares what the words say, and [`generated`] how a set of texts behaves.
+//! models differ. [`calibration`] turns logits into confidences, [`promise`] chooses the threshold of abstention; [`novelty`] says how far an
+//! input lies from the training data. [`texts`] compares words, [`facts`] compares what the words say, and [`generated`] how a set of texts behaves.
 
 mod beta;
 pub mod calibration;
@@ -12,6 +12,7 @@ pub mod generated;
 pub mod intervals;
 pub mod novelty;
 pub mod paired;
+pub mod promise;
 mod ranking;
 pub mod texts;
 

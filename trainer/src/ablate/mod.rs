@@ -18,13 +18,19 @@ use crate::{
     error::TrainError,
     run::{files, stop_requested},
 };
-use mmlnb_models::measures::{
-    classes::Predictions,
-    intervals,
-    paired::{self, Difference},
+use mmlnb_models::{
+    hash,
+    measures::{
+        classes::Predictions,
+        intervals,
+        paired::{self, Difference},
+    },
 };
 use std::path::PathBuf;
 use tch::Device;
+
+/// Fewest seeds of a variation for a p-value: with three the draws of seeds take few different values, and one lucky run decides.
+const LEAST_SEEDS: usize = 5;
 
 /// What to train, on what.
 #[derive(Clone, Debug)]
@@ -152,16 +158,21 @@ fn measured(items: &Items, finished: &[(String, PathBuf)], runs: &[Run], seed: u
         let differences = if place == 0 {
             Vec::new()
         } else {
-            paired::compare(&units, seed, |counts| mean_numbers(&reference, counts), |counts| mean_numbers(&all, counts))
+            paired::compare(
+                &units,
+                seed,
+                |counts| over_seeds(&reference, counts, 0),
+                |counts| over_seeds(&all, counts, place as u64),
+            )
         };
         Row {
             name: (*name).clone(),
             published: published(name),
             seeds: runs.iter().map(|run| run.seed).collect(),
-            measures: intervals::estimate(&units, seed, |counts| mean_numbers(&all, counts)),
+            measures: intervals::estimate(&units, seed, |counts| over_seeds(&all, counts, place as u64)),
             accuracy_range: [accuracies.iter().copied().fold(1.0, f64::min), accuracies.iter().copied().fold(0.0, f64::max)],
             alpha_text: alphas.map(|alphas| alphas.iter().sum::<f64>() / alphas.len() as f64),
-            p: two_sided(&differences),
+            p: two_sided(&differences).filter(|_| runs.len().min(reference.len()) >= LEAST_SEEDS),
             differences,
         }
     };
@@ -172,11 +183,37 @@ fn measured(items: &Items, finished: &[(String, PathBuf)], runs: &[Run], seed: u
         part: items.part.to_string(),
         items: items.rows.len(),
         draws: units.basis(seed),
+        no_p: no_p(&rows),
         rows,
         failed: Vec::new(),
         ranks: Vec::new(),
         alphas: None,
     }
+}
+
+/// Means over seeds drawn with replacement, on a draw of the items: another training would have had another seed, as another study other patients.
+/// The draw of seeds follows from the draw of items and the variation's `place`; all items once are no draw, and keep all seeds once.
+fn over_seeds(seeds: &[Predictions], counts: &[u32], place: u64) -> Vec<(&'static str, Option<f64>)> {
+    if counts.iter().all(|count| *count == 1) {
+        return mean_numbers(seeds, counts);
+    }
+    let mut bytes: Vec<u8> = counts.iter().flat_map(|count| count.to_le_bytes()).collect();
+    bytes.extend(place.to_le_bytes());
+    let drawn = (0..seeds.len()).map(|number| {
+        let digest = hash::sha256_hex(&[bytes.as_slice(), &(number as u64).to_le_bytes()].concat());
+        // Fifteen hexadecimal digits of a SHA-256 always are a number.
+        let random = u64::from_str_radix(&digest[..15], 16).unwrap_or_default();
+        seeds[(random % seeds.len() as u64) as usize].clone()
+    });
+    mean_numbers(&drawn.collect::<Vec<_>>(), counts)
+}
+
+/// Why rows lack a p-value, where seeds are why.
+fn no_p(rows: &[Row]) -> Option<String> {
+    let fewest = rows.iter().map(|row| row.seeds.len()).min()?;
+    (rows.len() > 1 && fewest < LEAST_SEEDS).then(|| {
+        format!("no p-value where a variation or the first one has fewer than {LEAST_SEEDS} seeds: the spread over trainings cannot be told from {fewest}")
+    })
 }
 
 /// Twice the smaller share of draws on one side of zero, at least one draw.

@@ -54,3 +54,22 @@ fn p_is_two_sided_and_never_zero() {
     assert_eq!(two_sided(&[difference(1.0, 1.0)]), Some(1.0), "two models that never differ");
     assert_eq!(two_sided(&[]), None);
 }
+
+/// Predictions of two classes on forty items, of which the first `right` are right.
+fn predicted(right: usize) -> Predictions {
+    let row = |item: usize| if item < right { vec![0.9, 0.1] } else { vec![0.1, 0.9] };
+    Predictions::new(&["A".into(), "B".into()], false, vec![0; 40], (0..40).map(row).collect()).unwrap()
+}
+
+#[test]
+fn seeds_are_drawn_too() {
+    let seeds: Vec<Predictions> = [28, 40].map(predicted).to_vec();
+    let accuracy = |counts: &[u32], place: u64| over_seeds(&seeds, counts, place)[0].1.unwrap();
+    assert_eq!(over_seeds(&seeds, &[1; 40], 0)[0].0, "accuracy");
+    assert!((accuracy(&[1; 40], 0) - 0.85).abs() < 1e-12, "no draw: every seed once");
+    // The same items each time, so that only the seeds differ: 0.7, 0.85 or 1.
+    let drawn: std::collections::BTreeSet<u64> =
+        (0..40).map(|place| (100.0 * accuracy(&[2; 40], place)).round() as u64).collect();
+    assert_eq!(drawn, [70, 85, 100].into());
+    assert_eq!(accuracy(&[2; 40], 3), accuracy(&[2; 40], 3));
+}

@@ -39,6 +39,9 @@ pub fn markdown(ablation: &Ablation) -> String {
         text += &line(ablation, row);
     }
     text += &remarks(&ablation.draws);
+    if let Some(why) = &ablation.no_p {
+        text += &format!("\nNo p: {why}.\n");
+    }
     for (name, _, _, _, words) in NULLS {
         if ablation.rows.iter().any(|row| row.name == name) {
             text += &format!("\n`{name}`: {words}.\n");

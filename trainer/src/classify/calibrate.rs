@@ -1,18 +1,22 @@
 //! What a trained classifier's answers are worth: temperature, threshold with its promise, distance to the training data, ranges.
 
 use super::{
-    assess::Judge,
+    assess::{Judge, predictions},
     corpus::{Corpus, Opinion},
     descriptions::Described,
     recipe::Recipe,
 };
-use crate::{data::Table, error::TrainError};
+use crate::{
+    data::{Part, Table},
+    error::TrainError,
+};
 use mmlnb_models::{
     bundle::{Calibration, ColourLimit, NoveltyLimit, Ranges},
     measures::{
         MeasureError,
-        calibration::{Abstention, RiskCoverage, Temperature, abstention, confidence, risk_coverage, temperature},
+        calibration::{RiskCoverage, Temperature, confidence, risk_coverage, temperature},
         novelty::{self, Mahalanobis, Neighbours},
+        promise::{Abstention, Answer, abstention},
     },
     random::Draw,
     verdict::leading,
@@ -77,8 +81,6 @@ pub(super) fn calibrate(
     let fitted = temperature(&logits, &labels).map_err(failed)?;
     let confidences: Vec<f64> = logits.iter().map(|row| confidence(row, fitted.temperature)).collect();
     let correct: Vec<bool> = logits.iter().zip(&labels).map(|(row, label)| leading(row) == Some(*label)).collect();
-    let threshold = abstention(&confidences, &correct, &groups(held.0), recipe.accepted_error, recipe.accepted_confidence);
-    let threshold = threshold.map_err(failed)?;
     let features: Vec<Vec<f32>> = trained.1.iter().map(|opinion| opinion.features.clone()).collect();
     let neighbours = Neighbours::fit(&features, &groups(trained.0), recipe.seed).map_err(failed)?;
     let scores: Vec<f64> = held.1.iter().map(|opinion| neighbours.score(&opinion.features)).collect();
@@ -100,10 +102,8 @@ pub(super) fn calibrate(
             None
         }
     };
-    let calibration = Calibration {
+    let mut calibration = Calibration {
         temperature: fitted.temperature,
-        threshold: threshold.threshold,
-        guarantee: threshold.guarantee.clone(),
         novelty: limit.map(|threshold| NoveltyLimit {
             threshold,
             false_alarm: recipe.false_alarm,
@@ -114,6 +114,19 @@ pub(super) fn calibrate(
         generic_texts: described.map_or_else(Vec::new, |described| generic(described, trained.0, &corpus.labels)),
         ..Calibration::default()
     };
+    // Last of all: what other reasons decline is never accepted, so the promise is not about it.
+    let declined = declined(table, corpus, described, held, &calibration, &neighbours)?;
+    let answers: Vec<Answer<'_>> = (0..labels.len())
+        .map(|item| Answer {
+            confidence: confidences[item],
+            correct: correct[item],
+            patient: table.rows[held.0[item]].group.as_deref(),
+            declined: declined[item],
+        })
+        .collect();
+    let threshold = abstention(&answers, recipe.accepted_error, recipe.accepted_confidence).map_err(failed)?;
+    calibration.threshold = threshold.threshold;
+    calibration.guarantee = threshold.guarantee.clone();
     let report = Calibrated {
         items: labels.len(),
         temperature: fitted,
@@ -125,24 +138,20 @@ pub(super) fn calibrate(
     Ok(Found { calibration, neighbours, report })
 }
 
-/// Half of the patients (of the rows, where there are none), by their hashes: nobody stands on both sides.
-pub(super) fn halved(table: &Table, rows: &[usize], seed: u64) -> (Vec<usize>, Vec<usize>) {
-    let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for row in rows {
-        let group = table.rows[*row].group.clone().unwrap_or_else(|| table.rows[*row].sha256.clone());
-        groups.entry(group).or_default().push(*row);
-    }
-    let mut ordered: Vec<(u64, Vec<usize>)> =
-        groups.into_iter().map(|(group, rows)| (Draw::new(seed, &group, &[]).below(usize::MAX) as u64, rows)).collect();
-    ordered.sort();
-    let mut halves = (Vec::new(), Vec::new());
-    for (_, rows) in ordered {
-        let smaller = if halves.0.len() <= halves.1.len() { &mut halves.0 } else { &mut halves.1 };
-        smaller.extend(rows);
-    }
-    halves.0.sort();
-    halves.1.sort();
-    halves
+/// For each row whether another reason than its confidence speaks against its answer.
+fn declined(
+    table: &Table,
+    corpus: &Corpus,
+    described: Option<&Described>,
+    (rows, opinions): Opinions<'_>,
+    calibration: &Calibration,
+    neighbours: &Neighbours,
+) -> Result<Vec<bool>, TrainError> {
+    let every = Calibration { threshold: Some(0.0), ..calibration.clone() };
+    let judge = Judge { calibration: Some(&every), neighbours: Some(neighbours) };
+    let rows: Vec<(usize, Part)> = rows.iter().map(|row| (*row, Part::Validation)).collect();
+    let judged = predictions(table, corpus, described, &rows, opinions, judge)?;
+    Ok(judged.iter().map(|prediction| !prediction.verdict_reasons.is_empty()).collect())
 }
 
 fn too_few(what: &str, images: usize, false_alarm: f64) -> String {

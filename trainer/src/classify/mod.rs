@@ -12,6 +12,7 @@ mod order;
 mod pictures;
 mod prefetch;
 mod recipe;
+mod roles;
 mod schedule;
 mod stage;
 mod start;
@@ -29,6 +30,7 @@ pub use recipe::{
     ClassWeights, Descriptions, EncoderKind, FrozenMode, FusionKind, Init, Inputs, NullImage, NullText, OptimizerKind, Recipe,
     Sampling, StainNormalisation, recipe_names,
 };
+pub use roles::RoleCounts;
 pub use schedule::{Curriculum, Frozen, LambdaSchedule};
 pub use stage::{Options, Protocol, RunMeasures, run};
 pub use start::Start;

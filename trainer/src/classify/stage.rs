@@ -2,7 +2,7 @@
 
 use super::{
     assess::{PartMeasures, measures, predictions},
-    calibrate::{Calibrated, Found, calibrate, halved},
+    calibrate::{Calibrated, Found, calibrate},
     corpus::{Corpus, Known, Opinion, judge},
     descriptions::{CACHE, Described, described, describers, source},
     folder::{self, Extras},
@@ -10,6 +10,7 @@ use super::{
     network::Network,
     pictures::{Pictures, read},
     recipe::{Descriptions, NullImage, Recipe, StainNormalisation},
+    roles::{RoleCounts, Roles},
     start::Start,
     texts::{Cut, Written},
     train::{Best, Choice, Training, train},
@@ -113,7 +114,10 @@ pub struct RunMeasures {
     pub best: Best,
     /// `macro_f1` or, for the paper's protocol, `weighted_f1` on the reported part.
     pub chosen_by: String,
-    /// The part that chose the epoch.
+    /// The rows that chose the epoch, that calibrated, and that are reported.
+    #[serde(default)]
+    pub roles: RoleCounts,
+    /// The validation part: with a test part the rows that chose the epoch and those that calibrated; without one the reported rows alone.
     pub validation: PartMeasures,
     /// The test part, where there is one.
     pub test: Option<PartMeasures>,
@@ -129,6 +133,7 @@ pub struct RunMeasures {
 struct Given {
     table: Table,
     split: Split,
+    roles: Roles,
     kind: Descriptions,
     source: Option<Source>,
     overlap: Overlap,
@@ -163,13 +168,13 @@ pub fn run(options: &Options) -> Result<Option<RunMeasures>, TrainError> {
     let extras = Extras { recipe: recipe_json(&options.recipe)?, training_data: trained.clone(), ..Extras::default() };
     let tokenizer = given.start.tokenizer.as_deref();
     let save = |folder: &Path, tensors: &[(String, Tensor)]| folder::write(folder, &config, tensors, tokenizer, &extras);
-    let (train_rows, watched) = (given.split.rows(Part::Train), given.split.rows(Part::Validation));
+    let train_rows = given.split.rows(Part::Train);
     let training = Training {
         recipe: &options.recipe,
         network: &network,
         corpus: &corpus,
         train: &train_rows,
-        watched: &watched,
+        watched: &given.roles.chosen,
         choice: if given.split.reported_is_validation { Choice::WeightedF1 } else { Choice::MacroF1 },
         ordinal: given.table.ordinal,
         save: &save,
@@ -197,13 +202,14 @@ impl Given {
                 return Err(TrainError::Asked(format!("the part {part} has no rows: there is nothing to {what}")));
             }
         }
+        let roles = Roles::new(&table, &split, recipe.seed)?;
         let overlap = check_overlap(&table, &split, &describers(kind, recipe, source.as_ref(), &table)?, options.allow_overlap)?;
         if overlap == Overlap::Unknown {
             eprintln!("WARNING: {UNKNOWN}");
         }
         let start = Start::new(recipe, &table.classes)?;
         let summary = summary(&table, &split, &start, written)?;
-        Ok(Given { table, split, kind, source, overlap, summary, start })
+        Ok(Given { table, split, roles, kind, source, overlap, summary, start })
     }
 
     /// How many threads libtorch gets.
@@ -275,6 +281,8 @@ impl Given {
             ("train".to_string(), count(Part::Train).into()),
             ("validation".to_string(), count(Part::Validation).into()),
             ("test".to_string(), count(Part::Test).into()),
+            ("chosen_by".to_string(), (self.roles.chosen.len() as i64).into()),
+            ("calibrated_on".to_string(), (self.roles.fitted.len() as i64).into()),
         ]);
         let seeds = [("training", options.recipe.seed as i64), ("split", options.split_seed as i64)];
         let versions = [("mmlnb", env!("CARGO_PKG_VERSION")), ("libtorch", TORCH_VERSION)];
@@ -424,22 +432,19 @@ impl Finished<'_> {
         let Given { table, split, .. } = self.given;
         let recipe = &self.options.recipe;
         let judged = |rows: &[usize]| judge(self.network, self.corpus, rows, &Known::nothing());
-        let (validation, test) = (split.rows(Part::Validation), split.rows(Part::Test));
-        let (validation_said, test_said) = (judged(&validation)?, judged(&test)?);
+        let Roles { fitted, reported, .. } = &self.given.roles;
         let trained = split.rows(Part::Train);
-        let trained_said = judged(&trained)?;
-        // Temperature and thresholds are reported on other patients than they are found on: on the test part or, without one, on the other half.
-        let held = if test.is_empty() { halved(table, &validation, recipe.seed).0 } else { validation.clone() };
-        let held_said: Vec<Opinion> =
-            validation.iter().zip(&validation_said).filter(|(row, _)| held.contains(row)).map(|(_, said)| said.clone()).collect();
-        let mut found = calibrate(recipe, table, self.corpus, self.texts, (&held, &held_said), (&trained, &trained_said))?;
+        let (fitted_said, trained_said) = (judged(fitted)?, judged(&trained)?);
+        let mut found = calibrate(recipe, table, self.corpus, self.texts, (fitted, &fitted_said), (&trained, &trained_said))?;
         found.calibration.patient_split = Some(split.by_patient);
         found.calibration.protocol = Some(protocol_name(&self.options.protocol, table));
         found.calibration.describer_overlap = matches!(self.given.overlap, Overlap::Allowed { .. });
         found.calibration.describer_unknown = self.given.overlap == Overlap::Unknown;
+        let test = split.rows(Part::Test);
+        let validation = if test.is_empty() { reported.clone() } else { split.rows(Part::Validation) };
         let rows: Vec<(usize, Part)> =
             validation.iter().map(|row| (*row, Part::Validation)).chain(test.iter().map(|row| (*row, Part::Test))).collect();
-        let said: Vec<Opinion> = validation_said.into_iter().chain(test_said).collect();
+        let said: Vec<Opinion> = judged(&validation)?.into_iter().chain(judged(&test)?).collect();
         let items = predictions(table, self.corpus, self.texts, &rows, &said, found.judge())?;
         let measured = self.measures(best, &found, &items, &rows, note)?;
         self.write(&mut run, &found, &measured, &items, (&rows, &said))?;
@@ -469,6 +474,7 @@ impl Finished<'_> {
         };
         let mut warnings = self.given.summary.warnings.clone();
         warnings.extend(note);
+        warnings.extend(self.given.roles.shared.clone());
         warnings.extend(match self.given.overlap {
             Overlap::None => None,
             Overlap::Unknown => Some(UNKNOWN.to_string()),
@@ -482,6 +488,7 @@ impl Finished<'_> {
             data: self.given.summary.clone(),
             best,
             chosen_by: if by_paper { "weighted_f1 on the reported part" } else { "macro_f1" }.into(),
+            roles: self.given.roles.counts(),
             validation: of(Part::Validation)?.ok_or_else(|| TrainError::Failed("the validation part is empty".into()))?,
             test: of(Part::Test)?,
             calibration: found.report.clone(),

@@ -213,11 +213,12 @@ impl Describer {
             Image::Embeds(_) => None,
         });
         let vision = self.vision.as_ref();
-        let pass = |(pixels, grid)| {
+        let pass = |(number, (pixels, grid)): (usize, (&Tensor, _))| {
             let vision = vision.ok_or_else(not_loaded)?;
-            Ok(vision.forward_for_training(&vision_inputs(&self.config, pixels, grid), randomness)?)
+            let own = randomness.of_pass(number as u64);
+            Ok(vision.forward_for_training(&vision_inputs(&self.config, pixels, grid), own)?)
         };
-        pixels.map(pass).collect()
+        pixels.enumerate().map(pass).collect()
     }
 
     /// Rows of every image, in order; `passes` belong to those that come as pixels, without passes the tower runs for inference.

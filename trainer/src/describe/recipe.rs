@@ -141,11 +141,11 @@ impl AdapterKeys {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BaseDtype {
-    /// That of the checkpoint's weights.
+    /// That of the checkpoint's weights; bf16 where they are f16.
     Checkpoint,
     /// 32-bit.
     F32,
-    /// 16-bit, 5 bits of exponent.
+    /// 16-bit, 5 bits of exponent: known, and refused, since gradients underflow in it.
     F16,
     /// 16-bit, 8 bits of exponent.
     Bf16,
@@ -197,6 +197,10 @@ impl Recipe {
         let share = |value: f64| (0.0..=1.0).contains(&value);
         let positive = |value: f64| value.is_finite() && value > 0.0;
         let checks = [
+            (
+                self.base_dtype != BaseDtype::F16,
+                "`base_dtype = \"f16\"` does not train: gradients underflow in f16; set \"bf16\" (the same memory) or \"f32\"",
+            ),
             ((1..=1 << 16).contains(&self.rank), "`rank` must be from 1 to 65536"),
             (positive(self.alpha), "`alpha` must be above 0"),
             ((0.0..1.0).contains(&self.dropout), "`dropout` must be from 0 to below 1"),

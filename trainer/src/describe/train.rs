@@ -51,12 +51,12 @@ pub struct Outcome {
     pub best: Option<f64>,
 }
 
-/// The type in which a recipe's base computes.
+/// The type in which a recipe's base computes. One that is stored in f16 computes in bf16, of the same size: a token's share of the gradient lies below
+/// the smallest number of f16 where many tokens make a step, and would be lost.
 pub fn base_kind(recipe: &Recipe, base: &Checkpoint) -> Number {
     match (recipe.base_dtype, base.tensor("model.embed_tokens.weight").map(|tensor| tensor.dtype)) {
         (BaseDtype::F32, _) | (BaseDtype::Checkpoint, None | Some(DType::F32)) => Number::Float,
-        (BaseDtype::F16, _) | (BaseDtype::Checkpoint, Some(DType::F16)) => Number::Half,
-        (BaseDtype::Bf16, _) | (BaseDtype::Checkpoint, Some(DType::BF16)) => Number::BFloat16,
+        (BaseDtype::F16 | BaseDtype::Bf16, _) | (BaseDtype::Checkpoint, Some(DType::F16 | DType::BF16)) => Number::BFloat16,
     }
 }
 
@@ -91,6 +91,10 @@ impl Training<'_> {
         let mut position = Position::default();
         if let Some(state) = resumed {
             position = restore(state, &describer, &mut optimiser)?;
+        }
+        if self.base.tensor("model.embed_tokens.weight").is_some_and(|tensor| tensor.dtype == DType::F16) {
+            let kind = if place.1 == Number::Float { "f32" } else { "bf16" };
+            eprintln!("the base is stored in f16 and trains in {kind}: gradients underflow in f16");
         }
         say_what_is_trained(&describer, self.base, &self.prompter.config);
         let saver = Saver { training: self, start: adapter.as_ref(), describer: &describer, images: &images };

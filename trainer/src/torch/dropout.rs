@@ -13,6 +13,12 @@ pub struct Randomness {
 }
 
 impl Randomness {
+    /// The key of one of several passes through the same graph in one step, as of each image of a micro-batch: no two share their masks, nor does one with
+    /// a pass that has the step's own key.
+    pub fn of_pass(self, number: u64) -> Randomness {
+        Randomness { seed: mixed(self.seed ^ mixed(number.wrapping_add(1))), ..self }
+    }
+
     /// Drops numbers with probability `p` and scales the others by `1 / (1 - p)`; `place` tells the graph's places apart.
     pub(super) fn dropout(self, x: &Tensor, p: f64, place: u64) -> Result<Tensor, TchError> {
         if p == 0.0 {
@@ -48,6 +54,16 @@ fn mixed(x: u64) -> u64 {
 mod tests {
     use super::*;
     use tch::{Device, Kind};
+
+    #[test]
+    fn passes_of_one_step_have_masks_of_their_own() {
+        let x = Tensor::ones([64, 64], (Kind::Float, Device::Cpu));
+        let step = Randomness { seed: 7, step: 3 };
+        let masks: Vec<Tensor> =
+            [step, step.of_pass(0), step.of_pass(1)].iter().map(|key| key.dropout(&x, 0.25, 11).unwrap()).collect();
+        assert!(masks[0] != masks[1] && masks[0] != masks[2] && masks[1] != masks[2]);
+        assert_eq!(masks[2], step.of_pass(1).dropout(&x, 0.25, 11).unwrap());
+    }
 
     #[test]
     fn masks_depend_on_the_key_alone() {

@@ -1,6 +1,6 @@
 //! What can go wrong with a run's data and files.
 
-use mmlnb_models::{json::ConfigError, sheet::SheetError, weights::WeightError};
+use mmlnb_models::{json::ConfigError, problems::Problems, record::RecordError, sheet::SheetError, weights::WeightError};
 use std::path::{Path, PathBuf};
 
 /// Why data, an import or a report is refused; the trainer's own error takes each of these over.
@@ -10,12 +10,14 @@ pub enum TrainError {
     #[error("{0}")]
     Asked(String),
     /// Everything that is wrong with the data, each with its line.
-    #[error("{} in {}; nothing was started:\n{}", counted(problems.len()), file.display(), problems.join("\n"))]
+    #[error("{} in {}; nothing was started:\n{}", counted(*count), file.display(), problems.join("\n"))]
     Data {
         /// The CSV file.
         file: PathBuf,
-        /// One line each.
+        /// One line each, at most a hundred of a kind.
         problems: Vec<String>,
+        /// All of them, those that are not listed too.
+        count: usize,
     },
     /// What was made must not be used.
     #[error("{0}")]
@@ -50,16 +52,33 @@ fn counted(problems: usize) -> String {
     if problems == 1 { "1 problem".into() } else { format!("{problems} problems") }
 }
 
+impl From<RecordError> for TrainError {
+    fn from(RecordError { file, problem }: RecordError) -> TrainError {
+        TrainError::File { path: file, problem }
+    }
+}
+
 impl From<SheetError> for TrainError {
     fn from(error: SheetError) -> TrainError {
         match error {
             SheetError::Io { file, source } => TrainError::io("read", &file)(source),
-            SheetError::Lines { file, problems } => TrainError::Data { file, problems },
+            SheetError::Lines { file, problems, count } => TrainError::Data { file, problems, count },
         }
     }
 }
 
 impl TrainError {
+    /// An error when something is wrong with a CSV file.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] with everything that is wrong.
+    pub fn data(file: &Path, problems: Problems) -> Result<(), TrainError> {
+        match problems.count() {
+            0 => Ok(()),
+            count => Err(TrainError::Data { file: file.into(), problems: problems.lines(), count }),
+        }
+    }
+
     /// An operating system's error about a path.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
         move |source| TrainError::Io { action, path: path.to_path_buf(), source }

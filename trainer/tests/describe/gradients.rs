@@ -69,6 +69,26 @@ fn accumulating_four_times_one_equals_one_time_four() {
     });
 }
 
+/// A window of 65,536 tokens lessens a token's share of the gradient by as much, and must not lose it.
+#[test]
+fn gradients_times_tokens_do_not_depend_on_the_window() {
+    let recipe = Recipe { dropout: 0.0, ..quick() };
+    for kind in [Kind::Float, Kind::BFloat16] {
+        with_describer(&recipe, kind, true, |bench, describer| {
+            let batch = batch(bench, &recipe, &bench.items(&recipe, Part::Train));
+            let times_tokens = |tokens: usize| -> Vec<Tensor> {
+                describer.trained_leaves().iter().for_each(|leaf| leaf.tensor.shallow_clone().zero_grad());
+                describer.learn(&batch, tokens, Randomness { seed: 1, step: 0 }).unwrap();
+                describer.trained_leaves().iter().map(|leaf| leaf.tensor.grad() * tokens as f64).collect()
+            };
+            let (one, many) = (times_tokens(1), times_tokens(65_536));
+            for ((leaf, one), many) in describer.trained_leaves().iter().zip(&one).zip(&many) {
+                close_to_largest(many, one, 1e-5, &leaf.name);
+            }
+        });
+    }
+}
+
 #[test]
 fn keeping_all_leaves_gradients_as_computing_again_does() {
     for method in [Method::Lora, Method::Dora, Method::Full] {

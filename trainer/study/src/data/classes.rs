@@ -1,10 +1,11 @@
 //! Which classes there are, and in which order.
 
-use mmlnb_models::{problems::Problems, spelling::folded};
+use mmlnb_models::{
+    measures::classes::{GRADES, are_grades},
+    problems::Problems,
+    spelling::folded,
+};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// From undifferentiated to differentiating (INPC).
-const NEUROBLASTOMA: [&str; 3] = ["UD", "PD", "D"];
 
 /// Where the order of the classes comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Default)]
@@ -14,7 +15,7 @@ pub enum ClassOrder<'a> {
     FromData,
     /// As the user gives it: the order means something.
     Ordinal(&'a [String]),
-    /// Those of a classifier from which training starts, in its order.
+    /// Those of a classifier from which training starts, in its order; grades are ordered by their names.
     Fixed(&'a [String]),
 }
 
@@ -23,7 +24,7 @@ pub(super) fn classes(order: ClassOrder<'_>, named: &[(u64, &str)], problems: &m
     let (names, ordinal) = match order {
         ClassOrder::FromData => return from_data(named),
         ClassOrder::Ordinal(names) => (names, true),
-        ClassOrder::Fixed(names) => (names, names.iter().all(|name| NEUROBLASTOMA.contains(&name.as_str()))),
+        ClassOrder::Fixed(names) => (names, are_grades(names)),
     };
     let known: BTreeSet<&str> = names.iter().map(String::as_str).collect();
     let spellings: BTreeMap<String, &String> = names.iter().map(|name| (folded(name), name)).collect();
@@ -53,9 +54,9 @@ fn from_data(named: &[(u64, &str)]) -> (Vec<String>, bool) {
             names.push(class);
         }
     }
-    let ordinal = !names.is_empty() && names.iter().all(|name| NEUROBLASTOMA.contains(name));
+    let ordinal = !names.is_empty() && names.iter().all(|name| GRADES.contains(name));
     if ordinal {
-        names = NEUROBLASTOMA.into_iter().filter(|name| names.contains(name)).collect();
+        names = GRADES.into_iter().filter(|name| names.contains(name)).collect();
     }
     (names.into_iter().map(str::to_string).collect(), ordinal)
 }

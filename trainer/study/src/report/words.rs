@@ -10,7 +10,7 @@ pub fn marks(record: &Record, phantoms: bool) -> Vec<String> {
         marks.push("PHANTOMS: these are procedural test images, not tissue. The figures say nothing about patients.".to_owned());
     }
     if !record.predictions.is_empty() && record.reported() == Part::Validation {
-        marks.push("No test part: the figures are those of the validation part, on which the best epoch was chosen, and therefore too good.".into());
+        marks.push(no_test_part(record));
     }
     if let Some(calibration) = &record.calibration {
         if calibration.patient_split == Some(false) {
@@ -58,6 +58,19 @@ pub fn limits(record: &Record) -> Vec<String> {
     limits
 }
 
+/// What the figures of a run without a test part are worth.
+fn no_test_part(record: &Record) -> String {
+    let roles = &record.measures["roles"];
+    let counts = ["chosen", "fitted", "reported"].map(|role| roles[role].as_u64());
+    match (counts, roles["shared"].as_str()) {
+        ([Some(chosen), Some(fitted), Some(reported)], None) => format!(
+            "No test part: the validation patients were dealt into three. {chosen} images chose the best epoch, {fitted} calibrated, and the \
+             figures are those of the other {reported}."
+        ),
+        _ => "No test part: the figures are those of the validation part, on which the best epoch was chosen, and therefore too good.".into(),
+    }
+}
+
 /// The promise of the threshold in one sentence.
 pub fn promise(record: &Record) -> Option<String> {
     let calibration = record.calibration.as_ref()?;
@@ -69,7 +82,7 @@ pub fn promise(record: &Record) -> Option<String> {
     };
     let patients = match promise.groups {
         Some(groups) => {
-            format!("{} items of {groups} patients, worth {:.0} independent ones", promise.items, promise.effective_items)
+            format!("{} items; {groups} patients, who count for {:.0} of equal weight", promise.items, promise.effective_items)
         }
         None => format!("{} items, taken as independent", promise.items),
     };
