@@ -17,30 +17,30 @@ pub enum Colours {
 /// What application segments say about colours.
 #[derive(Default)]
 pub struct Marks {
-    jfif: bool,
+    /// JFIF's version.
+    jfif: Option<u8>,
     /// Adobe's number of the transform.
     adobe: Option<u8>,
 }
 
 impl Marks {
-    pub fn application(&mut self, marker: u8, data: &[u8]) -> Found<()> {
+    pub fn application(&mut self, marker: u8, data: &[u8]) {
         if marker == 0xe0 && data.len() >= 14 && data.starts_with(b"JFIF\0") {
-            self.jfif = true;
-            if data[5] != 1 {
-                return Err(format!("its JFIF segment is of version {}", data[5]));
-            }
+            self.jfif = Some(data[5]);
         }
         if marker == 0xee && data.len() >= 12 && data.starts_with(b"Adobe") {
             self.adobe = Some(data[11]);
         }
-        Ok(())
     }
 
-    /// Whether Adobe's mark names a transform that its number of components does not have.
+    /// A version that JFIF does not have, or a transform that Adobe does not have for this number of components.
     pub fn contradiction(&self, components: usize, colours: Colours) -> Option<String> {
+        if let Some(version) = self.jfif.filter(|&version| version != 1) {
+            return Some(format!("its JFIF segment is of version {version}"));
+        }
         let number = self.adobe.filter(|_| colours == Colours::AsMarked)?;
         let known = match components {
-            3 => self.jfif || number <= 1,
+            3 => self.jfif.is_some() || number <= 1,
             4 => matches!(number, 0 | 2),
             _ => true,
         };
@@ -52,7 +52,7 @@ impl Marks {
         match (colours, ids.len()) {
             (Colours::Stored, _) | (_, 1) => false,
             (Colours::Luminance, _) => true,
-            (_, 3) if self.jfif => true,
+            (_, 3) if self.jfif.is_some() => true,
             (_, 3) => self.adobe.map_or(ids != *b"RGB", |number| number != 0),
             _ => self.adobe.is_some_and(|number| number != 0),
         }

@@ -60,7 +60,7 @@ pub struct Bounds {
 }
 
 /// What stands behind the first sign of damage, or why decoding ends.
-pub(self) type Found<T> = Result<T, String>;
+type Found<T> = Result<T, String>;
 
 /// Decodes one stream; `shared` are the tables that a TIFF keeps beside its strips.
 pub fn decode(bytes: &[u8], shared: Option<&[u8]>, colours: Colours, bounds: &Bounds) -> Result<Jpeg, JpegError> {
@@ -125,7 +125,7 @@ impl Decoder {
             0xdb => return Ok(self.tables.quantisers(data)),
             0xc4 => return Ok(self.tables.huffman(data)),
             0xdd => return Ok(self.tables.restarts(data)),
-            0xe0 | 0xee => return Ok(self.marks.application(marker.code, data)),
+            0xe0 | 0xee => self.marks.application(marker.code, data),
             0xda => return Ok(self.scan(data, markers)),
             0xdc => return Err(JpegError::Unsupported("a JPEG whose height stands behind its picture data".to_string())),
             0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcf | 0xf7 => {
