@@ -237,14 +237,20 @@ fn described(tag: u16, text: &str) -> Vec<u8> {
     tiff(&[(tag, 2, text.len() as u32, 0)], &[0; (WIDTH * HEIGHT) as usize], text.as_bytes())
 }
 
+/// The header of a slide: a side that no patch has.
+fn large(tag: u16, text: &str) -> Vec<u8> {
+    let tags = [(tag, 2, text.len() as u32, 0), (256, 4, 1, 60_000)];
+    tiff(&tags, &[0; (WIDTH * HEIGHT) as usize], text.as_bytes())
+}
+
 #[test]
 fn whole_slides_are_recognised_by_their_headers() {
     assert_eq!(vendor(&described(270, "Aperio Image Library v11.2.1\r\n46000x32914"), "a.svs"), Some("Aperio"));
     let leica = "<scn xmlns=\"http://www.leica-microsystems.com/scn/2010/10/01\">";
     assert_eq!(vendor(&described(270, leica), "a.scn"), Some("Leica"));
-    assert_eq!(vendor(&described(305, "Philips DP v1.0"), "a.tiff"), Some("Philips"));
+    assert_eq!(vendor(&large(305, "Philips DP v1.0"), "a.tiff"), Some("Philips"));
     assert_eq!(vendor(&described(700, "<iScan Magnification=\"40\">"), "a.bif"), Some("Ventana"));
-    assert_eq!(vendor(&described(270, "<PerkinElmer-QPI-ImageDescription>"), "a.tif"), Some("Akoya"));
+    assert_eq!(vendor(&large(270, "<PerkinElmer-QPI-ImageDescription>"), "a.tif"), Some("Akoya"));
     let grey = [0; (WIDTH * HEIGHT) as usize];
     assert_eq!(vendor(&tiff(&[(65420, 4, 1, 1)], &grey, &[]), "a.ndpi"), Some("Hamamatsu"));
     let pyramid = tiff(&[(256, 4, 1, 60_000), (257, 4, 1, 40_000), (322, 3, 1, 256)], &grey, &[]);
@@ -260,6 +266,9 @@ fn whole_slides_are_recognised_by_their_headers() {
 fn patches_are_no_whole_slides() {
     assert_eq!(vendor(&png(), "a.png"), None);
     assert_eq!(vendor(&described(270, "a patch of 0.5 um/px"), "a.tif"), None);
+    // Crops keep what their slide's description says, and tools write the scanner's maker into Make.
+    assert_eq!(vendor(&described(270, "Aperio Image Library v11.2.1\n46000x32914|MPP = 0.2520"), "crop.tif"), None);
+    assert_eq!(vendor(&described(271, "Philips"), "crop.tif"), None);
     let tiled = tiff(&[(322, 3, 1, 16), (323, 3, 1, 16)], &[0; (WIDTH * HEIGHT) as usize], &[]);
     assert_eq!(vendor(&tiled, "a.tif"), None);
     let large = tiff(&[(256, 4, 1, 60_000)], &[0; 16], &[]);

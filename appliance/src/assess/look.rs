@@ -14,6 +14,9 @@ use super::wire::{Answer, Ask, Want};
 /// Longest side of the thumbnail.
 const THUMBNAIL: u32 = 512;
 
+/// Zero bytes at the end of an uncompressed picture from which it is taken for unfinished; a few black pixels are no sign of it.
+const BLANK: u64 = 1024;
+
 /// An answer, and the pixels where it is an image.
 pub struct Seen {
     /// The answer.
@@ -73,13 +76,16 @@ fn image(bytes: &[u8], ask: &Ask, limits: &Limits) -> Result<Seen, DecodeError> 
         Completeness::Complete { trailing_bytes } => trailing_bytes,
         Completeness::Unknown => false,
     };
-    let blank = ask.hollow || blank_tail(&mut Cursor::new(bytes))?;
+    let blank = ask.hollow || blank_tail(&mut Cursor::new(bytes))? >= BLANK;
     if blank && ask.patient {
         return Ok(Answer::Unfinished("a part of it is only reserved, or its end is only zeros".to_owned()).into());
     }
     let header = header::inspect_bytes(bytes, limits)?;
-    let rgb = decode::decode(bytes, limits)?;
+    let decoded = decode::examine(bytes, limits)?.one_picture()?;
+    let damaged = decoded.damage.is_some();
+    let rgb = if ask.lenient { decoded.image } else { decoded.undamaged()? };
     let appearance = Appearance {
+        damaged,
         phantom: phantom::is_marked(bytes),
         blank_tail: blank,
         ..Appearance::of(&rgb, scale::microns_per_pixel(bytes), trailing)

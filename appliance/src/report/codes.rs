@@ -27,6 +27,8 @@ pub const CODES: &[Meaning] = &[
         "Drop PNG, JPEG, TIFF or BMP files. A file is recognised by its content, not by its name.",
     ),
     meaning("decode_failed", "The image is damaged", "Export it again, best as PNG."),
+    meaning("damaged", "Part of the image is lost or changed", "Copy it again from the scanner or export it again, best as PNG."),
+    meaning("several_pages", "The file holds several pictures", "Export each picture as a file of its own."),
     meaning(
         "decoder_died",
         "The image cannot be decoded",
@@ -128,6 +130,8 @@ mod tests {
             "not_an_image",
             "truncated",
             "decode_failed",
+            "damaged",
+            "several_pages",
             "too_large",
             "too_small",
             "whole_slide",

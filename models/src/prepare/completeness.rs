@@ -2,18 +2,18 @@
 
 use std::io::{self, Read, Seek};
 
+use super::bmp::{self, BmpHeader};
 use super::header::Format;
 use super::source::Source;
-use super::tiff_directory::{self, TiffProblem};
-
-const JPEG_TAIL: usize = 64 << 10;
+use super::tiff_directory::{self, Directory, TiffProblem};
+use super::tiff_layout::Layout;
 
 /// What the structure of a file says about its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Completeness {
     /// The end mark is there and everything that the headers name lies inside the file.
     Complete {
-        /// Whether bytes follow the end mark.
+        /// Whether there are bytes that belong to nothing: behind the end mark, or between a JPEG's segments.
         trailing_bytes: bool,
     },
     /// Something is missing; the text says what.
@@ -26,7 +26,7 @@ const COMPLETE: Completeness = Completeness::Complete { trailing_bytes: false };
 
 /// Looks at chunks, markers, directories or sizes, depending on the format.
 pub fn probe<S: Read + Seek>(source: &mut S) -> io::Result<Completeness> {
-    let head = Source::new(source)?.up_to(0, 16)?;
+    let head = Source::new(source)?.up_to(0, 64)?;
     if head.is_empty() {
         return Ok(Completeness::Incomplete("the file is empty"));
     }
@@ -37,6 +37,62 @@ pub fn probe<S: Read + Seek>(source: &mut S) -> io::Result<Completeness> {
         Some(Format::Tiff) => tiff(source),
         None => Ok(Completeness::Unknown),
     }
+}
+
+/// How many bytes at the end of an uncompressed file's picture data are zero: what a writer that reserves the whole size
+/// first has still to write, or black. 0 for every other file, for compressed data is never blank.
+///
+/// The picture data of a TIFF are those of its strips or tiles, wherever they lie; the tail is counted in file order.
+pub fn blank_tail<S: Read + Seek>(source: &mut S) -> io::Result<u64> {
+    let head = Source::new(source)?.up_to(0, 64)?;
+    match Format::of(&head) {
+        Some(Format::Bmp) => {
+            let mut source = Source::new(source)?;
+            let Some(picture) = BmpHeader::parse(&source.up_to(0, bmp::HEADER)?).and_then(|header| header.uncompressed()) else {
+                return Ok(0);
+            };
+            zeros_before(&mut source, picture.start, picture.end)
+        }
+        Some(Format::Tiff) => {
+            let Ok(directories) = tiff_directory::directories(source, true) else { return Ok(0) };
+            let mut source = Source::new(source)?;
+            let length = source.length;
+            let plain = directories.iter().filter(|directory| directory.compression == 1);
+            let mut chunks: Vec<(u64, u64)> = plain.flat_map(|directory| chunks(directory, length)).collect();
+            chunks.sort_unstable_by_key(|chunk| std::cmp::Reverse(chunk.1));
+            let mut blank = 0;
+            let mut counted = u64::MAX;
+            for (start, end) in chunks {
+                let end = end.min(counted);
+                if start >= end {
+                    continue;
+                }
+                let zeros = zeros_before(&mut source, start, end)?;
+                blank += zeros;
+                counted = start;
+                if zeros < end - start {
+                    break;
+                }
+            }
+            Ok(blank)
+        }
+        _ => Ok(0),
+    }
+}
+
+/// Zero bytes in front of `end`, back to `start`; what lies behind the end of the file counts as zero.
+fn zeros_before<S: Read + Seek>(source: &mut Source<S>, start: u64, end: u64) -> io::Result<u64> {
+    const STEP: u64 = 1 << 16;
+    let mut at = end;
+    while at > start {
+        let from = at.saturating_sub(STEP).max(start);
+        let piece = source.up_to(from, (at - from) as usize)?;
+        if let Some(last) = piece.iter().rposition(|&byte| byte != 0) {
+            return Ok(end - from - last as u64 - 1);
+        }
+        at = from;
+    }
+    Ok(end - start)
 }
 
 fn png<S: Read + Seek>(source: &mut Source<S>) -> io::Result<Completeness> {
@@ -61,76 +117,120 @@ fn png<S: Read + Seek>(source: &mut Source<S>) -> io::Result<Completeness> {
 }
 
 fn jpeg<S: Read + Seek>(source: &mut Source<S>) -> io::Result<Completeness> {
-    let Some(scan) = jpeg_scan(source)? else {
-        return Ok(Completeness::Incomplete("the JPEG ends before its picture data"));
-    };
-    let from = scan.max(source.length.saturating_sub(JPEG_TAIL as u64));
-    let tail = source.up_to(from, JPEG_TAIL)?;
-    match tail.windows(2).rposition(|pair| pair == [0xff, 0xd9]) {
-        Some(at) => Ok(Completeness::Complete { trailing_bytes: at + 2 < tail.len() }),
-        None => Ok(Completeness::Incomplete("the JPEG has no end mark")),
-    }
-}
-
-/// Where the first scan's data begins: behind the headers, whose thumbnails have end marks of their own.
-fn jpeg_scan<S: Read + Seek>(source: &mut Source<S>) -> io::Result<Option<u64>> {
     let mut segments = JpegSegments::new();
+    let mut scans = false;
     while let Some(segment) = segments.next(source)? {
-        if segment.marker == 0xda {
-            return Ok(Some(segment.data + segment.length));
+        match segment.marker {
+            0xd9 if scans => {
+                let trailing_bytes = segments.stray || segment.data < source.length;
+                return Ok(Completeness::Complete { trailing_bytes });
+            }
+            0xda => {
+                scans = true;
+                segments.skip_scan(source)?;
+            }
+            _ => {}
         }
     }
-    Ok(None)
+    Ok(Completeness::Incomplete(if scans { "the JPEG has no end mark" } else { "the JPEG ends before its picture data" }))
 }
 
-/// A header segment of a JPEG file.
+/// A marker of a JPEG file with its segment, empty where it has none.
 pub(super) struct JpegSegment {
     pub marker: u8,
     pub data: u64,
     pub length: u64,
 }
 
-/// Walks the segments in front of the picture data.
+/// Walks the markers of a JPEG file.
 pub(super) struct JpegSegments {
     at: u64,
+    /// Whether bytes that belong to nothing stood between them.
+    pub stray: bool,
 }
 
 impl JpegSegments {
     pub fn new() -> Self {
-        JpegSegments { at: 2 }
+        JpegSegments { at: 2, stray: false }
     }
 
-    /// The next segment with a length, or nothing where the file ends or holds no marker.
+    /// The next marker, or nothing where the file ends first. Stray bytes in front of it are passed over, as libjpeg does.
     pub fn next<S: Read + Seek>(&mut self, source: &mut Source<S>) -> io::Result<Option<JpegSegment>> {
+        let Some(marker) = self.marker(source)? else { return Ok(None) };
+        if matches!(marker, 0x01 | 0xd0..=0xd9) {
+            return Ok(Some(JpegSegment { marker, data: self.at, length: 0 }));
+        }
+        let Some(length) = source.array::<2>(self.at)? else { return Ok(None) };
+        let length = u64::from(u16::from_be_bytes(length)).max(2);
+        let segment = JpegSegment { marker, data: self.at + 2, length: length - 2 };
+        self.at += length;
+        Ok((self.at <= source.length).then_some(segment))
+    }
+
+    /// The next marker's second byte; `at` is behind it afterwards.
+    fn marker<S: Read + Seek>(&mut self, source: &mut Source<S>) -> io::Result<Option<u8>> {
+        let mut after_ff = false;
         loop {
-            let Some([first, marker]) = source.array::<2>(self.at)? else { return Ok(None) };
-            if first != 0xff {
+            let window = source.window(self.at)?;
+            if window.is_empty() {
                 return Ok(None);
             }
-            match marker {
-                0xff => self.at += 1,
-                0x01 | 0xd0..=0xd8 => self.at += 2,
-                _ => {
-                    let Some(length) = source.array::<2>(self.at + 2)? else { return Ok(None) };
-                    let length = u64::from(u16::from_be_bytes(length));
-                    let segment = JpegSegment { marker, data: self.at + 4, length: length.saturating_sub(2) };
-                    self.at += 2 + length.max(2);
-                    return Ok((self.at <= source.length).then_some(segment));
+            for (index, &byte) in window.iter().enumerate() {
+                match byte {
+                    0xff => after_ff = true,
+                    1.. if after_ff => {
+                        self.at += index as u64 + 1;
+                        return Ok(Some(byte));
+                    }
+                    _ => {
+                        after_ff = false;
+                        self.stray = true;
+                    }
                 }
             }
+            self.at += window.len() as u64;
+        }
+    }
+
+    /// To the marker behind a scan's data: everything but stuffed bytes and restart marks ends it.
+    fn skip_scan<S: Read + Seek>(&mut self, source: &mut Source<S>) -> io::Result<()> {
+        let mut after_ff = false;
+        loop {
+            let window = source.window(self.at)?;
+            if window.is_empty() {
+                return Ok(());
+            }
+            for (index, &byte) in window.iter().enumerate() {
+                if after_ff && matches!(byte, 0xc0..=0xcf | 0xd8..=0xfe) {
+                    // The first byte of the marker may lie in an earlier window.
+                    self.at = (self.at + index as u64).saturating_sub(1);
+                    return Ok(());
+                }
+                after_ff = byte == 0xff;
+            }
+            self.at += window.len() as u64;
         }
     }
 }
 
 fn bmp<S: Read + Seek>(source: &mut Source<S>) -> io::Result<Completeness> {
-    let Some(size) = source.array::<4>(2)? else {
+    let Some(header) = BmpHeader::parse(&source.up_to(0, bmp::HEADER)?) else {
         return Ok(Completeness::Incomplete("the BMP ends inside its header"));
     };
-    let named = u64::from(u32::from_le_bytes(size));
-    if named > source.length {
+    // Some writers are off by a few bytes in the size field, or leave it 0: what counts is the picture data.
+    let end = header.uncompressed().map_or(header.named, |picture| picture.end);
+    if end > source.length {
         return Ok(Completeness::Incomplete("the BMP is shorter than its header says"));
     }
-    Ok(Completeness::Complete { trailing_bytes: named != 0 && named < source.length })
+    Ok(Completeness::Complete { trailing_bytes: header.named != 0 && header.named != source.length })
+}
+
+/// Where the strips or tiles of a directory begin and end; missing lengths are worked out.
+fn chunks(directory: &Directory, file: u64) -> Vec<(u64, u64)> {
+    let Ok(layout) = Layout::of(directory, file) else {
+        return directory.offsets.iter().zip(&directory.lengths).map(|(&at, &length)| (at, at.saturating_add(length))).collect();
+    };
+    (0..directory.offsets.len()).map(|index| layout.place(index)).map(|(at, length)| (at, at.saturating_add(length))).collect()
 }
 
 fn tiff<S: Read + Seek>(source: &mut S) -> io::Result<Completeness> {
@@ -142,58 +242,17 @@ fn tiff<S: Read + Seek>(source: &mut S) -> io::Result<Completeness> {
     };
     let mut source = Source::new(source)?;
     for directory in &directories {
-        let ends = directory.offsets.iter().zip(&directory.lengths).map(|(at, length)| at.saturating_add(*length));
-        if ends.clone().any(|end| end > source.length) {
+        let chunks = chunks(directory, source.length);
+        if chunks.iter().any(|&(_, end)| end > source.length) {
             return Ok(Completeness::Incomplete("the TIFF ends before its picture data"));
         }
         // A copy that reserves its size first has zeros where compressed data, never all zero, will be.
-        let Some(end) = ends.max().filter(|_| directory.compression != 1) else { continue };
-        let tail = source.up_to(end.saturating_sub(16), 16.min(end as usize))?;
-        if tail.iter().all(|&byte| byte == 0) {
+        let last = chunks.iter().filter(|chunk| chunk.0 < chunk.1).max_by_key(|chunk| chunk.1);
+        let Some(&(start, end)) = last.filter(|_| directory.compression != 1) else { continue };
+        let tail = source.up_to(end.saturating_sub(16).max(start), 16)?;
+        if tail[..tail.len().min((end - start) as usize)].iter().all(|&byte| byte == 0) {
             return Ok(Completeness::Incomplete("the TIFF's picture data is still empty"));
         }
     }
     Ok(COMPLETE)
-}
-
-/// Bytes of zeros at the end of uncompressed picture data that make it look unwritten.
-const BLANK: u64 = 4096;
-
-/// Whether uncompressed picture data (BMP, TIFF) ends in zeros only, as it does while a writer that has reserved the room still writes.
-/// A black edge looks the same.
-pub fn blank_tail<S: Read + Seek>(source: &mut S) -> io::Result<bool> {
-    let head = Source::new(source)?.up_to(0, 34)?;
-    let data = match Format::of(&head) {
-        Some(Format::Bmp) => bmp_data(&head, Source::new(source)?.length),
-        Some(Format::Tiff) => tiff_data(source)?,
-        Some(Format::Png | Format::Jpeg) | None => None,
-    };
-    let Some((from, end)) = data else { return Ok(false) };
-    let from = from.max(end.saturating_sub(BLANK));
-    let tail = Source::new(source)?.up_to(from, end.saturating_sub(from) as usize)?;
-    Ok(!tail.is_empty() && tail.iter().all(|&byte| byte == 0))
-}
-
-/// Where uncompressed BMP data begins and ends.
-fn bmp_data(head: &[u8], length: u64) -> Option<(u64, u64)> {
-    let number = |at: usize| Some(u64::from(u32::from_le_bytes(*head.get(at..)?.first_chunk()?)));
-    let compression = if number(14)? == 12 { 0 } else { number(30)? };
-    // 0: none, 3 and 6: none, with bit masks.
-    if !matches!(compression, 0 | 3 | 6) {
-        return None;
-    }
-    let end = Some(number(2)?).filter(|named| *named != 0).map_or(length, |named| named.min(length));
-    Some((number(10)?, end))
-}
-
-/// Where the last uncompressed strip or tile begins and ends.
-fn tiff_data<S: Read + Seek>(source: &mut S) -> io::Result<Option<(u64, u64)>> {
-    let directories = match tiff_directory::directories(source, true) {
-        Ok(directories) => directories,
-        Err(TiffProblem::Io(error)) => return Err(error),
-        Err(TiffProblem::Beyond(_) | TiffProblem::Malformed(_)) => return Ok(None),
-    };
-    let plain = directories.iter().filter(|directory| directory.compression == 1);
-    let chunks = plain.flat_map(|directory| directory.offsets.iter().zip(&directory.lengths));
-    Ok(chunks.map(|(at, length)| (*at, at.saturating_add(*length))).max_by_key(|(_, end)| *end))
 }

@@ -2,9 +2,12 @@
 
 use std::io::{self, Cursor, Read, Seek};
 
+use super::bmp::{self, BmpHeader};
 use super::completeness::JpegSegments;
+use super::jpeg;
 use super::source::Source;
 use super::tiff_directory::{self, TiffProblem};
+use super::tiff_pages;
 use super::whole_slide::{self, WholeSlide};
 
 /// Formats that are read. The file's name plays no part.
@@ -63,9 +66,15 @@ pub enum DecodeError {
     /// The end is missing.
     #[error("the file is cut off: {0}; copy it again")]
     Truncated(&'static str),
-    /// Damaged.
+    /// Damaged so that there is no picture.
     #[error("the image is damaged: {0}; export it again")]
     DecodeFailed(String),
+    /// A picture can be shown, but part of it is lost or changed.
+    #[error("the image is damaged: {0}; copy or export it again")]
+    Damaged(String),
+    /// Several pictures in one file.
+    #[error("the file holds several pages: {0}; export each as a file of its own")]
+    SeveralPages(String),
     /// Larger than the limits.
     #[error("the image is {width} x {height} pixels; at most {} a side and {} in all are read, export a patch", limits.max_side, limits.max_pixels)]
     TooLarge {
@@ -108,6 +117,8 @@ impl DecodeError {
             DecodeError::NotAnImage => "not_an_image",
             DecodeError::Truncated(_) => "truncated",
             DecodeError::DecodeFailed(_) => "decode_failed",
+            DecodeError::Damaged(_) => "damaged",
+            DecodeError::SeveralPages(_) => "several_pages",
             DecodeError::TooLarge { .. } => "too_large",
             DecodeError::TooSmall { .. } => "too_small",
             DecodeError::WholeSlide(_) => "whole_slide",
@@ -123,7 +134,7 @@ fn size_text(slide: &WholeSlide) -> String {
 }
 
 impl Format {
-    /// The format by the first bytes (16 suffice), or nothing.
+    /// The format by the first bytes (64 suffice), or nothing.
     pub fn of(head: &[u8]) -> Option<Format> {
         if head.starts_with(b"\x89PNG\r\n\x1a\n") {
             Some(Format::Png)
@@ -131,7 +142,7 @@ impl Format {
             Some(Format::Jpeg)
         } else if whole_slide::is_tiff(head) {
             Some(Format::Tiff)
-        } else if head.starts_with(b"BM") && head.get(6..10) == Some(&[0; 4]) {
+        } else if is_bmp(head) {
             Some(Format::Bmp)
         } else {
             None
@@ -147,6 +158,13 @@ impl Format {
             Format::Bmp => "BMP",
         }
     }
+}
+
+/// The reserved bytes may hold anything; a size of the header that exists tells a bitmap from a text.
+fn is_bmp(head: &[u8]) -> bool {
+    let header = head.get(14..18).map(|size| u32::from_le_bytes([size[0], size[1], size[2], size[3]]));
+    head.starts_with(b"BM")
+        && header.map_or(head.get(6..10) == Some(&[0; 4]), |size| matches!(size, 12 | 16 | 40 | 52 | 56 | 64 | 108 | 124))
 }
 
 /// Looks at the header alone: whole slides, other kinds of files, sizes outside `limits`.
@@ -240,12 +258,15 @@ fn jpeg_size<S: Read + Seek>(source: &mut Source<S>) -> Result<(u64, u64), Decod
     while let Some(segment) = segments.next(source)? {
         match segment.marker {
             0xc4 | 0xc8 | 0xcc => {}
-            0xc0..=0xcf => {
+            0xc0..=0xcf | 0xf7 => {
                 let head = source.array::<5>(segment.data)?.ok_or(DecodeError::Truncated("the JPEG ends inside its header"))?;
+                if let Some(kind) = jpeg::unread_kind(segment.marker, head[0]) {
+                    return Err(DecodeError::Unsupported(kind));
+                }
                 let [_, high, low, wide_high, wide_low] = head.map(u64::from);
                 return Ok((wide_high << 8 | wide_low, high << 8 | low));
             }
-            0xda => break,
+            0xd9 | 0xda => return Err(DecodeError::Damaged("it has no frame header".to_string())),
             _ => {}
         }
     }
@@ -253,15 +274,9 @@ fn jpeg_size<S: Read + Seek>(source: &mut Source<S>) -> Result<(u64, u64), Decod
 }
 
 fn bmp_size(head: &[u8]) -> Result<(u64, u64), DecodeError> {
-    let number = |at: usize, bytes: usize| {
-        let part = head.get(at..at + bytes).ok_or(DecodeError::Truncated("the BMP ends inside its header"))?;
-        Ok::<u64, DecodeError>(part.iter().rev().fold(0, |sum, &byte| (sum << 8) | u64::from(byte)))
-    };
-    if number(14, 4)? == 12 {
-        return Ok((number(18, 2)?, number(20, 2)?));
-    }
-    let (width, height) = (number(18, 4)? as u32 as i32, number(22, 4)? as u32 as i32);
-    Ok((u64::from(width.unsigned_abs()), u64::from(height.unsigned_abs())))
+    let head =
+        BmpHeader::parse(&head[..head.len().min(bmp::HEADER)]).ok_or(DecodeError::Truncated("the BMP ends inside its header"))?;
+    Ok((head.width, head.height))
 }
 
 fn tiff_size<S: Read + Seek>(source: &mut S) -> Result<(u64, u64), DecodeError> {
@@ -270,5 +285,6 @@ fn tiff_size<S: Read + Seek>(source: &mut S) -> Result<(u64, u64), DecodeError> 
         TiffProblem::Malformed(what) => DecodeError::DecodeFailed(format!("as a TIFF, {what}")),
         TiffProblem::Io(error) => DecodeError::Io(error),
     })?;
-    Ok((directories[0].width, directories[0].height))
+    let page = tiff_pages::mains(&directories).first().copied().unwrap_or(&directories[0]);
+    Ok((page.width, page.height))
 }

@@ -1,23 +1,30 @@
 //! From files and texts to the tensors that the networks read, and from logits to tokens: once for training and serving.
 
 pub mod bert_tokenizer;
+mod bmp;
 pub mod chat;
 pub mod classifier_image;
 pub mod colours;
 pub mod completeness;
 pub mod decode;
+mod exif;
 pub mod header;
+mod jpeg;
 pub mod phantom;
 pub mod positions;
 pub mod qwen_image;
 pub mod qwen_tokenizer;
 pub mod resize;
 pub mod rotary;
+mod samples;
 pub mod sampling;
 pub mod scale;
 pub mod settings;
 mod source;
 pub mod stain;
 mod tiff_directory;
+mod tiff_layout;
+mod tiff_pages;
+mod tiff_pixels;
 pub mod tissue;
 pub mod whole_slide;

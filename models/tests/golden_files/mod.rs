@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mmlnb_models::prepare::decode::{Limits, Rgb8Image, decode};
+use mmlnb_models::prepare::decode::{Decoded, Limits, Rgb8Image, examine};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -45,7 +45,9 @@ pub fn integers(value: &Value, key: &str) -> Vec<i64> {
 
 pub fn picture(file: &Path) -> Rgb8Image {
     let bytes = std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    decode(&bytes, &Limits { min_side: 1, ..Limits::default() }).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+    // The reference takes the first of several pages, which `decode` refuses.
+    let found = examine(&bytes, &Limits { min_side: 1, ..Limits::default() }).and_then(Decoded::undamaged);
+    found.unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
 /// One safetensors file in memory.
