@@ -151,7 +151,7 @@ fn another_bundle_gives_another_report() {
 
 #[test]
 fn an_image_that_runs_alone_is_set_aside_sooner_for_own_faults_than_for_unexplained_ends() {
-    for (died, rejected_after) in [(true, 3), (false, 7)] {
+    for (died, rejected_after) in [(true, 3), (false, 13)] {
         let mut book = open_book();
         for start in 1..=rejected_after {
             let job = book.work(&file("a.png", 1), &SHA, start);

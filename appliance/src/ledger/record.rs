@@ -16,7 +16,7 @@ use crate::files::names;
 type Result<T> = std::result::Result<T, LedgerError>;
 
 /// After so many times `max_attempts` ends that nothing explains, all while it ran alone, an image is set aside too.
-const UNEXPLAINED_PER_ATTEMPT: u32 = 2;
+const UNEXPLAINED_PER_ATTEMPT: u32 = 4;
 
 /// Begins a run: (run id, bundle id).
 pub fn begin_run(tx: &Transaction<'_>, start: &RunStart) -> Result<(i64, i64)> {
@@ -65,7 +65,7 @@ pub fn unclean(tx: &rusqlite::Connection) -> Result<bool> {
 /// other end that an image can cause. Both count as a crash of every image in flight: it runs alone from then on, and is set aside after
 /// `max_attempts` of them, but never for one in which it was not alone. An end that neither explains (a kill by hand, a power cut, an
 /// upgrade) may hit any image at any time: it too makes the images in flight run alone, but only those ends count on that come while one
-/// runs alone, and twice as many of them set it aside.
+/// runs alone, and four times as many of them set it aside.
 pub fn recover(tx: &Transaction<'_>, run: i64, died: bool, max_attempts: u32) -> Result<Vec<RecoveredJob>> {
     let blamed = died || out_of_memory(tx, run)?;
     let mut statement = tx.prepare("SELECT id, crashes, kills FROM job WHERE state = ?2 AND run_id <> ?1 ORDER BY id")?;

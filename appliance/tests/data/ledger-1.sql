@@ -128,7 +128,7 @@ SELECT f.id AS id, f.path_text AS source, f.case_id AS case_id, nullif(lower(hex
   f.message AS message, r.id AS report_id, f.seen_at AS seen_at, f.filed_at AS filed_at, f.size AS size
 FROM file f LEFT JOIN report r ON r.job_id = f.job_id;
 
-PRAGMA application_id = 1296912962;
+PRAGMA application_id = 1296911938;
 PRAGMA user_version = 1;
 PRAGMA journal_mode = WAL;
 
