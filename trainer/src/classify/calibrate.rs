@@ -18,7 +18,6 @@ use mmlnb_models::{
         novelty::{self, Mahalanobis, Neighbours},
         promise::{Abstention, Answer, abstention},
     },
-    random::Draw,
     verdict::leading,
 };
 use serde::{Deserialize, Serialize};

@@ -6,7 +6,7 @@ use super::{
     descriptions::{Described, of_table},
     folder::{self, Opened},
     pictures::Pictures,
-    stage::tokenizer,
+    start::tokenizer,
     texts::Written,
 };
 use crate::{

@@ -1,10 +1,10 @@
 //! What the rows outside training are for: some choose the epoch, others calibrate, others are reported; no patient has two of these roles.
 
-use super::draw::Draw;
 use crate::{
     data::{Part, Split, Table},
     error::TrainError,
 };
+use mmlnb_models::random::Draw;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 

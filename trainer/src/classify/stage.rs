@@ -11,7 +11,7 @@ use super::{
     pictures::{Pictures, read},
     recipe::{Descriptions, NullImage, Recipe, StainNormalisation},
     roles::{RoleCounts, Roles},
-    start::Start,
+    start::{Start, tokenizer},
     texts::{Cut, Written},
     train::{Best, Choice, Training, train},
 };
@@ -29,13 +29,9 @@ use crate::{
     threads,
 };
 use mmlnb_models::{
-    config::{BertConfig, ClassifierConfig},
+    config::ClassifierConfig,
     cost,
-    prepare::{
-        bert_tokenizer::{BertTokenizer, SPECIAL_TOKENS},
-        decode::Rgb8Image,
-        stain,
-    },
+    prepare::{bert_tokenizer::SPECIAL_TOKENS, decode::Rgb8Image, stain},
     weights::{Checkpoint, Naming},
 };
 use serde::{Deserialize, Serialize};

@@ -6,6 +6,7 @@ use mmlnb_models::{
     config::{BertConfig, ClassifierConfig, ImageEncoder, ImageInput, Resample},
     graph::{Graph, Parameter},
     networks,
+    prepare::bert_tokenizer::BertTokenizer,
     random::Draw,
     weights::{Checkpoint, Naming, Stored},
 };

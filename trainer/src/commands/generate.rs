@@ -96,7 +96,7 @@ pub fn run(args: Args) -> Result<(), TrainError> {
 fn write_tuned_on(output: &Path, tuned_on: Option<&TrainingData>) -> Result<(), TrainError> {
     let file = beside_table(output);
     match tuned_on {
-        Some(data) => files::replace_file(&file, &data.to_bytes()),
+        Some(data) => Ok(files::replace_file(&file, &data.to_bytes())?),
         None => match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(TrainError::io("remove", &file)(error)),
             _ => Ok(()),
