@@ -44,7 +44,9 @@ fn variants_are_decoded_as_by_others_or_refused_with_their_code() {
         match (decode(&data, &limits()), case["codes"].as_array()) {
             (Ok(image), None) => {
                 let size = (image.width as u64, image.height as u64);
-                if size != (case["width"].as_u64().unwrap(), case["height"].as_u64().unwrap()) || hash(&image) != case["sha256"].as_str().unwrap() {
+                if size != (case["width"].as_u64().unwrap(), case["height"].as_u64().unwrap())
+                    || hash(&image) != case["sha256"].as_str().unwrap()
+                {
                     wrong.push(format!("{name}: other pixels"));
                 }
             }
@@ -89,7 +91,10 @@ fn files_of_the_field() {
         let found = decode(&intake(name), &Limits::default()).map_or_else(|error| error.code(), |_| "");
         assert_eq!(found, code, "{name}");
     }
-    assert_eq!(decode(&intake("jpeg-200k-padding.jpg"), &Limits::default()).unwrap(), decode(&intake("control.jpg"), &Limits::default()).unwrap());
+    assert_eq!(
+        decode(&intake("jpeg-200k-padding.jpg"), &Limits::default()).unwrap(),
+        decode(&intake("control.jpg"), &Limits::default()).unwrap()
+    );
 }
 
 #[test]
@@ -165,7 +170,11 @@ fn hostile_headers_take_neither_memory_nor_time() {
 #[test]
 fn random_mutants_of_jpegs_are_noticed_or_look_alike() {
     let mut random = ChaCha8Rng::seed_from_u64(13);
-    for (kind, name) in [("baseline", "jpeg/57x43-s2-p0-q95"), ("progressive", "jpeg/57x43-s2-p1-q95"), ("restart marks", "jpeg/restart-57x43-p0")] {
+    for (kind, name) in [
+        ("baseline", "jpeg/57x43-s2-p0-q95"),
+        ("progressive", "jpeg/57x43-s2-p1-q95"),
+        ("restart marks", "jpeg/restart-57x43-p0"),
+    ] {
         let (_, whole) = variants().into_iter().find(|(case, _)| case["name"] == name).unwrap();
         let image = decode(&whole, &limits()).unwrap();
         let scan = whole.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap() + 14;
@@ -180,7 +189,9 @@ fn random_mutants_of_jpegs_are_noticed_or_look_alike() {
                 Ok(_) => changed += 1,
             }
         }
-        println!("{kind}: of 2,000 flipped bits {noticed} are noticed, {same} change no pixel, {changed} give another picture in silence");
+        println!(
+            "{kind}: of 2,000 flipped bits {noticed} are noticed, {same} change no pixel, {changed} give another picture in silence"
+        );
         assert!(noticed * 2 > changed, "{kind}: {noticed} noticed, {changed} in silence");
     }
 }

@@ -48,7 +48,9 @@ pub fn blank_tail<S: Read + Seek>(source: &mut S) -> io::Result<u64> {
     match Format::of(&head) {
         Some(Format::Bmp) => {
             let mut source = Source::new(source)?;
-            let Some(picture) = BmpHeader::parse(&source.up_to(0, bmp::HEADER)?).and_then(|header| header.uncompressed()) else { return Ok(0) };
+            let Some(picture) = BmpHeader::parse(&source.up_to(0, bmp::HEADER)?).and_then(|header| header.uncompressed()) else {
+                return Ok(0);
+            };
             zeros_before(&mut source, picture.start, picture.end)
         }
         Some(Format::Tiff) => {

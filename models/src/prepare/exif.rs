@@ -19,9 +19,10 @@ impl Exif {
     /// From the TIFF's first directory; nothing is said where that is broken.
     pub fn parse(tiff: &[u8]) -> Exif {
         let first = tiff_directory::directories(&mut Cursor::new(tiff), false).ok().and_then(|list| list.into_iter().next());
-        first.map_or(Exif { orientation: 1, resolution: None, resolution_unit: 2 }, |Directory { orientation, resolution, resolution_unit, .. }| {
-            Exif { orientation, resolution, resolution_unit }
-        })
+        first.map_or(
+            Exif { orientation: 1, resolution: None, resolution_unit: 2 },
+            |Directory { orientation, resolution, resolution_unit, .. }| Exif { orientation, resolution, resolution_unit },
+        )
     }
 }
 

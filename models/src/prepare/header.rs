@@ -163,7 +163,8 @@ impl Format {
 /// The reserved bytes may hold anything; a size of the header that exists tells a bitmap from a text.
 fn is_bmp(head: &[u8]) -> bool {
     let header = head.get(14..18).map(|size| u32::from_le_bytes([size[0], size[1], size[2], size[3]]));
-    head.starts_with(b"BM") && header.map_or(head.get(6..10) == Some(&[0; 4]), |size| matches!(size, 12 | 16 | 40 | 52 | 56 | 64 | 108 | 124))
+    head.starts_with(b"BM")
+        && header.map_or(head.get(6..10) == Some(&[0; 4]), |size| matches!(size, 12 | 16 | 40 | 52 | 56 | 64 | 108 | 124))
 }
 
 /// Looks at the header alone: whole slides, other kinds of files, sizes outside `limits`.
@@ -273,7 +274,8 @@ fn jpeg_size<S: Read + Seek>(source: &mut Source<S>) -> Result<(u64, u64), Decod
 }
 
 fn bmp_size(head: &[u8]) -> Result<(u64, u64), DecodeError> {
-    let head = BmpHeader::parse(&head[..head.len().min(bmp::HEADER)]).ok_or(DecodeError::Truncated("the BMP ends inside its header"))?;
+    let head =
+        BmpHeader::parse(&head[..head.len().min(bmp::HEADER)]).ok_or(DecodeError::Truncated("the BMP ends inside its header"))?;
     Ok((head.width, head.height))
 }
 

@@ -15,7 +15,11 @@ use super::tiff_pixels::attribute;
 /// pixels a metre), EXIF, and what slide scanners write into a TIFF's description (`MPP = 0.25`).
 pub fn microns_per_pixel(bytes: &[u8]) -> Option<f64> {
     let stated = match Format::of(bytes.get(..64).unwrap_or(bytes))? {
-        Format::Png => png_chunk(bytes, b"pHYs").and_then(png_resolution).into_iter().chain(png_chunk(bytes, b"eXIf").and_then(exif_resolution)).collect(),
+        Format::Png => png_chunk(bytes, b"pHYs")
+            .and_then(png_resolution)
+            .into_iter()
+            .chain(png_chunk(bytes, b"eXIf").and_then(exif_resolution))
+            .collect(),
         Format::Jpeg => {
             let jfif = exif::jpeg_segment(bytes, 0xe0, b"JFIF\0").and_then(jfif_resolution);
             jfif.into_iter().chain(exif::jpeg_segment(bytes, 0xe1, b"Exif\0\0").and_then(exif_resolution)).collect()
@@ -32,7 +36,8 @@ pub fn microns_per_pixel(bytes: &[u8]) -> Option<f64> {
 /// Micrometres of a unit's name.
 fn unit(name: &str) -> Option<f64> {
     Some(match name.trim() {
-        "\u{b5}m" | "\u{3bc}m" | "um" | "micron" | "microns" | "micrometer" | "micrometre" | "\\u00B5m" | "&#181;m" | "&#xB5;m" | "&#956;m" => 1.0,
+        "\u{b5}m" | "\u{3bc}m" | "um" | "micron" | "microns" | "micrometer" | "micrometre" | "\\u00B5m" | "&#181;m"
+        | "&#xB5;m" | "&#956;m" => 1.0,
         "nm" | "nanometer" | "nanometre" => 1e-3,
         "mm" | "millimeter" | "millimetre" => 1e3,
         "cm" | "centimeter" | "centimetre" => 1e4,
@@ -135,11 +140,16 @@ mod tests {
 
     #[test]
     fn descriptions_state_scales() {
-        let ome = |unit: &str| super::ome(&format!("<?xml?><OME><Pixels SizeX=\"9\" PhysicalSizeX=\"250\" {unit} PhysicalSizeY=\"1\"/></OME>"));
+        let ome = |unit: &str| {
+            super::ome(&format!("<?xml?><OME><Pixels SizeX=\"9\" PhysicalSizeX=\"250\" {unit} PhysicalSizeY=\"1\"/></OME>"))
+        };
         assert_eq!(ome("PhysicalSizeXUnit=\"nm\""), Some(0.25));
         assert_eq!(ome(""), Some(250.0));
         assert_eq!(ome("PhysicalSizeXUnit=\"furlong\""), None);
-        assert_eq!(scanner("Aperio Image Library v11.2.1\n1536x1024 (256x256) JPEG/YCC Q=70|AppMag = 40|MPP = 0.2520"), Some(0.252));
+        assert_eq!(
+            scanner("Aperio Image Library v11.2.1\n1536x1024 (256x256) JPEG/YCC Q=70|AppMag = 40|MPP = 0.2520"),
+            Some(0.252)
+        );
         assert_eq!(scanner("AppMag = 40"), None);
     }
 }

@@ -195,8 +195,16 @@ impl<'a, S: Read + Seek> Reader<'a, S> {
             b"MM\0+" => (false, true),
             _ => return Err(TiffProblem::Malformed("it has no TIFF header")),
         };
-        let mut reader =
-            Reader { source, little, big_tiff, first: 0, chunks, texts_left: ALL_TEXTS, numbers_left: ALL_NUMBERS, entries_left: ALL_ENTRIES };
+        let mut reader = Reader {
+            source,
+            little,
+            big_tiff,
+            first: 0,
+            chunks,
+            texts_left: ALL_TEXTS,
+            numbers_left: ALL_NUMBERS,
+            entries_left: ALL_ENTRIES,
+        };
         reader.first = if big_tiff { reader.number(8, 8, "the header")? } else { reader.number(4, 4, "the header")? };
         Ok(reader)
     }

@@ -86,7 +86,8 @@ impl<'a> Layout<'a> {
     pub fn chunk(&self, index: usize) -> Place {
         let (plane, index) = (index / (self.across * self.down), index % (self.across * self.down));
         let (left, top) = (index % self.across * self.width, index / self.across * self.height);
-        let rows = if self.directory.tile.is_some() { self.height } else { self.height.min(self.directory.height as usize - top) };
+        let rows =
+            if self.directory.tile.is_some() { self.height } else { self.height.min(self.directory.height as usize - top) };
         Place { plane, left, top, rows }
     }
 
@@ -118,7 +119,9 @@ impl<'a> Layout<'a> {
         if self.directory.compression == 1 && index < self.count() {
             let needed = self.bytes(self.chunk(index).rows) as u64;
             return match stated {
-                Some(stated) if self.count() > 1 || stated > needed && offset.saturating_add(stated) <= self.file => (offset, stated),
+                Some(stated) if self.count() > 1 || stated > needed && offset.saturating_add(stated) <= self.file => {
+                    (offset, stated)
+                }
                 _ => (offset, needed),
             };
         }

@@ -79,7 +79,8 @@ fn composite(bytes: &[u8], pages: &[&Directory], limits: &Limits) -> Result<Opti
     if !says("channels", "3") || !says("images", "3") || !says("mode", "composite") || !has_primary_colours(red) {
         return Ok(None);
     }
-    let alike = |page: &Directory| page.photometric == 1 && page.channels == 1 && (page.width, page.height) == (red.width, red.height);
+    let alike =
+        |page: &Directory| page.photometric == 1 && page.channels == 1 && (page.width, page.height) == (red.width, red.height);
     if ![red, green, blue].into_iter().all(alike) {
         return Ok(None);
     }
@@ -108,7 +109,8 @@ fn has_primary_colours(page: &Directory) -> bool {
             let length = lengths.get(part).map_or(0, |&length| length as usize);
             if &name == b"luts" {
                 let table = data.get(at..at.saturating_add(length)).unwrap_or_default();
-                let is_primary = table.len() == 768 && (0..768).all(|place| usize::from(table[place]) == if place / 256 == index { place % 256 } else { 0 });
+                let is_primary = table.len() == 768
+                    && (0..768).all(|place| usize::from(table[place]) == if place / 256 == index { place % 256 } else { 0 });
                 if !is_primary {
                     return false;
                 }

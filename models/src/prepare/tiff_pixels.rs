@@ -19,7 +19,11 @@ pub fn page(bytes: &[u8], directory: &Directory, limits: &Limits) -> Result<(Rgb
     }
     let mut page = Page { bytes, directory, layout, limits, wide: Vec::new(), narrow: Vec::new(), damage: None };
     let count = (directory.width * directory.height * page.stored_channels() as u64) as usize;
-    if page.bits() > 8 { page.wide = vec![0; count] } else { page.narrow = vec![0; count] }
+    if page.bits() > 8 {
+        page.wide = vec![0; count]
+    } else {
+        page.narrow = vec![0; count]
+    }
     for index in 0..page.layout.count() {
         page.chunk(index)?;
     }
@@ -287,12 +291,12 @@ impl Page<'_> {
         let usual = [0.0, 255.0, 128.0, 255.0, 128.0, 255.0];
         let stated = &self.directory.reference;
         let range = |at: usize| if stated.len() == 6 { stated[at] } else { usual[at] };
-        let scaled = |value: u8, at: usize, most: f64| {
-            (f64::from(value) - range(at)) * most / (range(at + 1) - range(at)).max(1.0)
-        };
+        let scaled =
+            |value: u8, at: usize, most: f64| (f64::from(value) - range(at)) * most / (range(at + 1) - range(at)).max(1.0);
         let rgb = |pixel: &[u8]| {
             let (y, cb, cr) = (scaled(pixel[0], 0, 255.0), scaled(pixel[1], 2, 127.0), scaled(pixel[2], 4, 127.0));
-            [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb].map(|value| value.round().clamp(0.0, 255.0) as u8)
+            [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb]
+                .map(|value| value.round().clamp(0.0, 255.0) as u8)
         };
         samples.chunks_exact(self.stored_channels()).flat_map(rgb).collect()
     }
@@ -347,7 +351,8 @@ fn spread<T: Copy>(line: &[T], channels: usize, out: &mut [T], stride: usize) {
 /// Samples of 9 to 16 bits; those of 16 in the file's byte order.
 fn wide_values(line: &[u8], bits: usize, little: bool) -> Vec<u16> {
     if bits == 16 {
-        let value = |pair: &[u8]| if little { u16::from_le_bytes([pair[0], pair[1]]) } else { u16::from_be_bytes([pair[0], pair[1]]) };
+        let value =
+            |pair: &[u8]| if little { u16::from_le_bytes([pair[0], pair[1]]) } else { u16::from_be_bytes([pair[0], pair[1]]) };
         return line.chunks_exact(2).map(value).collect();
     }
     let value = |index: usize| {

@@ -19,8 +19,7 @@ pub struct Huffman {
 impl Huffman {
     /// Codes by length (1 to 16) and their symbols in order.
     pub fn new(counts: &[u8; 16], symbols: &[u8]) -> Found<Self> {
-        let mut table =
-            Huffman { look: vec![0; 1 << LOOK], limits: [0; 17], offsets: [0; 17], symbols: symbols.to_vec() };
+        let mut table = Huffman { look: vec![0; 1 << LOOK], limits: [0; 17], offsets: [0; 17], symbols: symbols.to_vec() };
         let (mut code, mut used) = (0_u32, 0_usize);
         for length in 1..=16_u32 {
             let count = usize::from(counts[length as usize - 1]);

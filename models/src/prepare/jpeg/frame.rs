@@ -68,7 +68,8 @@ impl Frame {
         if width > bounds.width || height > bounds.height {
             return Err(JpegError::TooLarge);
         }
-        let factors: Vec<(usize, usize)> = rest.chunks_exact(3).map(|one| (usize::from(one[1] >> 4), usize::from(one[1] & 15))).collect();
+        let factors: Vec<(usize, usize)> =
+            rest.chunks_exact(3).map(|one| (usize::from(one[1] >> 4), usize::from(one[1] & 15))).collect();
         if factors.iter().any(|&(across, down)| !(1..=4).contains(&across) || !(1..=4).contains(&down)) {
             return Err(broken());
         }

@@ -64,7 +64,8 @@ impl Scan {
             }
             scan.add(index, (usize::from(one[1] >> 4), usize::from(one[1] & 15)), before, frame, tables)?;
         }
-        let blocks: usize = scan.parts.iter().map(|part| &frame.components[part.component]).map(|one| one.across * one.down).sum();
+        let blocks: usize =
+            scan.parts.iter().map(|part| &frame.components[part.component]).map(|one| one.across * one.down).sum();
         if count > 1 && blocks > 10 {
             return Err("a scan has more than ten blocks in a unit".to_string());
         }
@@ -78,7 +79,9 @@ impl Scan {
         component.steps = Some(steps);
         let expected = if before == 0 { None } else { Some(before) };
         let (first, last) = self.band;
-        if component.lacking[first..=last].iter().any(|&lacking| lacking != expected) || first > 0 && component.lacking[0].is_none() {
+        if component.lacking[first..=last].iter().any(|&lacking| lacking != expected)
+            || first > 0 && component.lacking[0].is_none()
+        {
             return Err("a scan brings again what is there, or follows one that is missing".to_string());
         }
         component.lacking[first..=last].fill(Some(self.shift));
@@ -160,7 +163,14 @@ impl Scan {
     }
 
     #[inline(always)]
-    fn block(&self, part: &Part, frame: &mut Frame, bits: &mut Bits, carried: &mut Carried, (row, column): (usize, usize)) -> Found<()> {
+    fn block(
+        &self,
+        part: &Part,
+        frame: &mut Frame,
+        bits: &mut Bits,
+        carried: &mut Carried,
+        (row, column): (usize, usize),
+    ) -> Found<()> {
         let progressive = frame.progressive;
         let component = &mut frame.components[part.component];
         let level = &mut carried.levels[part.component];
