@@ -92,26 +92,23 @@ pub fn cost(graph: &Graph, size: &dyn Fn(&str) -> Option<i64>, float: DType) -> 
 /// The node's results with numbers for all sizes.
 fn concrete(node: &Node, inputs: &[&Type], size: &dyn Fn(&str) -> Option<i64>) -> Result<Vec<Type>, CostError> {
     let contradiction = |problem| CostError::Contradiction { node: node.name.to_string(), problem };
-    match &node.op {
-        Op::Input(input) => {
-            let number = |dim: &Dim| {
-                let unknown = || CostError::UnknownSize { input: input.clone(), dim: dim.to_string() };
-                dim.evaluate(size).map(Dim::from).ok_or_else(unknown)
-            };
-            let dims = node.types[0].dims.iter().map(number).collect::<Result<Vec<_>, _>>()?;
-            Ok(vec![Type { kind: node.types[0].kind, dims }])
-        }
-        // The shape rule names the number of windows; here it is counted.
-        Op::Windows { side, .. } => {
-            let mut found = infer(&node.op, inputs).map_err(contradiction)?;
-            let map = sizes(inputs[0]);
-            let each = (map[1] + side - 1) / side * ((map[2] + side - 1) / side);
-            found[0].dims[0] = Dim::from(map[0] * each);
-            found[1].dims[0] = Dim::from(each);
-            Ok(found)
-        }
-        op => infer(op, inputs).map_err(contradiction),
+    if let Op::Input(input) = &node.op {
+        let number = |dim: &Dim| {
+            let unknown = || CostError::UnknownSize { input: input.clone(), dim: dim.to_string() };
+            dim.evaluate(size).map(Dim::from).ok_or_else(unknown)
+        };
+        let dims = node.types[0].dims.iter().map(number).collect::<Result<Vec<_>, _>>()?;
+        return Ok(vec![Type { kind: node.types[0].kind, dims }]);
     }
+    let mut found = infer(&node.op, inputs).map_err(contradiction)?;
+    // The shape rule names the number of windows; here it is counted.
+    if let Op::Windows { side, .. } = &node.op {
+        let map = sizes(inputs[0]);
+        let each = (map[1] + side - 1) / side * ((map[2] + side - 1) / side);
+        found[0].dims[0] = Dim::from(map[0] * each);
+        found[1].dims[0] = Dim::from(each);
+    }
+    Ok(found)
 }
 
 /// Operations of one node.

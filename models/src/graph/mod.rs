@@ -199,7 +199,13 @@ impl fmt::Display for Op {
             Op::AddLayerNorm { weight, eps, .. } | Op::AddRmsNorm { weight, eps } => {
                 write!(f, "{}[{weight}, {eps}]", self.title())
             }
-            other => write!(f, "{other:?}"),
+            Op::Input(_) | Op::AddRow { .. } | Op::Conv2d { .. } | Op::MaxPool2d | Op::Mean { .. } => write!(f, "{self:?}"),
+            Op::Relu | Op::Gelu | Op::Tanh | Op::Sigmoid | Op::SwiGlu | Op::Add | Op::Blend => write!(f, "{self:?}"),
+            Op::Mix { .. } | Op::Dropout { .. } | Op::Concat { .. } | Op::Split { .. } => write!(f, "{self:?}"),
+            Op::FirstToken | Op::TakeRows | Op::PermuteGroups { .. } | Op::Unpermute => write!(f, "{self:?}"),
+            Op::MergeRows { .. } | Op::AxialAngles { .. } | Op::Rotary { .. } | Op::Attention { .. } => write!(f, "{self:?}"),
+            Op::WindowAttention { .. } | Op::ChannelsLast | Op::Windows { .. } => write!(f, "{self:?}"),
+            Op::Unwindow { .. } | Op::MergePatches => write!(f, "{self:?}"),
         }
     }
 }
