@@ -130,6 +130,9 @@ fn assess(args: &DescribeOnly, opened: &Bundle, mode: Mode, description: Option<
     if let Some(note) = &engine.provider().note {
         eprintln!("warning: {note}");
     }
+    if engine.provider().name == "cpu" && mode != Mode::Classify && bundle::is_half(opened) {
+        eprintln!("warning: {}", bundle::HALF_ON_CPU);
+    }
     let job =
         Job { bundle: opened, engine: &engine, mode, description, trace: args.trace.as_deref(), reading: pipeline::settings() };
     let failed = run_all(&job, &args.images, args.json, slots)?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mmlnb_models::bundle::{Bundle, BundleError};
+use mmlnb_models::bundle::{Bundle, BundleError, Precision};
 
 use crate::engine::{EngineError, EngineOptions, Mode, ProviderChoice};
 use crate::error::{Exit, Failure};
@@ -44,9 +44,28 @@ pub fn require_classifier(bundle: &Bundle) -> Result<(), Failure> {
     Err(Failure::new(Exit::Configuration, what, bundle.dir.display().to_string(), mend))
 }
 
+/// Whether the bundle's describer is in f16, which processors compute slowly.
+pub fn is_half(bundle: &Bundle) -> bool {
+    bundle.manifest.describer.is_some() && bundle.manifest.precision == Precision::F16
+}
+
+/// What to know of a describer in f16 on a processor.
+pub const HALF_ON_CPU: &str =
+    "the describer of this bundle is in f16, which runs several times slower on a processor than in f32 and takes more memory";
+
+/// A GPU that is on the bus and that this process cannot reach, in words.
+pub fn hidden_gpu() -> Option<String> {
+    let present = Path::new("/proc/driver/nvidia/version").exists();
+    (present && !Path::new(DEVICE).exists()).then(|| {
+        format!("an NVIDIA card is there, but {DEVICE} is not visible to the service, so the processor is used; install the unit's drop-in gpu.conf")
+    })
+}
+
+const DEVICE: &str = "/dev/nvidiactl";
+
 /// The engine's options. `auto` asks for the GPU where the system shows one.
 pub fn options(provider: &str, threads: usize, slots: usize, load: Mode, bundle: &Bundle) -> EngineOptions {
-    let has_gpu = Path::new("/dev/nvidiactl").exists();
+    let has_gpu = Path::new(DEVICE).exists();
     let provider = match provider {
         "cuda" => ProviderChoice::Cuda,
         "auto" if has_gpu => ProviderChoice::Cuda,

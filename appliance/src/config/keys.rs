@@ -13,6 +13,10 @@ pub enum Kind {
     Whole(i64, i64),
     /// A number within these borders.
     Real(f64, f64),
+    /// true or false.
+    Flag,
+    /// A list of patterns of file names, with `*` and `?`.
+    Patterns,
 }
 
 /// One key of the configuration file.
@@ -79,6 +83,26 @@ pub const KEYS: &[Key] = &[
         Kind::Whole(1, 100),
         Some("3"),
         "After this many deaths of the program on one file the file is set aside.",
+    ),
+    key(
+        "ignore",
+        Kind::Patterns,
+        Some(
+            r#"["*:Zone.Identifier", "*.lnk", "*.url", "Picasa.ini", "*_exiftool_tmp", "*.ffs_tmp", "*.!sync", "*.sb-????????-??????"]"#,
+        ),
+        "Files of these names stay where they are and are never looked at. * and ? stand for any characters; case does not matter.",
+    ),
+    key(
+        "sidecars",
+        Kind::Patterns,
+        Some(r#"["*.xml", "*.json", "*.xmp", "*.thm"]"#),
+        "Files of these names are never taken for images; one that begins with an image's name moves along with it.",
+    ),
+    key(
+        "allow_f16_on_cpu",
+        Kind::Flag,
+        Some("false"),
+        "A describer in f16 is several times slower on a processor than in f32 and takes more memory; true runs it all the same.",
     ),
     key(
         "damaged",

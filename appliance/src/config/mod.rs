@@ -11,6 +11,7 @@ use mmlnb_models::spelling::distance;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Exit, Failure, Problem};
+use crate::files::names::Pattern;
 use keys::{KEYS, Key, Kind};
 pub use template::write as template;
 
@@ -85,6 +86,12 @@ pub struct Config {
     pub max_attempts: u32,
     /// What becomes of damaged images.
     pub damaged: Damaged,
+    /// Names that stay in the inbox and are never looked at.
+    pub ignore: Vec<Pattern>,
+    /// Names that are never taken for images and move along with theirs.
+    pub sidecars: Vec<Pattern>,
+    /// Whether a describer in f16 may run on a processor.
+    pub allow_f16_on_cpu: bool,
     /// Time limit for decoding.
     pub decode: Duration,
     /// Time limit without progress for an image in the engine.
@@ -102,6 +109,8 @@ enum Setting {
     Text(String),
     Whole(i64),
     Real(f64),
+    Flag(bool),
+    Patterns(Vec<Pattern>),
 }
 
 /// A value with the place that it came from, for messages.
@@ -200,6 +209,14 @@ fn from_toml(key: &Key, value: &DeValue<'_>) -> Result<Setting, String> {
             let digits = number.as_str().replace('_', "");
             i64::from_str_radix(&digits, number.radix()).map(Setting::Whole).map_err(|_| wanted(key))
         }
+        (Kind::Flag, DeValue::Boolean(value)) => Ok(Setting::Flag(*value)),
+        (Kind::Patterns, DeValue::Array(items)) => {
+            let text = |item: &DeValue<'_>| match item {
+                DeValue::String(text) => Ok(Pattern::new(text)),
+                _ => Err(wanted(key)),
+            };
+            items.iter().map(|item| text(item.get_ref())).collect::<Result<_, _>>().map(Setting::Patterns)
+        }
         (Kind::Real(..), DeValue::Integer(number)) => parse(key, number.as_str()),
         (Kind::Real(..), DeValue::Float(number)) => parse(key, number.as_str()),
         _ => Err(wanted(key)),
@@ -211,6 +228,18 @@ fn parse(key: &Key, text: &str) -> Result<Setting, String> {
         Kind::Folder | Kind::File | Kind::Word(_) => Ok(Setting::Text(text.to_owned())),
         Kind::Whole(..) => text.trim().parse().map(Setting::Whole).map_err(|_| wanted(key)),
         Kind::Real(..) => text.trim().parse().map(Setting::Real).map_err(|_| wanted(key)),
+        Kind::Flag => text.trim().parse().map(Setting::Flag).map_err(|_| wanted(key)),
+        Kind::Patterns => list(text).map(Setting::Patterns).ok_or_else(|| wanted(key)),
+    }
+}
+
+/// A list as it stands in the file.
+fn list(text: &str) -> Option<Vec<Pattern>> {
+    let line = format!("list = {text}");
+    let table = DeTable::parse(&line).ok()?;
+    match table.get_ref().get("list")?.get_ref() {
+        DeValue::Array(items) => items.iter().map(|item| Some(Pattern::new(item.get_ref().as_str()?))).collect(),
+        _ => None,
     }
 }
 
@@ -232,6 +261,8 @@ fn wanted(key: &Key) -> String {
         Kind::Word(words) => format!("give one of \"{}\"", words.join("\", \"")),
         Kind::Whole(low, high) => format!("give a whole number from {low} to {high}"),
         Kind::Real(low, high) => format!("give a number from {low} to {high}"),
+        Kind::Flag => "give true or false".to_owned(),
+        Kind::Patterns => "give a list of names in quotes, such as [\"*.xml\", \"Thumbs.db\"]".to_owned(),
     }
 }
 
@@ -270,8 +301,18 @@ fn check_folders(base: &Path, settings: &BTreeMap<&'static str, Placed>, need: N
     for key in KEYS {
         let (Kind::Folder, Some(placed)) = (key.kind, settings.get(key.name)) else { continue };
         let Setting::Text(text) = &placed.setting else { continue };
-        if (need == Need::Everything || key.name == "state") && !base.join(text).is_dir() {
-            let what = format!("`{}`: there is no folder {}", key.name, base.join(text).display());
+        let path = Path::new(text);
+        if path.is_relative() {
+            let what = format!("`{}` is a relative path, and a service has no folder of its own to reckon it from", key.name);
+            problems.push(Problem::new(what, placed.place.clone(), format!("write {}", base.join(text).display())));
+            continue;
+        }
+        let waited_for = matches!(key.name, "inbox" | "done" | "failed");
+        if (need == Need::Everything || key.name == "state") && !path.is_dir() && !(waited_for && !path.exists()) {
+            let what = match path.exists() {
+                true => format!("`{}`: {} is no folder", key.name, path.display()),
+                false => format!("`{}`: there is no folder {}", key.name, path.display()),
+            };
             problems.push(Problem::new(what, placed.place.clone(), mend_folder(key.name)));
         }
     }
@@ -315,6 +356,10 @@ fn assemble(file: &Path, base: &Path, settings: &BTreeMap<&'static str, Placed>)
         Setting::Whole(value) => value.unsigned_abs(),
         ref other => unreachable!("{name} was checked to be whole: {other:?}"),
     };
+    let patterns = |name: &str| match &settings[name].setting {
+        Setting::Patterns(patterns) => patterns.clone(),
+        other => unreachable!("{name} was checked to be a list: {other:?}"),
+    };
     let path = |name: &str| base.join(text(name));
     let state = path("state");
     Config {
@@ -344,6 +389,9 @@ fn assemble(file: &Path, base: &Path, settings: &BTreeMap<&'static str, Placed>)
             "abstain" => Damaged::Abstain,
             _ => Damaged::Fail,
         },
+        ignore: patterns("ignore"),
+        sidecars: patterns("sidecars"),
+        allow_f16_on_cpu: matches!(settings["allow_f16_on_cpu"].setting, Setting::Flag(true)),
         decode: Duration::from_secs(whole("decode_s")),
         assess: Duration::from_secs(whole("assess_s")),
         min_free: whole("min_free_mb") << 20,

@@ -31,8 +31,11 @@ const TICK: Duration = Duration::from_millis(100);
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// A change is shown after at most this.
 const STATUS_SOON: Duration = Duration::from_secs(2);
-/// After a second signal the threads get this long.
+/// After the first signal images that are begun get this long to end; then they are given back.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// After that, or after a second signal, the threads get this long.
 const AT_ONCE: Duration = Duration::from_secs(1);
+const AFTER_PATIENCE: Duration = Duration::from_secs(8);
 
 /// What the signals asked for.
 #[derive(Clone, Default)]
@@ -72,7 +75,17 @@ fn load_engine(config: &Config, bundle: &Bundle) -> Result<Assessor, Failure> {
     if let Some(note) = &provider.note {
         tracing::warn!(event = "fallback", device = provider.name, note);
     }
-    let notices = differences(bundle, &engine)?;
+    let mut notices = differences(bundle, &engine)?;
+    if provider.name == "cpu" && bundle::is_half(bundle) {
+        if !config.allow_f16_on_cpu {
+            let mend = "export it with --precision f32 for this machine, or set `allow_f16_on_cpu = true`";
+            return Err(Failure::new(Exit::Configuration, bundle::HALF_ON_CPU, config.bundle.display().to_string(), mend));
+        }
+        notices.push(bundle::HALF_ON_CPU.to_owned());
+    }
+    if config.provider != "cpu" {
+        notices.extend(bundle::hidden_gpu());
+    }
     let assess = move |image, request: &crate::engine::Request| -> Result<_, EngineError> { engine.assess(image, request) };
     Ok(Assessor { assess: Arc::new(assess), decoder: "/proc/self/exe".into(), provider, slots, notices })
 }
@@ -236,18 +249,20 @@ fn start_threads(intake: &Arc<Intake>, slots: usize, started: &str) -> Result<Ve
 fn supervise(intake: &Arc<Intake>, asked: &Asked, threads: &[JoinHandle<()>], started: &str) {
     let mut watchdog = notify::Watchdog::new();
     let (mut written, mut shown, mut second) = (None::<Instant>, String::new(), None::<Instant>);
-    let mut stopping = false;
+    let mut stopped = None;
     while !threads.iter().all(JoinHandle::is_finished) {
-        if intake.stopping() && !std::mem::replace(&mut stopping, true) {
+        if intake.stopping() && stopped.is_none() {
+            stopped = Some(Instant::now());
             notify::stopping();
             tracing::info!(event = "stopping", finishing = intake.desk.load().working);
             intake.desk.close();
         }
-        if asked.count.load(Ordering::Relaxed) > 1 {
+        let long = stopped.is_some_and(|since: Instant| since.elapsed() > PATIENCE);
+        if long || asked.count.load(Ordering::Relaxed) > 1 {
             let since = *second.get_or_insert_with(Instant::now);
             intake.halt.store(true, Ordering::Relaxed);
             intake.board.cancel_all();
-            if since.elapsed() > AT_ONCE {
+            if since.elapsed() > if asked.count.load(Ordering::Relaxed) > 1 { AT_ONCE } else { AFTER_PATIENCE } {
                 return;
             }
         }

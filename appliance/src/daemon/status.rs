@@ -30,12 +30,12 @@ pub fn now(intake: &Intake, started_at: &str) -> Result<Status, LedgerError> {
     let sight = intake.sight.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let busy = intake.board.busy();
     let trouble = intake.ledger.health().trouble();
-    let Known { reported_today, failed_today, latest, unreadable } = match &trouble {
-        None => intake.ledger.read(known)?,
-        // The writer waits until its trouble is over; the status must not wait with it.
-        Some(_) => open::reader(intake.ledger.path()).and_then(|connection| known(&connection)).unwrap_or_default(),
-    };
+    // Never through the writer's connection: while a write waits, the status must not wait with it.
+    let known = open::reader(intake.ledger.path()).and_then(|connection| known(&connection));
+    let unread = known.as_ref().err().map(|error| format!("the ledger cannot be read: {error}"));
+    let Known { reported_today, failed_today, latest, unreadable } = known.unwrap_or_default();
     let mut notices = sight.notices.clone();
+    notices.extend(unread);
     notices.extend(intake.notices.iter().chain(&intake.rules.provider.note).cloned());
     notices.extend(intake.reading.missing());
     notices.extend(unreadable.iter().map(|row| format!("{}: {}", row.path_text, row.message.as_deref().unwrap_or(""))));

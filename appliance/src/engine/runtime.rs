@@ -8,7 +8,7 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 
 use super::provider;
-use super::{EngineError, EngineOptions, Provider};
+use super::{EngineError, EngineOptions, Provider, ProviderChoice};
 
 /// The minor version of ONNX Runtime that this program was built and tested with.
 const PINNED_MINOR: u32 = 28;
@@ -18,6 +18,9 @@ const LIBRARY: &str = "libonnxruntime.so.1.28.0";
 const SETUP_FOLDER: &str = "native/site/onnxruntime/capi";
 /// Where a package puts it, beside the folder of the executable.
 const PACKAGE_FOLDER: &str = "lib/mmlnb/onnxruntime/capi";
+/// The same for the build with the GPU's provider.
+const SETUP_FOLDER_GPU: &str = "native/site/onnxruntime_gpu/capi";
+const PACKAGE_FOLDER_GPU: &str = "lib/mmlnb/onnxruntime_gpu/capi";
 /// Versions after the pinned one carry a telemetry client, which this variable keeps silent.
 const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
 
@@ -71,8 +74,25 @@ impl Runtime {
         use ort::ErrorCode::{DeviceReset, EngineError as Engine, ExecutionProviderFailure};
         let lost = matches!(error.code(), DeviceReset | Engine | ExecutionProviderFailure) || error.message().contains("CUDA");
         let text = format!("{doing}: {error}");
+        if wants_memory(error.message()) {
+            return EngineError::Memory(text);
+        }
         if self.provider.name == "cuda" && lost { EngineError::Gpu(text) } else { EngineError::Internal(text) }
     }
+}
+
+/// Whether an error says that memory was not to be had, which is no fault of the image and may pass. The words are those of ONNX
+/// Runtime's allocators, of the C++ library and of CUDA's.
+fn wants_memory(message: &str) -> bool {
+    let words = [
+        "Failed to allocate memory",
+        "bad_alloc",
+        "bad allocation",
+        "out of memory",
+        "ALLOC_FAILED",
+        "cudaErrorMemoryAllocation",
+    ];
+    words.iter().any(|word| message.contains(word))
 }
 
 /// The process's environment; ONNX Runtime allows one, so the first engine decides about library and threads.
@@ -116,6 +136,11 @@ fn find_library(options: &EngineOptions) -> Result<PathBuf, EngineError> {
     let mut candidates = Vec::new();
     if let Ok(executable) = std::env::current_exe().and_then(|path| path.canonicalize()) {
         let folders: Vec<&Path> = executable.ancestors().skip(1).collect();
+        // The build with the GPU's provider runs on processors too; it is taken where the GPU is asked for and it was brought.
+        if options.provider == ProviderChoice::Cuda {
+            candidates.extend(folders.iter().skip(1).take(1).map(|prefix| prefix.join(PACKAGE_FOLDER_GPU).join(LIBRARY)));
+            candidates.extend(folders.iter().skip(1).map(|root| root.join(SETUP_FOLDER_GPU).join(LIBRARY)));
+        }
         candidates.extend(folders.iter().take(1).map(|folder| folder.join(LIBRARY)));
         candidates.extend(folders.iter().skip(1).take(1).map(|prefix| prefix.join(PACKAGE_FOLDER).join(LIBRARY)));
         candidates.extend(named("ORT_DYLIB_PATH"));
@@ -177,6 +202,17 @@ fn with_source(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn want_of_memory_is_told_from_other_errors() {
+        let cpu = "Non-zero status code returned while running MatMul node. Status Message: bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 1073741824";
+        for message in
+            [cpu, "std::bad_alloc", "CUDA failure 2: out of memory ; GPU=0", "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED"]
+        {
+            assert!(wants_memory(message), "{message}");
+        }
+        assert!(!wants_memory("CUDA failure 700: an illegal memory access was encountered"));
+    }
 
     #[test]
     fn a_named_library_that_is_absent_is_an_error_with_its_path() {

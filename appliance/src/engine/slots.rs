@@ -3,6 +3,7 @@
 //! Requests join whenever a slot is free and leave when they end; active slots stay in front, the last one moves into a gap. The rows of a batch
 //! do not see each other, so the tokens of a request do not depend on what else runs.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
@@ -44,6 +45,8 @@ pub(super) struct Worker {
     embedder: Embedder,
     decoder: Decoder,
     slots: usize,
+    /// Requests without a slot, the first one first.
+    waiting: VecDeque<Job>,
     active: Vec<Row>,
 }
 
@@ -73,24 +76,28 @@ struct Reading {
 impl Worker {
     /// A thread's state without requests.
     pub fn new(runtime: Runtime, embedder: Embedder, decoder: Decoder, slots: usize) -> Worker {
-        Worker { runtime, embedder, decoder, slots, active: Vec::new() }
+        Worker { runtime, embedder, decoder, slots, waiting: VecDeque::new(), active: Vec::new() }
     }
 
     /// Serves requests until nobody can send any more.
     pub fn serve(mut self, queue: &Receiver<Job>) {
         loop {
-            if self.active.is_empty() {
+            if self.active.is_empty() && self.waiting.is_empty() {
                 match queue.recv() {
-                    Ok(job) => self.admit(job),
+                    Ok(job) => self.waiting.push_back(job),
                     Err(_) => return,
                 }
             }
+            self.waiting.extend(queue.try_iter());
             while self.active.len() < self.slots {
-                match queue.try_recv() {
-                    Ok(job) => self.admit(job),
-                    Err(_) => break,
+                self.show_that_they_wait();
+                match self.waiting.pop_front() {
+                    Some(job) => self.admit(job),
+                    None => break,
                 }
+                self.waiting.extend(queue.try_iter());
             }
+            self.show_that_they_wait();
             for slot in (0..self.active.len()).rev() {
                 if self.active[slot].job.request.is_cancelled() {
                     self.leave(slot, Err(EngineError::Cancelled));
@@ -100,6 +107,14 @@ impl Worker {
                 self.step();
             }
         }
+    }
+
+    /// Waiting for a slot is not hanging: as long as the describer goes on, requests in its queue show life. Cancelled ones leave.
+    fn show_that_they_wait(&mut self) {
+        let (cancelled, waiting): (Vec<Job>, Vec<Job>) = self.waiting.drain(..).partition(|job| job.request.is_cancelled());
+        self.waiting = waiting.into();
+        cancelled.into_iter().for_each(|job| Row::new(job).answer(Err(EngineError::Cancelled)));
+        self.waiting.iter().for_each(|job| (job.request.beat)());
     }
 
     /// Reads the prompt of a job into the next slot and writes its first token.

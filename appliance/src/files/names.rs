@@ -5,6 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path};
 
+use unicode_normalization::UnicodeNormalization;
+
 /// The longest name that still leaves room for `.` + name + `.report.html` + `.part` within 255 bytes.
 pub const LONGEST: usize = 255 - ".".len() - ".report.html".len() - ".part".len();
 
@@ -42,13 +44,69 @@ pub fn ignored_file(name: &OsStr) -> bool {
         || IGNORED_NAMES.iter().any(|whole| name == whole.as_bytes())
 }
 
+/// A pattern of file names: `*` stands for any characters, `?` for one; ASCII case does not matter.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pattern(Vec<u8>);
+
+impl Pattern {
+    /// From its text.
+    pub fn new(text: &str) -> Pattern {
+        Pattern(text.to_ascii_lowercase().into_bytes())
+    }
+
+    /// Whether it fits the whole name.
+    pub fn fits(&self, name: &OsStr) -> bool {
+        let name = name.as_bytes().to_ascii_lowercase();
+        let (mut at, mut sign, mut star) = (0, 0, None);
+        while at < name.len() {
+            match self.0.get(sign) {
+                Some(b'*') => {
+                    star = Some((sign, at));
+                    sign += 1;
+                }
+                Some(found) if *found == b'?' || *found == name[at] => (at, sign) = (at + 1, sign + 1),
+                // Back to the last star, which takes one character more.
+                _ => match star {
+                    Some((place, taken)) => (star, sign, at) = (Some((place, taken + 1)), place + 1, taken + 1),
+                    None => return false,
+                },
+            }
+        }
+        self.0[sign..].iter().all(|sign| *sign == b'*')
+    }
+}
+
+/// Extensions of files that people drop as images or slides; every other ending may be one that a copying tool uses meanwhile.
+const IMAGE_ENDINGS: [&str; 28] = [
+    "png", "jpg", "jpeg", "jpe", "jfif", "tif", "tiff", "bmp", "dib", "svs", "ndpi", "scn", "mrxs", "vms", "vmu", "bif",
+    "svslide", "czi", "dcm", "dicom", "isyntax", "qptiff", "vsi", "ets", "zip", "dzi", "gif", "webp",
+];
+
+/// Whether a copying tool may have given the name for the time of its work: its last extension is no image's, or it is `tmp.{..}`.
+pub fn may_be_temporary(name: &OsStr) -> bool {
+    let name = name.as_bytes().to_ascii_lowercase();
+    let ending = name.rsplit(|byte| *byte == b'.').next().filter(|ending| ending.len() < name.len());
+    let image = ending.is_some_and(|ending| IMAGE_ENDINGS.iter().any(|known| known.as_bytes() == ending));
+    !image || name.starts_with(b"tmp.{") || name.starts_with(b"tmp_")
+}
+
+/// Whether a sidecar belongs to an image: `x.xml` and `x.png.xml` to `x.png`.
+pub fn belongs_to(sidecar: &OsStr, image: &OsStr) -> bool {
+    let (sidecar, image) = (sidecar.as_bytes(), image.as_bytes());
+    let stem = &image[..image.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0).unwrap_or(image.len())];
+    let follows =
+        |whole: &[u8]| sidecar.strip_prefix(whole).is_some_and(|rest| rest.first().is_some_and(|byte| b".:".contains(byte)));
+    sidecar != image && (follows(image) || follows(stem))
+}
+
 /// Whether a folder of this name is not descended: hidden, a share's own, or a slide format that is a folder.
 pub fn ignored_folder(name: &OsStr) -> bool {
     let name = name.as_bytes().to_ascii_lowercase();
     name.starts_with(b".") || name.ends_with(b".zarr") || IGNORED_FOLDERS.iter().any(|whole| name == whole.as_bytes())
 }
 
-/// Whether a folder holds the tiles of a whole slide that lies beside it (`slide.mrxs` + `slide/`, `slide.vsi` + `_slide_/`).
+/// Whether a folder holds the tiles of a whole slide that lies beside it (`slide.mrxs` + `slide/`, `slide.dzi` + `slide_files/`,
+/// `slide.vsi` + `_slide_/`).
 pub fn companion_folder<'a>(name: &OsStr, mut siblings: impl Iterator<Item = &'a OsStr>) -> bool {
     let folder = name.as_bytes().to_ascii_lowercase();
     siblings.any(|file| {
@@ -56,15 +114,19 @@ pub fn companion_folder<'a>(name: &OsStr, mut siblings: impl Iterator<Item = &'a
         if let Some(stem) = file.strip_suffix(b".mrxs").or(file.strip_suffix(b".vms")) {
             return folder == stem;
         }
+        if let Some(stem) = file.strip_suffix(b".dzi") {
+            return folder == [stem, b"_files"].concat();
+        }
         file.strip_suffix(b".vsi").is_some_and(|stem| folder == [b"_", stem, b"_"].concat())
     })
 }
 
-/// The case of a path below the inbox: its first folder, or "" for a file at the top.
+/// The case of a path below the inbox: its first folder, or "" for a file at the top. Composed, so that a name that one system writes
+/// in pieces (`u` and dots) and another as a whole is one case; paths keep their bytes.
 pub fn case_of(relative: &Path) -> String {
     let mut parts = relative.components();
     match (parts.next(), parts.next()) {
-        (Some(Component::Normal(first)), Some(_)) => text(first.as_bytes()),
+        (Some(Component::Normal(first)), Some(_)) => text(first.as_bytes()).nfc().collect(),
         _ => String::new(),
     }
 }
@@ -184,6 +246,50 @@ mod tests {
         assert!(companion_folder(OsStr::new("slide"), siblings.into_iter()));
         assert!(companion_folder(OsStr::new("_other_"), siblings.into_iter()));
         assert!(!companion_folder(OsStr::new("case"), siblings.into_iter()));
+        assert!(companion_folder(OsStr::new("a_files"), [OsStr::new("A.dzi")].into_iter()));
+    }
+
+    #[test]
+    fn patterns_fit_whole_names() {
+        for (pattern, name, fits) in [
+            ("*.xml", "a.XML", true),
+            ("*.xml", "a.xml.png", false),
+            ("*:Zone.Identifier", "a.png:Zone.Identifier", true),
+            ("a?c*", "abcdef", true),
+            ("a?c", "ac", false),
+            ("*a*b*", "xxaxxbxx", true),
+            ("*", "", true),
+            ("Picasa.ini", "picasa.INI", true),
+        ] {
+            assert_eq!(Pattern::new(pattern).fits(OsStr::new(name)), fits, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn names_of_copying_tools_are_told_from_those_of_images() {
+        for name in [
+            "x.png.ffs_tmp",
+            "x.png_exiftool_tmp",
+            "x.png.sb-1a2b3c4d-AbCdEf",
+            "x.png.!sync",
+            "x.png.~4ef5",
+            "tmp.{4F-1}.png",
+            "x",
+        ] {
+            assert!(may_be_temporary(OsStr::new(name)), "{name}");
+        }
+        for name in ["x.png", "X.JPEG", "x.tar.tif", "slide.svs", "tmp.png"] {
+            assert!(!may_be_temporary(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn sidecars_know_their_image() {
+        for (sidecar, belongs) in
+            [("x.xml", true), ("x.png.xml", true), ("x.png:Zone.Identifier", true), ("x2.xml", false), ("x.png", false)]
+        {
+            assert_eq!(belongs_to(OsStr::new(sidecar), OsStr::new("x.png")), belongs, "{sidecar}");
+        }
     }
 
     #[test]
@@ -191,6 +297,7 @@ mod tests {
         assert_eq!(case_of(Path::new("x.png")), "");
         assert_eq!(case_of(Path::new("S1/x.png")), "S1");
         assert_eq!(case_of(Path::new("S1/left/x.png")), "S1");
+        assert_eq!(case_of(Path::new("Mu\u{308}ller/x.png")), case_of(Path::new("M\u{fc}ller/x.png")));
     }
 
     #[test]

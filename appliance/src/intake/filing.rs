@@ -104,6 +104,7 @@ impl Intake {
         for _ in 0..8 {
             let (name, there) = files::choose(folder, name, &mark_of(row), |name| same_bytes(row, folder, name))?;
             self.render(row, folder, &name)?;
+            self.bring_sidecars(row, source.root, folder)?;
             let moved = if there { files::remove(source, folder, &name)? } else { files::relocate(source, folder, &name)? };
             match moved {
                 Moved::Yes => return Ok(End::Placed(folder.path().join(name))),
@@ -114,6 +115,24 @@ impl Intake {
             }
         }
         Err(io::Error::from(rustix::io::Errno::EXIST).into())
+    }
+
+    /// Moves what belongs to the image along with it, before the image, so that nothing is left behind after a crash.
+    fn bring_sidecars(&self, row: &FileRow, root: &Dir, folder: &Dir) -> io::Result<()> {
+        let Some(image) = row.path.file_name().filter(|_| !self.config.sidecars.is_empty()) else { return Ok(()) };
+        let parent = row.path.parent().unwrap_or(Path::new(""));
+        for (name, found) in root.below(parent)?.entries()? {
+            progress::beat();
+            let belongs = names::belongs_to(&name, image) && !names::ignored_file(&name);
+            if !belongs || !self.config.sidecars.iter().any(|pattern| pattern.fits(&name)) {
+                continue;
+            }
+            let path = parent.join(&name);
+            let sidecar = Source { root, path: &path, stamp: Stamp::from(&found), sha256: None };
+            let (target, _) = files::choose(folder, &name, &mark_of(row), |_| Ok(false))?;
+            files::relocate(&sidecar, folder, &target)?;
+        }
+        Ok(())
     }
 
     /// The image is not in the inbox: it was moved before a crash, or someone took it away.

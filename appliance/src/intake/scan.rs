@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Stat};
 
 use crate::failpoint;
+use crate::files::names::Pattern;
 use crate::files::{Dir, Stamp, names};
 use crate::ledger::{INBOX, NewFile};
 
@@ -38,16 +39,16 @@ pub struct Scan {
     pub problems: Vec<String>,
 }
 
-/// Looks at the whole inbox.
+/// Looks at the whole inbox but for names that fit a pattern of `left_alone`.
 ///
 /// # Errors
 /// The inbox itself cannot be read; a folder below it that cannot be read is a problem of the scan instead.
-pub fn scan(root: &Dir) -> io::Result<Scan> {
+pub fn scan(root: &Dir, left_alone: &[&[Pattern]]) -> io::Result<Scan> {
     failpoint::pass("scan.read_dir")?;
     let mut scan = Scan::default();
     let mut open = vec![PathBuf::new()];
     while let Some(folder) = open.pop() {
-        match read_folder(root, &folder, &mut scan.files) {
+        match read_folder(root, &folder, left_alone, &mut scan.files) {
             Ok(folders) => open.extend(folders),
             Err(error) if folder.as_os_str().is_empty() => return Err(error),
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -59,7 +60,7 @@ pub fn scan(root: &Dir) -> io::Result<Scan> {
     Ok(scan)
 }
 
-fn read_folder(root: &Dir, folder: &Path, files: &mut Vec<Found>) -> io::Result<Vec<PathBuf>> {
+fn read_folder(root: &Dir, folder: &Path, left_alone: &[&[Pattern]], files: &mut Vec<Found>) -> io::Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     let first = files.len();
     for (name, state) in root.below(folder)?.entries()? {
@@ -68,7 +69,7 @@ fn read_folder(root: &Dir, folder: &Path, files: &mut Vec<Found>) -> io::Result<
             if !names::ignored_folder(&name) {
                 folders.push(folder.join(name));
             }
-        } else if !names::ignored_file(&name) {
+        } else if !names::ignored_file(&name) && !left_alone.iter().any(|list| list.iter().any(|pattern| pattern.fits(&name))) {
             files.push(found(folder.join(name), &state));
         }
     }
@@ -107,7 +108,7 @@ mod tests {
         }
         std::os::unix::fs::symlink("a.png", root.join("link.png")).unwrap();
         std::os::unix::fs::symlink("case", root.join("loop")).unwrap();
-        let scan = scan(&Dir::open(root).unwrap()).unwrap();
+        let scan = scan(&Dir::open(root).unwrap(), &[]).unwrap();
         let paths: Vec<_> = scan.files.iter().map(|found| found.file.path.to_str().unwrap()).collect();
         assert_eq!(paths, ["a.png", "case/left/b.png", "link.png", "loop", "slide.mrxs"]);
         assert_eq!(scan.files[2].kind, Kind::Special("a symbolic link"));
@@ -120,6 +121,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Dir::open(dir.path()).unwrap();
         drop(dir);
-        assert!(scan(&root).is_ok_and(|scan| scan.files.is_empty()), "a removed folder is empty; its marker tells");
+        assert!(scan(&root, &[]).is_ok_and(|scan| scan.files.is_empty()), "a removed folder is empty; its marker tells");
     }
 }

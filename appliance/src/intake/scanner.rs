@@ -12,7 +12,7 @@ use super::settle::{Hint, Next, Rules, Watched, look};
 use super::watch::Watch;
 use super::{Adoption, Intake, trouble};
 use crate::config;
-use crate::files::Dir;
+use crate::files::{Dir, names};
 use crate::ledger::Rejection;
 use crate::ledger::open::network_file_system;
 use crate::progress;
@@ -22,6 +22,8 @@ const SOONEST: Duration = Duration::from_millis(5);
 const LATEST: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_secs(5);
+/// A name that may be a copying tool's is taken only when the file lies unchanged for this long.
+const TEMPORARY: Duration = Duration::from_secs(20);
 const SETTLE_POLLING: Duration = Duration::from_secs(10);
 const BUDGET: Duration = Duration::from_secs(120);
 
@@ -105,7 +107,7 @@ impl Scanner {
         let due = self.intake.desk.wake(now).map(|due| due.saturating_sub(now));
         // Before the scan: a file that is renamed in after it must keep its hint for the next look.
         let hints = self.watch.take_hints();
-        let scan = match self.open().and_then(|root| scan(&root).map_err(|error| error.to_string())) {
+        let scan = match self.open().and_then(|root| self.scan(&root)) {
             Ok(scan) => scan,
             Err(reason) => return self.blind(&reason),
         };
@@ -118,6 +120,11 @@ impl Scanner {
         let longest = if self.watch.polling().is_some() { POLL } else { QUIET };
         let waits = [next, due, gap.then_some(Duration::ZERO), Some(longest)];
         waits.into_iter().flatten().min().unwrap_or(longest)
+    }
+
+    fn scan(&self, root: &Dir) -> Result<Scan, String> {
+        let config = &self.intake.config;
+        scan(root, &[&config.ignore, &config.sidecars]).map_err(|error| error.to_string())
     }
 
     /// The inbox; one that was absent at the start is adopted when it comes.
@@ -188,7 +195,11 @@ impl Scanner {
         }
         let (before, kept) = earlier.unzip();
         let hint = hint.or(kept).unwrap_or_default();
-        let (watched, next) = look(before, file.stamp, hint, now, &self.rules);
+        // What a copying tool may rename in a moment settles long, whatever an event says.
+        let temporary = file.path.file_name().is_some_and(names::may_be_temporary);
+        let hint = if temporary { Hint::None } else { hint };
+        let rules = Rules { settle: self.rules.settle.max(if temporary { TEMPORARY } else { Duration::ZERO }), ..self.rules };
+        let (watched, next) = look(before, file.stamp, hint, now, &rules);
         let wait = match next {
             Next::Wait(wait) => wait,
             Next::Empty => {

@@ -34,6 +34,8 @@ enum Outcome {
     Unfinished(String),
     /// Not the image's fault: the attempt is given back.
     GiveBack(String),
+    /// Nor any image's: the attempt is given back and nothing is taken for a while.
+    Pause(String),
     /// Perhaps the image's fault: the attempt counts.
     TryAgain(Rejection),
     /// Nothing can be assessed any more.
@@ -288,7 +290,7 @@ impl Intake {
                 let seconds = self.config.assess.as_secs();
                 Outcome::TryAgain(rejection("timed_out", format!("The model made no progress for {seconds} s")))
             }
-            EngineError::Memory(message) => Outcome::GiveBack(message),
+            EngineError::Memory(message) => Outcome::Pause(format!("not enough memory: {message}")),
             EngineError::Gpu(message) => Outcome::End(Failure::new(
                 Exit::Internal,
                 format!("the GPU was lost: {message}"),
@@ -346,6 +348,14 @@ impl Intake {
             Outcome::GiveBack(reason) => {
                 self.ledger.write("ledger.release", |tx| record::release(tx, job, self.run))?;
                 return self.again(job, file, &reason);
+            }
+            Outcome::Pause(reason) => {
+                self.ledger.write("ledger.release", |tx| record::release(tx, job, self.run))?;
+                self.again(job, file, &reason)?;
+                self.desk.pause(Some(reason));
+                self.nap(SPACE_AGAIN);
+                self.desk.pause(None);
+                return Ok(());
             }
             Outcome::End(failure) => {
                 self.ledger.write("ledger.release", |tx| record::release(tx, job, self.run))?;

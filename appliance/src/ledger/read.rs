@@ -90,7 +90,8 @@ pub fn filed_cases(connection: &Connection, sha256: &[u8; 32], case: &str, limit
 
 /// The first cases, in their order, in which these bytes were dropped.
 pub fn cases(connection: &Connection, sha256: &[u8; 32], limit: u32) -> Result<Vec<String>> {
-    distinct_cases(connection, sha256, "", limit)
+    // A file that left before it was put away was renamed, perhaps with its case's folder: it is no second case.
+    distinct_cases(connection, sha256, "AND state NOT IN ('vanished', 'replaced')", limit)
 }
 
 /// From case to case by the index: the cost grows with the cases that are asked for, not with the files.

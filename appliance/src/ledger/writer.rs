@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
@@ -12,7 +12,14 @@ use crate::{failpoint, progress};
 
 /// What hinders the ledger at present.
 #[derive(Default, Debug)]
-pub struct Health(Mutex<Option<Trouble>>);
+pub struct Health {
+    trouble: Mutex<Option<Trouble>>,
+    /// Since when a write waits for the ledger or the disk.
+    waits: Mutex<Option<Instant>>,
+}
+
+/// A write that takes longer than this is told.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// Why the ledger cannot be written.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,7 +33,10 @@ pub struct Trouble {
 impl Health {
     /// The trouble, if any.
     pub fn trouble(&self) -> Option<Trouble> {
-        lock(&self.0).clone()
+        lock(&self.trouble).clone().or_else(|| {
+            let waited = lock(&self.waits).map(|since| since.elapsed()).filter(|waited| *waited > SLOW)?;
+            Some(Trouble { reason: format!("a write has been waiting for {} s", waited.as_secs()), full: false })
+        })
     }
 }
 
@@ -80,14 +90,14 @@ impl Ledger {
         loop {
             let error = match self.once(point, &operation) {
                 Ok(value) => {
-                    lock(&self.health.0).take();
+                    lock(&self.health.trouble).take();
                     return Ok(value);
                 }
                 Err(error) if error.is_transient() => error,
                 Err(error) => return Err(error),
             };
             tracing::warn!(event = "ledger_trouble", point, %error, next_s = wait.as_secs_f64());
-            *lock(&self.health.0) = Some(Trouble { reason: error.to_string(), full: error.is_full() });
+            *lock(&self.health.trouble) = Some(Trouble { reason: error.to_string(), full: error.is_full() });
             if self.sleep(wait) {
                 return Err(LedgerError::Stopped(error.to_string()));
             }
@@ -120,7 +130,9 @@ impl Ledger {
             Some(connection) => guard.insert(connection),
             None => guard.insert(open::writer(&self.path)?),
         };
+        *lock(&self.health.waits) = Some(Instant::now());
         let result = transact(connection, point, operation);
+        *lock(&self.health.waits) = None;
         if result.as_ref().is_err_and(LedgerError::is_transient) {
             guard.take();
         }
@@ -129,8 +141,8 @@ impl Ledger {
 
     /// Sleeps in small pieces; true when the program is stopping.
     fn sleep(&self, time: Duration) -> bool {
-        let end = std::time::Instant::now() + time;
-        while std::time::Instant::now() < end {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
             if self.stop.load(Ordering::Relaxed) {
                 return true;
             }

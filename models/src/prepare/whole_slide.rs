@@ -15,7 +15,8 @@ pub struct WholeSlide {
 }
 
 /// Endings of formats that are recognised by name, because their content says too little.
-const ENDINGS: [(&str, &str); 10] = [
+const ENDINGS: [(&str, &str); 11] = [
+    (".dzi", "Deep Zoom"),
     (".mrxs", "MIRAX"),
     (".vms", "Hamamatsu"),
     (".vmu", "Hamamatsu"),
