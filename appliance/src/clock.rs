@@ -1,6 +1,6 @@
 //! Two clocks: durations come from one that never jumps, stored times are UTC with milliseconds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Now as ISO 8601 in UTC with milliseconds, e.g. `2026-01-31T12:00:00.123Z`.
 pub fn utc_now() -> String {
@@ -12,6 +12,11 @@ pub fn utc_in(after: Duration) -> String {
     let now = jiff::Timestamp::now();
     let span = jiff::SignedDuration::try_from(after).unwrap_or(jiff::SignedDuration::MAX);
     utc(now.checked_add(span).unwrap_or(now))
+}
+
+/// Milliseconds since `start`.
+pub fn milliseconds(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1000.0
 }
 
 fn utc(at: jiff::Timestamp) -> String {

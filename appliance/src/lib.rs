@@ -1,6 +1,7 @@
 //! The appliance: a drop folder in, reports in SQLite and beside the images out.
 
 pub mod assess;
+pub mod bundle;
 pub mod cli;
 pub mod clock;
 pub mod commands;

@@ -8,9 +8,10 @@ use clap::Args;
 use mmlnb_models::bundle::Bundle;
 use serde_json::Value;
 
-use super::{bundle, print};
+use super::print;
 use crate::assess::pipeline::{self, Patch, unusable};
 use crate::assess::reader::{Reader, Settings};
+use crate::bundle;
 use crate::engine::{Assessment, Engine, EngineError, Mode, Request};
 use crate::error::{Exit, Failure, Problem};
 use crate::ledger::{Described, NewReport};

@@ -1,7 +1,6 @@
 //! What the command line can do besides running the daemon.
 
 pub mod assess;
-pub mod bundle;
 pub mod init;
 pub mod reports;
 pub mod retry;

@@ -17,7 +17,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::assess::pipeline;
 use crate::assess::reader::{Reader, Settings};
-use crate::commands::bundle;
+use crate::bundle;
 use crate::config::{Config, Need};
 use crate::engine::{Engine, EngineError, EngineOptions, Mode, Provider};
 use crate::error::{Exit, Failure};

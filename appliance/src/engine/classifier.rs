@@ -13,10 +13,10 @@ use mmlnb_models::prepare::decode::Rgb8Image;
 use ort::session::Session;
 use ort::value::Tensor;
 
-use super::describer::milliseconds;
 use super::memory::{self, Plan};
 use super::runtime::Runtime;
 use super::{Classification, EngineError, Request, Trace};
+use crate::clock::milliseconds;
 
 /// Most images of one batch.
 const BATCH: usize = 8;

@@ -17,6 +17,7 @@ use super::runtime::Runtime;
 use super::slots::{Job, Worker};
 use super::vision::Embedder;
 use super::{Description, EngineError, EngineOptions, Mode, PatchImage, Request, StopReason, Trace};
+use crate::clock::milliseconds;
 
 /// The describer's front.
 pub(super) struct Describer {
@@ -155,9 +156,4 @@ impl Drop for Describer {
             let _ = thread.join();
         }
     }
-}
-
-/// Milliseconds since `start`.
-pub(super) fn milliseconds(start: Instant) -> f64 {
-    start.elapsed().as_secs_f64() * 1e3
 }

@@ -51,7 +51,8 @@ impl Engine {
         let describer = describe.map(|part| Ok((part, describer::Layout::new(bundle, part, options)?))).transpose()?;
         let classifier = classify.map(|part| Ok((part, classifier::Layout::new(bundle, part)?))).transpose()?;
         let half = describer.is_none() || bundle.manifest.precision == Precision::F16;
-        let runtime = Runtime::open(options, half)?;
+        let mut runtime = Runtime::open(options)?;
+        runtime.provider = provider::choose(&runtime, options.provider, half);
         let plans = describer.iter().map(|(part, layout)| layout.plan(bundle, part));
         let plans = plans.chain(classifier.iter().map(|(part, layout)| layout.plan(bundle, part)));
         check_memory(plans.fold(Plan::default(), Plan::plus), options, &runtime.provider)?;

@@ -2,17 +2,12 @@
 
 use std::path::Path;
 
-use ort::ep::{self, ArenaExtendStrategy, ExecutionProviderDispatch};
+use ort::ep;
 use ort::memory::AllocationDevice;
 use ort::value::Tensor;
 
 use super::runtime::Runtime;
 use super::{Provider, ProviderChoice};
-
-/// The CUDA provider, failing instead of silently running on the processor.
-pub(super) fn cuda() -> ExecutionProviderDispatch {
-    ep::CUDA::default().with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested).build().error_on_failure()
-}
 
 /// Settles the provider. `half`: whether the describer, if any, is in f16.
 pub(super) fn choose(runtime: &Runtime, choice: ProviderChoice, half: bool) -> Provider {

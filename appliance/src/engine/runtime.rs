@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use ort::environment::{Environment, GlobalThreadPoolOptions};
+use ort::ep::{self, ArenaExtendStrategy, ExecutionProviderDispatch};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 
-use super::provider;
 use super::{EngineError, EngineOptions, Provider, ProviderChoice};
 
 /// The minor version of ONNX Runtime that this program was built and tested with.
@@ -35,12 +35,10 @@ pub(super) struct Runtime {
 }
 
 impl Runtime {
-    /// Loads the library (once a process) and settles the provider; `half` says whether the describer is in f16.
-    pub fn open(options: &EngineOptions, half: bool) -> Result<Runtime, EngineError> {
-        let (environment, library) = environment(options)?;
-        let mut runtime = Runtime { environment, shared_object: library, provider: Provider { name: "cpu", note: None } };
-        runtime.provider = provider::choose(&runtime, options.provider, half);
-        Ok(runtime)
+    /// Loads the library (once a process); sessions are made on the processor until `provider` says otherwise.
+    pub fn open(options: &EngineOptions) -> Result<Runtime, EngineError> {
+        let (environment, shared_object) = environment(options)?;
+        Ok(Runtime { environment, shared_object, provider: Provider { name: "cpu", note: None } })
     }
 
     /// Loads a graph.
@@ -61,7 +59,7 @@ impl Runtime {
     /// A session builder on the GPU or on the processor; fails where the GPU's provider cannot be loaded.
     pub fn builder(&self, cuda: bool) -> ort::Result<ort::session::builder::SessionBuilder> {
         let builder = Session::builder(&self.environment)?.with_optimization_level(GraphOptimizationLevel::Level3)?;
-        if cuda { Ok(builder.with_execution_providers([provider::cuda()])?) } else { Ok(builder) }
+        if cuda { Ok(builder.with_execution_providers([cuda_provider()])?) } else { Ok(builder) }
     }
 
     /// The folder of the library, beside which the GPU's libraries are laid out.
@@ -93,6 +91,11 @@ fn wants_memory(message: &str) -> bool {
         "cudaErrorMemoryAllocation",
     ];
     words.iter().any(|word| message.contains(word))
+}
+
+/// The CUDA provider, failing instead of silently running on the processor.
+fn cuda_provider() -> ExecutionProviderDispatch {
+    ep::CUDA::default().with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested).build().error_on_failure()
 }
 
 /// The process's environment; ONNX Runtime allows one, so the first engine decides about library and threads.

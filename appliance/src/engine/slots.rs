@@ -10,11 +10,11 @@ use std::time::Instant;
 use mmlnb_models::prepare::sampling::Sampler;
 
 use super::decoder::Decoder;
-use super::describer::milliseconds;
 use super::prompt::Prompt;
 use super::runtime::Runtime;
 use super::vision::Embedder;
 use super::{EngineError, Request, StopReason, Trace};
+use crate::clock::milliseconds;
 
 /// One prompt on its way through the thread.
 pub(super) struct Job {

@@ -14,6 +14,7 @@ use crate::assess::bytes::Bytes;
 use crate::assess::pipeline::{self, NoPatch, Patch};
 use crate::assess::reader::{Found, Reader, Unread};
 use crate::assess::wire::{Ask, Want};
+use crate::clock::milliseconds;
 use crate::config::Damaged;
 use crate::engine::{EngineError, Request};
 use crate::error::{Exit, Failure};
@@ -430,8 +431,4 @@ fn last_name(file: &NewFile) -> String {
 
 fn rejection(code: &str, message: impl Into<String>) -> Rejection {
     Rejection { code: code.into(), message: message.into() }
-}
-
-fn milliseconds(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1000.0
 }

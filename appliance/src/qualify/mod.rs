@@ -27,7 +27,8 @@ use serde_json::{Value, json};
 
 use crate::assess::pipeline;
 use crate::assess::reader::Reader;
-use crate::commands::{bundle, print};
+use crate::bundle;
+use crate::commands::print;
 use crate::engine::{Engine, Mode};
 use crate::error::{Exit, Failure};
 use items::Store;
