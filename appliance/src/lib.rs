@@ -1,5 +1,7 @@
 //! The appliance: a drop folder in, reports in SQLite and beside the images out.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests prepare files by paths"))]
+
 pub mod assess;
 pub mod bundle;
 pub mod cli;

@@ -1,4 +1,5 @@
 //! The child that parses foreign bytes: what it answers, what becomes of one that dies, hangs or lies, and what it can no longer do.
+#![allow(clippy::disallowed_methods, reason = "tests prepare files by paths")]
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;

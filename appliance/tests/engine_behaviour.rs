@@ -1,4 +1,5 @@
 //! What the engine does when things go wrong, are given up, or are drawn at random. The bundle is that of the reference checkpoint.
+#![allow(clippy::disallowed_methods, reason = "tests prepare files by paths")]
 
 mod engine_support;
 #[path = "../../models/tests/golden_files/mod.rs"]

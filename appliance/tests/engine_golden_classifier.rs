@@ -1,4 +1,5 @@
 //! The classifier against PyTorch's numbers, alone and in company, and both halves together.
+#![allow(clippy::disallowed_methods, reason = "tests prepare files by paths")]
 
 mod engine_support;
 #[path = "../../models/tests/golden_files/mod.rs"]

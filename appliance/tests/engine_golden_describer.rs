@@ -1,4 +1,5 @@
 //! The describer against PyTorch's numbers: tokens, logits, image tokens, positions; alone and in company.
+#![allow(clippy::disallowed_methods, reason = "tests prepare files by paths")]
 
 mod engine_support;
 #[path = "../../models/tests/golden_files/mod.rs"]

@@ -1,4 +1,5 @@
 //! The ledger by itself: claims, commits and what a start finds, each operation also repeated as after a commit of unknown outcome.
+#![allow(clippy::disallowed_methods, reason = "tests prepare files by paths")]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! A ledger of version 1 becomes one of version 2, with a copy kept before; whatever ends the program leaves the old one or the new one.
+#![allow(clippy::disallowed_methods, reason = "tests prepare files by paths")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,4 +1,5 @@
 //! The configuration: one flat TOML file, overridden by `MMLNB_...`; every problem is found at once.
+#![expect(clippy::disallowed_methods, reason = "the configuration and the folders that it names")]
 
 pub mod keys;
 mod template;
@@ -308,7 +309,8 @@ fn check_folders(base: &Path, settings: &BTreeMap<&'static str, Placed>, need: N
             continue;
         }
         let waited_for = matches!(key.name, "inbox" | "done" | "failed");
-        if (need == Need::Everything || key.name == "state") && !path.is_dir() && !(waited_for && !path.exists()) {
+        let is_wrong = !path.is_dir() && (path.exists() || !waited_for);
+        if (need == Need::Everything || key.name == "state") && is_wrong {
             let what = match path.exists() {
                 true => format!("`{}`: {} is no folder", key.name, path.display()),
                 false => format!("`{}`: there is no folder {}", key.name, path.display()),

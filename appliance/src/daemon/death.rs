@@ -1,6 +1,7 @@
 //! Telling a death by the program's own fault (abort, fault, watchdog) or for want of memory from an end from outside (kill, power):
 //! the former count against the images in flight. A signal handler leaves one byte in a file that was opened before; of kills for want
 //! of memory the kernel keeps a count.
+#![expect(clippy::disallowed_methods, reason = "the state folder is the appliance's own")]
 
 use std::fs::File;
 use std::io;

@@ -165,6 +165,7 @@ fn open_ledger(config: &Config, asked: &Asked) -> Result<Ledger, Failure> {
     Ok(ledger)
 }
 
+#[expect(clippy::disallowed_methods, reason = "the kernel's files")]
 fn begin(
     config: Config,
     folder: Folder,
@@ -212,6 +213,7 @@ fn begin(
 }
 
 /// SHA-256 of what `qualify` found for the bundle, if it stands in a file of its own.
+#[expect(clippy::disallowed_methods, reason = "the bundle is the operator's own")]
 fn qualification(bundle: &Path) -> Result<Option<String>, Failure> {
     let path = bundle.join("qualification.json");
     match std::fs::read(&path) {

@@ -1,4 +1,5 @@
 //! The memory that an engine will need, planned before anything is loaded.
+#![expect(clippy::disallowed_methods, reason = "the kernel's files")]
 
 use std::path::Path;
 

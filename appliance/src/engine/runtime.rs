@@ -1,4 +1,5 @@
 //! ONNX Runtime: which library is loaded, its one environment a process, and sessions with the provider that was chosen.
+#![expect(clippy::disallowed_methods, reason = "the kernel's files")]
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};

@@ -1,4 +1,5 @@
 //! The tensors on the way from an image to its answers, for checking: `--trace`.
+#![expect(clippy::disallowed_methods, reason = "the operator's own file")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

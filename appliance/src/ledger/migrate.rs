@@ -1,5 +1,6 @@
 //! Bringing a ledger of an older version to the present one: first a checked copy of it, then everything in one transaction, so that
 //! whatever ends the program leaves the old ledger or the new one.
+#![expect(clippy::disallowed_methods, reason = "the state folder is the appliance's own")]
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

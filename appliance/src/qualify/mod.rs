@@ -5,6 +5,7 @@
 //!                fitted half: temperature, thresholds, known answers      reported half: classes, verdicts
 //!                all: descriptions, agreement with the trainer            ─► manifest, MODEL_CARD.md, exchanged at once
 //! ```
+#![expect(clippy::disallowed_methods, reason = "bundle, data and images are the operator's own")]
 
 mod agreement;
 pub mod answers;

@@ -115,7 +115,7 @@ enum Upsampling {
 
 impl Upsampling {
     fn of(component: &Component, frame: &Frame) -> Found<Upsampling> {
-        let whole = frame.most_across % component.across == 0 && frame.most_down % component.down == 0;
+        let whole = frame.most_across.is_multiple_of(component.across) && frame.most_down.is_multiple_of(component.down);
         if !whole {
             let name = |component: &Component| format!("{}x{}", component.across, component.down);
             let all: Vec<String> = frame.components.iter().map(name).collect();
@@ -134,12 +134,12 @@ impl Upsampling {
     /// Row `y` of the image, which may reach beyond its width.
     fn row(&self, component: &Component, y: usize, out: &mut [u8]) {
         let line = |row: usize| &component.plane[row * component.stride()..][..component.width];
-        let near = |y: usize| if y % 2 == 0 { (y / 2).saturating_sub(1) } else { (y / 2 + 1).min(component.height - 1) };
+        let near = |y: usize| if y.is_multiple_of(2) { (y / 2).saturating_sub(1) } else { (y / 2 + 1).min(component.height - 1) };
         match *self {
             Upsampling::Full => out[..component.width].copy_from_slice(line(y)),
             Upsampling::Wide => wide(line(y), out),
             Upsampling::High => {
-                let bias = if y % 2 == 0 { 1 } else { 2 };
+                let bias = if y.is_multiple_of(2) { 1 } else { 2 };
                 for (out, (&here, &there)) in out.iter_mut().zip(line(y / 2).iter().zip(line(near(y)))) {
                     *out = ((u16::from(here) * 3 + u16::from(there) + bias) >> 2) as u8;
                 }
