@@ -176,7 +176,7 @@ fn a_threshold_leaves_the_wrong_answers_below() {
     assert!(tried.bound <= 0.10 && found.grid.iter().filter(|one| one.threshold < threshold).all(|one| one.bound > 0.10));
 }
 
-/// 20 patients with 12 items each; the errors sit in three of them. The bound by 4,000,000 Dirichlet draws in NumPy.
+/// 20 patients with 12 items each; the errors sit in three of them. The bound by 20,000,000 Dirichlet draws in NumPy (standard error 4e-5).
 #[test]
 fn items_of_one_patient_count_less() {
     let patients: Vec<String> = (0..240).map(|item| format!("{:02}", item / 12)).collect();
@@ -185,7 +185,7 @@ fn items_of_one_patient_count_less() {
     let found = promised(&[0.9; 240], &correct, &groups, 0.25);
     let tried = found.grid[0];
     assert_eq!((tried.items, tried.errors, tried.effective_items), (240, 12, 20.0));
-    close(tried.bound, 0.189_765, 1e-4);
+    close(tried.bound, 0.189_869, 1e-4);
     assert_eq!(found.guarantee.unwrap().groups, Some(20));
     let faultless = promised(&[0.9; 240], &[true; 240], &groups, 0.2);
     close(faultless.grid[0].bound, 1.0 - 0.05_f64.powf(1.0 / 20.0), 1e-9);

@@ -176,6 +176,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
-        assert!(drop_in(Path::new("/home/lab/drops")).contains("\nBindPaths=/home/lab/drops\n"));
+        let hidden = format!("{}/lab/drops", HIDDEN[0]);
+        assert!(drop_in(Path::new(&hidden)).contains(&format!("\nBindPaths={hidden}\n")));
     }
 }

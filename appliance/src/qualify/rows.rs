@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn everything_wrong_is_listed_at_once() {
-        let failure = rows("file_name,class\n0.png,A\n../0.png,A\nabsent.png,B\n1.png,C\n0.png,\n", 2).unwrap_err();
+        let failure = rows("file_name,class\n0.png,A\n../0.png,A\nabsent.png,B\n1.png,C\n2.png,\n", 3).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
         let text = failure.to_string();
         for part in ["line 3: file_name `../0.png`", "line 4: absent.png", "line 5: class `C`", "line 6: no class"] {

@@ -135,7 +135,9 @@ fn is_copy(bytes: &[u8], image: &Rgb8Image, page: &Directory, limits: &Limits) -
     if !fits(image.width, width, image.height, height) && !fits(image.height, height, image.width, width) {
         return false;
     }
-    let Ok((other, _)) = tiff_pixels::page(bytes, page, limits) else { return false };
+    // A copy may be smaller than an image must be.
+    let limits = Limits { min_side: 1, ..*limits };
+    let Ok((other, _)) = tiff_pixels::page(bytes, page, &limits) else { return false };
     if (width, height) == (image.width, image.height) {
         return other.pixels == image.pixels;
     }
@@ -150,19 +152,20 @@ fn is_copy(bytes: &[u8], image: &Rgb8Image, page: &Directory, limits: &Limits) -
     difference <= SAME * (width * height * 3) as u64
 }
 
-/// Mean colour of the part of `image` that pixel `x` of `columns`, `y` of `rows` covers.
+/// Mean colour of the part of `image` that pixel `x` of `columns`, `y` of `rows` covers; pixels at its edge count by their share.
 fn area_mean(image: &Rgb8Image, (x, columns): (usize, usize), (y, rows): (usize, usize)) -> [u8; 3] {
-    let part = |at: usize, count: usize, whole: usize| {
-        let first = at * whole / count;
-        first..((at + 1) * whole / count).max(first + 1)
+    let shares = |at: usize, count: usize, whole: usize| {
+        let (begin, end) = ((at * whole) as f64 / count as f64, ((at + 1) * whole) as f64 / count as f64);
+        let last = (end.ceil() as usize).min(whole);
+        (begin as usize..last).map(move |pixel| (pixel, (end.min(pixel as f64 + 1.0) - begin.max(pixel as f64)).max(0.0)))
     };
-    let (mut sums, mut count) = ([0_u64; 3], 0);
-    for row in part(y, rows, image.height) {
-        for column in part(x, columns, image.width) {
+    let (mut sums, mut total) = ([0.0; 3], 0.0);
+    for (row, height) in shares(y, rows, image.height) {
+        for (column, width) in shares(x, columns, image.width) {
             let pixel = &image.pixels[(row * image.width + column) * 3..][..3];
-            (0..3).for_each(|channel| sums[channel] += u64::from(pixel[channel]));
-            count += 1;
+            (0..3).for_each(|channel| sums[channel] += f64::from(pixel[channel]) * height * width);
+            total += height * width;
         }
     }
-    sums.map(|sum| (sum / count) as u8)
+    sums.map(|sum| (sum / total).round() as u8)
 }

@@ -48,7 +48,7 @@ struct Prepared {
 
 fn prepare(root: &Root) -> Result<Prepared> {
     say("preparing users and images");
-    let home = root.path().join("home/scanner/export");
+    let home = root.path().join("srv/scanner/export");
     fs::create_dir_all(&home)?;
     let images = drops::tiles(&home, IMAGES + AT_STOP + 1)?;
     let first = fs::read(home.join(&images[0]))?;
@@ -61,7 +61,7 @@ fn drop_and_kill(container: &Container, prepared: &Prepared) -> Result<()> {
     for (user, groups) in [("scanner", "mmlnb-drop"), ("stranger", "users")] {
         container.ok(&["useradd", "--no-create-home", "--groups", groups, "--shell", "/bin/sh", user])?;
     }
-    container.ok(&["chown", "-R", "scanner:scanner", "/home/scanner"])?;
+    container.ok(&["chown", "-R", "scanner:scanner", "/srv/scanner"])?;
     wait_until_active(container)?;
     say(&format!("{IMAGES} images, a broken one, a duplicate and a slide are dropped while the service is killed {KILLS} times"));
     let (top, rest) = prepared.images[..IMAGES].split_at(IMAGES / 3);
@@ -75,7 +75,7 @@ fn drop_and_kill(container: &Container, prepared: &Prepared) -> Result<()> {
     for (names, place) in all {
         for pair in names.chunks(4) {
             let copies: Vec<String> = pair.iter().map(|name| format!("cp {name} {inbox}/{place}")).collect();
-            container.user_ok("scanner", &format!("cd /home/scanner/export; {}", copies.join(" && ")))?;
+            container.user_ok("scanner", &format!("cd /srv/scanner/export; {}", copies.join(" && ")))?;
             dropped += pair.len();
             if kills < KILLS && dropped * (KILLS + 1) >= total * (kills + 1) {
                 std::thread::sleep(Duration::from_millis(700));
@@ -86,7 +86,7 @@ fn drop_and_kill(container: &Container, prepared: &Prepared) -> Result<()> {
     }
     ensure!(kills == KILLS, "killed {kills} times only");
     let rest = format!(
-        "cd /home/scanner/export; cp broken.png {inbox}/S26-01/ && cp {} '{inbox}/S26-02 b/twin.png' && cp slide.svs {inbox}/S26-01/",
+        "cd /srv/scanner/export; cp broken.png {inbox}/S26-01/ && cp {} '{inbox}/S26-02 b/twin.png' && cp slide.svs {inbox}/S26-01/",
         top[0]
     );
     container.user_ok("scanner", &rest)?;
@@ -194,7 +194,7 @@ fn stop_in_the_middle(container: &Container, prepared: &Prepared) -> Result<()> 
     say("a stop in the middle of the work gives it back");
     let names = &prepared.images[IMAGES..IMAGES + AT_STOP];
     container.user_ok("scanner", "mkdir -p /srv/mmlnb/inbox/S26-03")?;
-    container.user_ok("scanner", &format!("cd /home/scanner/export; cp {} /srv/mmlnb/inbox/S26-03/", names.join(" ")))?;
+    container.user_ok("scanner", &format!("cd /srv/scanner/export; cp {} /srv/mmlnb/inbox/S26-03/", names.join(" ")))?;
     until(Duration::from_secs(60), "begin of the work", || {
         let done = container.run(&["sh", "-c", "ls /srv/mmlnb/done/S26-03 2>/dev/null | wc -l"])?.out;
         Ok((done.trim() != "0").then_some(()))
@@ -223,6 +223,6 @@ fn elsewhere(container: &Container, prepared: &Prepared) -> Result<()> {
     wait_until_active(container)?;
     let name = &prepared.images[IMAGES + AT_STOP];
     container
-        .user_ok("scanner", &format!("mkdir {ELSEWHERE}/inbox/K1 && cp /home/scanner/export/{name} {ELSEWHERE}/inbox/K1/"))?;
+        .user_ok("scanner", &format!("mkdir {ELSEWHERE}/inbox/K1 && cp /srv/scanner/export/{name} {ELSEWHERE}/inbox/K1/"))?;
     filed(container, ELSEWHERE, &[format!("K1/{name}")])
 }
