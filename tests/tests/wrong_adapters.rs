@@ -244,7 +244,9 @@ fn foreign_weights_are_told_with_the_next_step() {
                 // The golden folder's tensors of expected values are no part of a checkpoint.
                 for entry in fs::read_dir(bench.base()).expect("the copy can be listed") {
                     let path = entry.expect("the copy can be listed").path();
-                    if path.extension().is_some_and(|extension| extension == "safetensors") && !path.ends_with("model.safetensors") {
+                    if path.extension().is_some_and(|extension| extension == "safetensors")
+                        && !path.ends_with("model.safetensors")
+                    {
                         fs::remove_file(path).expect("the copy is writable");
                     }
                 }

@@ -214,10 +214,8 @@ fn elsewhere(container: &Container, prepared: &Prepared) -> Result<()> {
     container.ok(&["systemctl", "stop", UNIT])?;
     container.ok(&["mkdir", "-p", "/data"])?;
     container.ok(&["mmlnb-appliance", "init", ELSEWHERE, "--service"])?;
-    let bundle = format!(
-        "s|^bundle = .*|bundle = \"/usr/share/mmlnb/bundle\"|; s|^#settle_ms = .*|settle_ms = 500|; s|^#min_free_mb = .*|min_free_mb = 1|"
-    );
-    container.ok(&["sed", "-i", &bundle, &format!("{ELSEWHERE}/appliance.toml")])?;
+    let bundle = "s|^bundle = .*|bundle = \"/usr/share/mmlnb/bundle\"|; s|^#settle_ms = .*|settle_ms = 500|; s|^#min_free_mb = .*|min_free_mb = 1|";
+    container.ok(&["sed", "-i", bundle, &format!("{ELSEWHERE}/appliance.toml")])?;
     container.ok(&["systemctl", "daemon-reload"])?;
     container.ok(&["systemctl", "start", UNIT])?;
     wait_until_active(container)?;

@@ -200,7 +200,12 @@ fn the_inversion_agrees_with_beta() {
 
 #[test]
 fn declined_answers_do_not_count() {
-    let answer = |place: usize| Answer { confidence: 0.9, correct: place % 2 == 0, patient: None, declined: place % 2 == 1 };
+    let answer = |place: usize| Answer {
+        confidence: 0.9,
+        correct: place.is_multiple_of(2),
+        patient: None,
+        declined: !place.is_multiple_of(2),
+    };
     let answers: Vec<Answer<'_>> = (0..60).map(answer).collect();
     let found = abstention(&answers, RISK, CONFIDENCE).unwrap();
     let promise = found.guarantee.unwrap();
