@@ -112,8 +112,11 @@ fn drop_and_kill(container: &Container, prepared: &Prepared) -> Result<()> {
     let count = reports.lines().filter(|line| line.starts_with('{')).count();
     ensure!(count == IMAGES, "{count} reports of {IMAGES} different images");
     container.ok(&["mmlnb-appliance", "verify"])?;
-    let status = container.user_ok("scanner", &format!("cat {inbox}/STATUS.txt"))?;
-    ensure!(status.contains("READY"), "the status after everything is filed:\n{status}");
+    // The page is written every ten seconds at least.
+    let status = until(Duration::from_secs(30), "READY in STATUS.txt after everything is filed", || {
+        let status = container.user_ok("scanner", &format!("cat {inbox}/STATUS.txt"))?;
+        Ok(status.contains("READY").then_some(status))
+    })?;
     ensure!(!status.to_lowercase().contains("sandbox"), "the decoder runs without its sandbox:\n{status}");
     Ok(())
 }
