@@ -299,6 +299,10 @@ fn default(key: &Key, file: &Path, settings: &mut BTreeMap<&'static str, Placed>
 }
 
 fn check_folders(base: &Path, settings: &BTreeMap<&'static str, Placed>, need: Need, problems: &mut Vec<Problem>) {
+    let inbox_absent = match settings.get("inbox").map(|placed| &placed.setting) {
+        Some(Setting::Text(text)) => !Path::new(text).exists(),
+        _ => false,
+    };
     for key in KEYS {
         let (Kind::Folder, Some(placed)) = (key.kind, settings.get(key.name)) else { continue };
         let Setting::Text(text) = &placed.setting else { continue };
@@ -308,7 +312,8 @@ fn check_folders(base: &Path, settings: &BTreeMap<&'static str, Placed>, need: N
             problems.push(Problem::new(what, placed.place.clone(), format!("write {}", base.join(text).display())));
             continue;
         }
-        let waited_for = matches!(key.name, "inbox" | "done" | "failed");
+        // A share that is not mounted yet takes done and failed along.
+        let waited_for = key.name == "inbox" || matches!(key.name, "done" | "failed") && inbox_absent;
         let is_wrong = !path.is_dir() && (path.exists() || !waited_for);
         if (need == Need::Everything || key.name == "state") && is_wrong {
             let what = match path.exists() {

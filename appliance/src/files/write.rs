@@ -27,7 +27,7 @@ pub fn write(folder: &Dir, name: &OsStr, bytes: &[u8], points: Points) -> io::Re
     write_with(folder, name, bytes, points, |_| Ok(()))
 }
 
-/// As [`write`], for a file that every user of the machine may read.
+/// As [`write()`], for a file that every user of the machine may read.
 ///
 /// # Errors
 /// I/O.

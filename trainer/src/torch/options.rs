@@ -29,7 +29,7 @@ pub struct PlanOptions {
     pub device: Device,
     /// The type in which it computes. Weights are kept in it too, except those that are trained, which are f32.
     pub kind: Kind,
-    /// Which leaves get gradients at the start; later [`Plan::leaves`] decide by their own `set_requires_grad`.
+    /// Which leaves get gradients at the start; later the leaves of a plan decide by their own `set_requires_grad`.
     pub trainable: Trainable,
     /// What becomes of an adapter.
     pub adapters: Adapters,
