@@ -90,11 +90,9 @@ impl Worker {
             }
             self.waiting.extend(queue.try_iter());
             while self.active.len() < self.slots {
+                let Some(job) = self.waiting.pop_front() else { break };
                 self.show_that_they_wait();
-                match self.waiting.pop_front() {
-                    Some(job) => self.admit(job),
-                    None => break,
-                }
+                self.admit(job);
                 self.waiting.extend(queue.try_iter());
             }
             self.show_that_they_wait();
