@@ -291,7 +291,10 @@ fn a_failed_file_is_tried_again_while_the_daemon_runs_and_while_it_does_not() {
     let good = patches(6).remove(5);
     fs::write(appliance.inbox("B/broken.png"), &good.bytes).expect("the inbox is writable");
     let daemon = appliance.daemon().start();
-    wait_for(LIMIT, "the mended file's report", || appliance.done("B/broken.png.report.json").is_file());
+    // The image comes after its page: its bytes are synced in between.
+    wait_for(LIMIT, "the mended file and its report", || {
+        appliance.done("B/broken.png.report.json").is_file() && appliance.done("B/broken.png").is_file()
+    });
     assert_eq!(sha256_hex(&fs::read(appliance.done("B/broken.png")).expect("it is filed")), good.sha256);
     assert_eq!(appliance.listing("failed"), [] as [String; 0], "no stale note is left");
     assert_eq!(daemon.stop(Duration::from_secs(10)), 0);
