@@ -105,11 +105,25 @@ impl Dir {
     /// I/O.
     pub fn entries(&self) -> io::Result<Vec<(OsString, Stat)>> {
         let mut found = Vec::new();
+        for name in self.names()? {
+            if let Some(state) = self.stat(&name)? {
+                found.push((name, state));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Every name in this folder, in no order.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn names(&self) -> io::Result<Vec<OsString>> {
+        let mut found = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.fd)? {
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name != "." && name != ".." {
-                found.extend(self.stat(name)?.map(|state| (name.to_owned(), state)));
+                found.push(name.to_owned());
             }
         }
         Ok(found)

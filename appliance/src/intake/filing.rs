@@ -121,12 +121,14 @@ impl Intake {
     fn bring_sidecars(&self, row: &FileRow, root: &Dir, folder: &Dir) -> io::Result<()> {
         let Some(image) = row.path.file_name().filter(|_| !self.config.sidecars.is_empty()) else { return Ok(()) };
         let parent = row.path.parent().unwrap_or(Path::new(""));
-        for (name, found) in root.below(parent)?.entries()? {
-            progress::beat();
+        let beside = root.below(parent)?;
+        // Names alone: looking at the state of each file would cost as much for every image as the whole folder.
+        for name in beside.names()? {
             let belongs = names::belongs_to(&name, image) && !names::ignored_file(&name);
             if !belongs || !self.config.sidecars.iter().any(|pattern| pattern.fits(&name)) {
                 continue;
             }
+            let Some(found) = beside.stat(&name)? else { continue };
             let path = parent.join(&name);
             let sidecar = Source { root, path: &path, stamp: Stamp::from(&found), sha256: None };
             let (target, _) = files::choose(folder, &name, &mark_of(row), |_| Ok(false))?;
