@@ -1,5 +1,6 @@
 //! The ledger: every file that was judged, every report, in one SQLite file with one writer.
 
+pub mod check;
 mod migrate;
 pub mod open;
 pub mod read;
