@@ -45,7 +45,7 @@ pub(super) fn write(run: &Path, state: &State, written: Written) -> Result<(), T
     let views: Vec<(&str, Lazily)> =
         state.tensors.iter().map(|(name, t)| Ok((name.as_str(), Lazily::new(name, t)?))).collect::<Result<_, TrainError>>()?;
     files::replace_file_by(&run.join(FILE), |path| {
-        let failed = |error| TrainError::Io { action: "write", path: path.into(), source: std::io::Error::other(error) };
+        let failed = |error| TrainError::io("write", path)(std::io::Error::other(error));
         safetensors::serialize_to_file(views, Some(metadata), path).map_err(failed)
     })
 }
@@ -57,11 +57,11 @@ pub(super) fn read(run: &Path) -> Result<Option<(State, Written)>, TrainError> {
         return Ok(None);
     }
     let mut file = File::open(&path).map_err(TrainError::io("read", &path))?;
-    let damaged = |problem: String| TrainError::File {
-        path: path.clone(),
-        problem: format!(
-            "the saved state is damaged ({problem}); this run cannot be resumed, start it anew with another --output"
-        ),
+    let damaged = |problem: String| {
+        TrainError::file(
+            path.clone(),
+            format!("the saved state is damaged ({problem}); this run cannot be resumed, start it anew with another --output"),
+        )
     };
     let mut start = vec![0; 8];
     file.read_exact(&mut start).map_err(TrainError::io("read", &path))?;

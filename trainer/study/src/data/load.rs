@@ -6,7 +6,7 @@ use super::{
     images::{self, Looked},
     table::{Part, Row, Table},
 };
-use crate::error::TrainError;
+use crate::error::StudyError;
 use mmlnb_models::{
     problems::Problems,
     sheet::{Record, Sheet},
@@ -43,8 +43,8 @@ pub struct TextLimit<'a> {
 /// Reads and checks a data set: every field, every image, before anything else is started.
 ///
 /// # Errors
-/// [`TrainError::Data`] with all problems by line.
-pub fn load(file: &Path, folder: &Path, needs: &Needs<'_>) -> Result<Table, TrainError> {
+/// [`StudyError::Data`] with all problems by line.
+pub fn load(file: &Path, folder: &Path, needs: &Needs<'_>) -> Result<Table, StudyError> {
     let sheet = Sheet::read(file)?;
     let mut problems = Problems::default();
     if sheet.records.is_empty() {
@@ -73,7 +73,7 @@ pub fn load(file: &Path, folder: &Path, needs: &Needs<'_>) -> Result<Table, Trai
     check::duplicates(&rows, &mut problems);
     check::assignments(&rows, &mut problems);
     too_long(&rows, needs.text, &mut problems);
-    TrainError::data(file, problems)?;
+    StudyError::data(file, problems)?;
     Ok(Table { file: file.into(), images: folder.into(), rows, classes, ordinal })
 }
 
@@ -186,7 +186,7 @@ mod tests {
             self.root.path().join("images")
         }
 
-        fn load(&self, needs: &Needs<'_>) -> Result<Table, TrainError> {
+        fn load(&self, needs: &Needs<'_>) -> Result<Table, StudyError> {
             load(&self.root.path().join("data.csv"), &self.images(), needs)
         }
 
@@ -194,7 +194,7 @@ mod tests {
         fn problems(&self, needs: &Needs<'_>) -> Vec<String> {
             let error = self.load(needs).unwrap_err();
             assert_eq!(error.exit_code(), 2);
-            let TrainError::Data { problems, .. } = error else { panic!("{error}") };
+            let StudyError::Data { problems, .. } = error else { panic!("{error}") };
             problems
         }
     }
