@@ -10,6 +10,7 @@ use crate::{
     sets::{Difficulty, Fault, Set},
     truth::Truth,
 };
+use clap::ValueEnum;
 use mmlnb_models::measures::facts;
 use std::ops::RangeInclusive;
 
@@ -68,6 +69,13 @@ pub struct Planned {
 }
 
 impl Plan {
+    /// A patient's name in tables and file names. It holds set and seed: two sets name no two patients alike, so that one can be held back while
+    /// the other trains.
+    pub fn name_of(&self, patient: &Patient) -> String {
+        let set = self.set.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        format!("phantom-{set}-{}-{:04}", self.seed, patient.number + 1)
+    }
+
     /// All patients. A larger number of them only adds patients.
     pub fn draw_patients(&self) -> Vec<Planned> {
         let set = self.set.difficulty();
