@@ -1,7 +1,7 @@
 //! What can go wrong while training, and the exit code that says so.
 
 use crate::{libtorch::StartError, torch::TorchError};
-use mmlnb_models::{json::ConfigError, problems::Problems, record::RecordError, sheet::SheetError, weights::WeightError};
+use mmlnb_models::{json::ConfigError, record::RecordError, sheet::SheetError, weights::WeightError};
 use mmlnb_phantom::error::PhantomError;
 use mmlnb_study::error::StudyError;
 use std::path::{Path, PathBuf};

@@ -10,12 +10,11 @@ use super::{
     known_answers,
     network::Network,
     options::Options,
-    roles::{RoleCounts, Roles},
     texts::{Cut, Written},
     train::Best,
 };
 use crate::{
-    data::{Overlap, Part, Summary, TrainingData},
+    data::{Overlap, Part, RoleCounts, Roles, Summary, TrainingData},
     diagnostics::TextFacts,
     error::TrainError,
     report,

@@ -5,13 +5,12 @@ use super::{
     descriptions::{CACHE, Described, described, describers, source, tuned_on},
     options::Options,
     pictures::{Pictures, read},
-    recipe::{Descriptions, NullImage, Recipe, StainNormalisation},
-    roles::Roles,
+    recipe::{Descriptions, NullImage, StainNormalisation},
     start::{Start, tokenizer},
     texts::Written,
 };
 use crate::{
-    data::{self, ClassOrder, Needs, Overlap, Part, Row, Split, Summary, Table, TextLimit, TrainingData, check_overlap},
+    data::{self, ClassOrder, Needs, Overlap, Part, Roles, Row, Split, Summary, Table, TextLimit, TrainingData, check_overlap},
     diagnostics::{SideFacts, TextFacts, cut_texts, generic_texts},
     error::TrainError,
     generate::Source,

@@ -15,7 +15,6 @@ mod order;
 mod pictures;
 mod prefetch;
 mod recipe;
-mod roles;
 mod schedule;
 mod stage;
 mod start;
@@ -35,7 +34,6 @@ pub use recipe::{
     ClassWeights, Descriptions, EncoderKind, FrozenMode, FusionKind, Init, Inputs, NullImage, NullText, OptimizerKind, Recipe,
     Sampling, StainNormalisation, recipe_names,
 };
-pub use roles::RoleCounts;
 pub use schedule::{Curriculum, Frozen, LambdaSchedule};
 pub use stage::run;
 pub use start::Start;
