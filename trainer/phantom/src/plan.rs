@@ -11,7 +11,7 @@ use crate::{
     truth::Truth,
 };
 use clap::ValueEnum;
-use mmlnb_models::measures::facts;
+use mmlnb_models::{measures::facts, rows::Part};
 use std::ops::RangeInclusive;
 
 /// Everything that decides a set of phantoms.
@@ -149,28 +149,6 @@ impl Plan {
             return (Description { facts: facts::read(&text), text }, Spoiling::Truncated);
         }
         (description, if wrong { Spoiling::Wrong } else { Spoiling::None })
-    }
-}
-
-/// The part of the data in which a patient stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    /// To fit on.
-    Train,
-    /// To choose on.
-    Validation,
-    /// To report.
-    Test,
-}
-
-impl Part {
-    /// As the column `split` spells it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Part::Train => "train",
-            Part::Validation => "validation",
-            Part::Test => "test",
-        }
     }
 }
 

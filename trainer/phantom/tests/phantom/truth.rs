@@ -91,7 +91,7 @@ fn classes_come_as_often_as_asked_and_each_part_has_all() {
 
 #[test]
 fn the_hard_set_tests_on_a_scanner_that_training_never_saw() {
-    use mmlnb_phantom::plan::Part;
+    use mmlnb_models::rows::Part;
     let planned = plan(Set::Hard, 2, 60).draw_patients();
     assert!(planned.iter().all(|planned| (planned.patient.scanner == 2) == (planned.part == Part::Test)));
 }

@@ -1,10 +1,14 @@
 //! What a training has seen, for others to leave out; and whether weights or texts that a classifier takes over know images that it is to be tested on.
 
-use super::{split::Split, table::Part, table::Row, table::Table};
+use super::{
+    split::Split,
+    table::{Row, Table},
+};
 use crate::{error::StudyError, run::files};
 use mmlnb_models::{
     problems::Problems,
     provenance::{Known, Role, TRAINING_DATA, TrainingData, beside_table, new_salt},
+    rows::Part,
     sheet::Sheet,
 };
 use std::path::Path;

@@ -1,11 +1,8 @@
 //! What the rows outside training are for: some choose the epoch, others calibrate, others are reported; no patient has two of these roles.
 
-use super::{
-    split::Split,
-    table::{Part, Table},
-};
+use super::{split::Split, table::Table};
 use crate::error::StudyError;
-use mmlnb_models::random::Draw;
+use mmlnb_models::{random::Draw, rows::Part};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,9 +3,9 @@
 //! Everything follows from SHA-256 of (seed, patient), so that a split depends neither on the file's order nor on this program's version of a random
 //! generator. Patients are never divided (CLAM#11, MIL_BASELINE#29: what happens otherwise).
 
-use super::table::{Part, Row, Table};
+use super::table::{Row, Table};
 use crate::error::StudyError;
-use mmlnb_models::{hash, problems::Problems};
+use mmlnb_models::{hash, problems::Problems, rows::Part};
 use std::collections::BTreeMap;
 
 /// The seed of both stages' splits unless the user gives another: the same patients train the describer and the classifier.

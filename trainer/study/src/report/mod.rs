@@ -16,6 +16,7 @@ mod words;
 
 use crate::{error::StudyError, run::files};
 use figures::Figure;
+use mmlnb_models::prepare::phantom::is_marked;
 use record::Record;
 use scores::Scores;
 use std::{fs, path::Path};
@@ -55,11 +56,9 @@ fn write_plots<'a>(run: &Path, figures: impl Iterator<Item = &'a Figure>) -> Res
     })
 }
 
-/// Every phantom's metadata holds the word; the first images tell for all.
+/// The first images tell for all.
 fn are_phantoms<'a>(files: impl Iterator<Item = &'a str>, images: &Path) -> bool {
-    let named = |bytes: &[u8]| bytes.windows(7).any(|word| word.eq_ignore_ascii_case(b"phantom"));
-    let beginning = |path: &Path| fs::read(path).map(|bytes| bytes[..bytes.len().min(4096)].to_vec());
-    files.take(3).any(|file| beginning(&images.join(file)).is_ok_and(|bytes| named(&bytes)))
+    files.take(3).any(|file| fs::read(images.join(file)).is_ok_and(|bytes| is_marked(&bytes)))
 }
 
 #[cfg(test)]

@@ -72,6 +72,11 @@ impl Metric {
     }
 }
 
+/// None where nothing calibrated.
+fn calibration(found: &Value) -> Result<Option<Calibration>, serde_json::Error> {
+    if found.is_null() { Ok(None) } else { serde_json::from_value(found.clone()).map(Some) }
+}
+
 impl Record {
     /// Reads a run's folder; files that a describer or an unfinished run does not have may be absent.
     pub fn read(run: &Path) -> Result<Record, StudyError> {
@@ -92,7 +97,10 @@ impl Record {
             measures: json(&run.join("measures.json"))?,
             examples: lines(&run.join("examples.jsonl"))?,
             classes: classes.filter_map(Value::as_str).map(String::from).collect(),
-            calibration: serde_json::from_value(config["calibration"].clone()).ok(),
+            calibration: calibration(&config["calibration"]).map_err(|error| StudyError::File {
+                path: run.join("best/config.json"),
+                problem: format!("its calibration is damaged ({error}); train again, or restore the file"),
+            })?,
         };
         record.check(run)?;
         Ok(record)
