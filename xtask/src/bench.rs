@@ -4,6 +4,7 @@
 
 mod classify;
 mod describe;
+mod growth;
 
 use crate::{
     appliance::{Appliance, Daemon, say},
@@ -26,6 +27,8 @@ pub enum Bench {
     Classify(classify::Options),
     /// Steps of tuning a describer, beside transformers and PEFT when --python names one that has them
     Describe(describe::Options),
+    /// Processor time an item at three sizes of each kind of work; fails where it more than doubles
+    Growth(growth::Options),
 }
 
 /// Files dropped.
@@ -43,6 +46,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Overhead => overhead(),
         Bench::Classify(options) => classify::run(options),
         Bench::Describe(options) => describe::run(options),
+        Bench::Growth(options) => growth::run(options),
     }
 }
 
