@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::files::names;
+
 /// The exit statuses of `mmlnb-appliance`; other programs rely on the numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -104,16 +106,33 @@ impl fmt::Display for Failure {
             if index > 0 {
                 writeln!(f)?;
             }
-            write!(f, "error: {}", problem.what)?;
+            write!(f, "error: {}", shown(&problem.what))?;
             if !problem.place.is_empty() {
-                write!(f, "\n  where: {}", problem.place)?;
+                write!(f, "\n  where: {}", names::text(problem.place.as_bytes()))?;
             }
             if !problem.mend.is_empty() {
-                write!(f, "\n  to mend: {}", problem.mend)?;
+                write!(f, "\n  to mend: {}", shown(&problem.mend))?;
             }
         }
         Ok(())
     }
 }
 
+/// Sentences may have several lines; what names of files smuggle in is escaped as in the ledger.
+fn shown(text: &str) -> String {
+    text.lines().map(|line| names::text(line.as_bytes())).collect::<Vec<_>>().join("\n")
+}
+
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_write_on_the_operators_terminal() {
+        let failure = Failure::new(Exit::Usage, "two\nlines of \u{1b}[2J", "a\u{202e}gnp.x\nerror: forged", "mend it\t");
+        let text = failure.to_string();
+        assert_eq!(text, "error: two\nlines of %1B[2J\n  where: a%E2%80%AEgnp.x%0Aerror: forged\n  to mend: mend it%09");
+    }
+}

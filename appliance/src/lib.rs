@@ -2,6 +2,7 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests prepare files by paths"))]
 
+mod accounts;
 pub mod assess;
 pub mod bundle;
 pub mod cli;

@@ -79,9 +79,9 @@ fn classified(from: &Classification) -> Classified {
     let wide = |values: &Vec<f32>| values.iter().map(|value| f64::from(*value)).collect();
     Classified {
         classes: from.classes.clone(),
-        probabilities: wide(&from.probabilities),
+        probabilities: from.probabilities.clone(),
         logits: wide(&from.logits),
-        image_only: from.image_probabilities.as_ref().map(wide),
+        image_only: from.image_probabilities.clone(),
         image_logits: from.image_logits.as_ref().map(wide),
         logits_without_text: from.logits_without_text.as_ref().map(wide),
         alpha_text: from.alpha_text.map(|alpha| f64::from(alpha).clamp(0.0, 1.0)),
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
     use mmlnb_models::bundle::NoveltyLimit;
 
-    fn assessment(probabilities: [f32; 3], image: Option<[f32; 3]>) -> Assessment {
+    fn assessment(probabilities: [f64; 3], image: Option<[f64; 3]>) -> Assessment {
         Assessment {
             description: Some(Description {
                 text: "Small round cells.".into(),
@@ -144,7 +144,7 @@ mod tests {
             }),
             classification: Some(Classification {
                 classes: ["UD", "PD", "D"].map(String::from).to_vec(),
-                logits: probabilities.map(f32::ln).to_vec(),
+                logits: probabilities.map(|value| value.ln() as f32).to_vec(),
                 probabilities: probabilities.to_vec(),
                 image_logits: None,
                 image_probabilities: image.map(|image| image.to_vec()),
@@ -246,6 +246,6 @@ mod tests {
 
     #[test]
     fn no_numbers_no_report() {
-        assert!(report(&assessment([f32::NAN, 0.4, 0.3], None), &PLAIN, &[], &rules(None)).is_none());
+        assert!(report(&assessment([f64::NAN, 0.4, 0.3], None), &PLAIN, &[], &rules(None)).is_none());
     }
 }

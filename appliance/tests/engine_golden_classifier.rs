@@ -58,7 +58,7 @@ fn golden_curriculum_classifies_as_the_reference() {
 fn check_opinion(assessment: &Assessment, text: &str) {
     let opinion = assessment.classification.as_ref().unwrap();
     assert_eq!(opinion.classes.len(), opinion.probabilities.len());
-    assert!((opinion.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+    assert!((opinion.probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9);
     assert_eq!(opinion.logits_without_text.as_ref().map(Vec::len), Some(opinion.classes.len()));
     assert_ne!(opinion.logits_without_text.as_ref(), Some(&opinion.logits), "the text has an effect");
     let read = opinion.description_read_until.unwrap();

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use mmlnb_appliance::ledger::{LedgerError, open, read};
+use mmlnb_appliance::ledger::{LedgerError, check, open, read};
 use rusqlite::{Connection, OpenFlags};
 
 const OLD: &str = include_str!("data/ledger-1.sql");
@@ -65,7 +65,7 @@ fn columns(connection: &Connection) -> Vec<String> {
 /// Old and whole, or new and whole; true when new. A new one always has a whole copy of the old one beside it.
 fn old_or_new(path: &Path, what: &str) -> bool {
     let connection = plain(path);
-    open::check(&connection, path, true).unwrap();
+    check::check(&connection, path, true).unwrap();
     let version = number(&connection, "PRAGMA user_version");
     assert_eq!(number(&connection, "SELECT count(*) FROM reports"), 3000, "{what}");
     assert_eq!(number(&connection, "SELECT count(*) FROM files"), 4008, "{what}");
@@ -83,7 +83,7 @@ fn old_or_new(path: &Path, what: &str) -> bool {
             assert!(!copies.is_empty(), "{what}");
             for copy in copies {
                 let copy_of = plain(&copy);
-                open::check(&copy_of, &copy, true).unwrap();
+                check::check(&copy_of, &copy, true).unwrap();
                 assert_eq!(number(&copy_of, "PRAGMA user_version"), 1, "{what}");
                 assert_eq!(number(&copy_of, "SELECT count(*) FROM reports"), 3000, "{what}");
             }

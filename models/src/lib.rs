@@ -14,6 +14,7 @@ pub mod problems;
 pub mod provenance;
 pub mod random;
 pub mod record;
+pub mod rows;
 pub mod sheet;
 pub mod spelling;
 pub mod verdict;

@@ -378,3 +378,11 @@ proptest! {
         prop_assert!(logits.iter().map(leading).all(|confidence| (1.0 / 3.0 - 1e-9..=1.0).contains(&confidence)));
     }
 }
+
+#[test]
+fn a_softmax_divides_by_the_temperature_and_bears_large_logits() {
+    let cold = softmax(&[2.0, 0.0], 2.0);
+    assert!((cold[0] - 1.0 / (1.0 + (-1.0f64).exp())).abs() < 1e-15);
+    let large = softmax(&[1000.0, 1001.0], 1.0);
+    assert!((large.iter().sum::<f64>() - 1.0).abs() < 1e-12 && (large[1] - 0.731_058_578_630_0).abs() < 1e-9);
+}

@@ -43,7 +43,7 @@ impl Compiled<'_> {
     /// A file that cannot be read, and what is wrong in it, with its name.
     pub fn changed_by<R: DeserializeOwned>(&self, config: &Path, problems: fn(&R) -> Vec<String>) -> Result<R, TrainError> {
         let text = std::fs::read_to_string(config).map_err(TrainError::io("read", config))?;
-        let in_file = |problem| TrainError::File { path: config.to_path_buf(), problem };
+        let in_file = |problem| TrainError::file(config, problem);
         self.with(parsed(&text).map_err(in_file)?, problems).map_err(|error| match error {
             TrainError::Asked(problem) => in_file(problem),
             error => error,

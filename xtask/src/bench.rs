@@ -3,6 +3,7 @@
 //! Files are renamed into the inbox: that is a complete file by contract, which needs no settling, so there is no settle time to subtract.
 
 mod classify;
+mod decode;
 mod describe;
 mod growth;
 
@@ -25,6 +26,8 @@ pub enum Bench {
     Overhead,
     /// Steps of stage 2 at full size, beside PyTorch
     Classify(classify::Options),
+    /// Our JPEG decoder beside the `image` crate's
+    Decode(decode::Options),
     /// Steps of tuning a describer, beside transformers and PEFT when --python names one that has them
     Describe(describe::Options),
     /// Processor time an item at three sizes of each kind of work; fails where it more than doubles
@@ -45,6 +48,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Overhead => overhead(),
         Bench::Classify(options) => classify::run(options),
+        Bench::Decode(options) => decode::run(options),
         Bench::Describe(options) => describe::run(options),
         Bench::Growth(options) => growth::run(options),
     }

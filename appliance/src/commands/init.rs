@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use super::print;
+use crate::accounts;
 use crate::config;
 use crate::error::{Exit, Failure};
 use crate::files::Dir;
@@ -78,20 +79,10 @@ impl Owner {
             let mend = "install the package first; by hand: copy systemd/sysusers.conf to /usr/lib/sysusers.d/mmlnb.conf and run systemd-sysusers";
             Failure::new(Exit::Configuration, format!("there is no {what}"), place, mend)
         };
-        let number = |file: &str, name: &str, field: usize| {
-            let text = read(Path::new(file)).ok()?;
-            let line = text.lines().find(|line| line.split(':').next() == Some(name))?;
-            line.split(':').nth(field)?.parse().ok()
-        };
-        let user = |field| number("/etc/passwd", SERVICE_USER, field).ok_or_else(|| absent("user mmlnb", "/etc/passwd"));
-        let drop_group = number("/etc/group", DROP_GROUP, 2).ok_or_else(|| absent("group mmlnb-drop", "/etc/group"))?;
-        Ok(Owner { user: user(2)?, user_group: user(3)?, drop_group })
+        let user = accounts::user(|user| user.name == SERVICE_USER).ok_or_else(|| absent("user mmlnb", "/etc/passwd"))?;
+        let drop_group = accounts::group(DROP_GROUP).ok_or_else(|| absent("group mmlnb-drop", "/etc/group"))?;
+        Ok(Owner { user: user.uid, user_group: user.gid, drop_group })
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a file of the system")]
-fn read(file: &Path) -> io::Result<String> {
-    std::fs::read_to_string(file)
 }
 
 /// Gives the folders their owners and modes and writes the drop-in; what comes next, as text.

@@ -1,6 +1,7 @@
 //! `show` and `explain`: one report in words, or why a file has none.
 
 use clap::Args;
+use mmlnb_models::measures::classes::softmax;
 use rusqlite::Connection;
 use serde_json::json;
 
@@ -136,14 +137,6 @@ fn show_text(row: &ReportRow) -> String {
     lines.join("\n") + "\n"
 }
 
-/// softmax(logits / temperature) in double precision.
-fn softmax(logits: &[f64], temperature: f64) -> Vec<f64> {
-    let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let exponents: Vec<f64> = logits.iter().map(|logit| ((logit - top) / temperature).exp()).collect();
-    let sum: f64 = exponents.iter().sum();
-    exponents.into_iter().map(|value| value / sum).collect()
-}
-
 /// The probabilities, had the text no weight; none where the classifier reads no text or the report does not hold its temperature.
 fn without_text(report: &NewReport) -> Option<Vec<f64>> {
     Some(softmax(report.classified.logits_without_text.as_deref()?, report.temperature?))
@@ -239,12 +232,5 @@ mod tests {
         assert!(explain_text(&row).contains("unknown: this report"));
         row.report.classified.alpha_text = None;
         assert!(explain_text(&row).contains("reads no text"));
-    }
-
-    #[test]
-    fn softmax_sums_to_one() {
-        let values = softmax(&[1000.0, 1001.0], 1.0);
-        assert!((values.iter().sum::<f64>() - 1.0).abs() < 1e-12);
-        assert!((values[1] - 0.731_058_578_630_0).abs() < 1e-9);
     }
 }

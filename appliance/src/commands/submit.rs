@@ -39,9 +39,9 @@ pub fn run(args: &Submit) -> Result<Exit, Failure> {
     let inbox = Dir::open(&config.inbox).and_then(|inbox| inbox.make_below(&parent));
     let inbox = inbox.map_err(|error| Failure::io("the case cannot be made", &folder, &error))?;
     for file in &args.files {
-        let name =
-            copy(file, &inbox).map_err(|error| Failure::io(format!("{} cannot be copied", file.display()), &folder, &error))?;
-        print(&format!("{}\n", parent.join(name).display()))?;
+        let name = copy(file, &inbox)
+            .map_err(|error| Failure::io(format!("{} cannot be copied", names::shown(file)), &folder, &error))?;
+        print(&format!("{}\n", names::shown(&parent.join(name))))?;
     }
     match control::ask(&config.state, &serde_json::json!({ "do": "status" }))? {
         Some(_) => Ok(Exit::Done),

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Lines, Machine, open_for_reading};
 use crate::error::{Exit, Failure};
 use crate::intake::Folder;
-use crate::ledger::{FileRow, open, read};
+use crate::ledger::{FileRow, check, read};
 
 /// Checks everything and names each problem.
 ///
@@ -14,10 +14,10 @@ use crate::ledger::{FileRow, open, read};
 /// Configuration; a ledger that is damaged (65).
 pub fn run(args: &Machine) -> Result<Exit, Failure> {
     let (config, connection) = open_for_reading(&args.configured)?;
-    open::check(&connection, &config.ledger(), true)?;
+    check::check(&connection, &config.ledger(), true)?;
     let folder = Folder::new(&config);
     let mut lines = Lines::new();
-    let dangling = open::dangling(&connection)?;
+    let dangling = check::dangling(&connection)?;
     let mut told = Told { folder, problems: dangling.len(), images: 0, changed: 0 };
     if args.json {
         // One object for all: only the problems are kept.

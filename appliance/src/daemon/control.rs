@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::accounts;
 use crate::error::{Exit, Failure};
 use crate::intake::Intake;
 use crate::ledger::{FileRow, LedgerError, read};
@@ -99,14 +100,8 @@ fn detailed(status: &status::Status) -> Value {
 
 /// Who asks, for the ledger: the number of the user and its name on this machine.
 pub fn actor(uid: u32) -> String {
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let (name, _, id) = (fields.next()?, fields.next()?, fields.next()?);
-        (id.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    match name {
-        Some(name) => format!("{uid} {name}"),
+    match accounts::user(|user| user.uid == uid) {
+        Some(user) => format!("{uid} {}", user.name),
         None => uid.to_string(),
     }
 }

@@ -22,7 +22,7 @@ use crate::config::{Config, Need};
 use crate::engine::{Engine, EngineError, EngineOptions, Mode, Provider};
 use crate::error::{Exit, Failure};
 use crate::intake::{self, Adoption, Assess, Folder, Intake, Scanner};
-use crate::ledger::{Ledger, RunStart, open, record};
+use crate::ledger::{Ledger, RunStart, check, record};
 use crate::qualify::answers;
 use crate::{clock, verdict};
 use death::DeathMark;
@@ -155,7 +155,7 @@ fn open_ledger(config: &Config, asked: &Asked) -> Result<Ledger, Failure> {
     let unclean = ledger.read(|connection| {
         let unclean = record::unclean(connection)?;
         if unclean {
-            open::check(connection, &path, false)?;
+            check::check(connection, &path, false)?;
         }
         Ok(unclean)
     })?;

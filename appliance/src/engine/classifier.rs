@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use mmlnb_models::bundle::{self, Bundle, CLASSIFIER, NOVELTY};
 use mmlnb_models::config::{ClassifierConfig, Fusion, ImageEncoder, ImageInput};
+use mmlnb_models::measures::classes::softmax;
 use mmlnb_models::measures::novelty::Neighbours;
 use mmlnb_models::prepare::bert_tokenizer::{BertText, BertTokenizer};
 use mmlnb_models::prepare::classifier_image;
@@ -26,7 +27,7 @@ pub(super) struct Classifier {
     classes: Vec<String>,
     input: Option<ImageInput>,
     text: Option<(BertTokenizer, usize)>,
-    temperature: f32,
+    temperature: f64,
     fixed_alpha: Option<f32>,
     neighbours: Option<Neighbours>,
     jobs: Option<Sender<Job>>,
@@ -116,7 +117,7 @@ impl Layout {
             .name("classifier".to_string())
             .spawn(move || worker.serve(&queue))
             .map_err(|error| EngineError::Internal(format!("cannot start the classifier's thread: {error}")))?;
-        let temperature = part.calibration.as_ref().map_or(1.0, |calibration| calibration.temperature as f32);
+        let temperature = part.calibration.as_ref().map_or(1.0, |calibration| calibration.temperature);
         let fixed_alpha = match config.fusion {
             Fusion::Fixed(alpha) => Some(alpha as f32),
             Fusion::Prmf | Fusion::Concat => None,
@@ -183,8 +184,8 @@ impl Classifier {
         let features = find("fused_features").or(find("image_features")).or(find("text_features"));
         Ok(Classification {
             classes: self.classes.clone(),
-            probabilities: softmax(&logits, self.temperature),
-            image_probabilities: image_logits.as_ref().map(|logits| softmax(logits, 1.0)),
+            probabilities: softmax(&wide(&logits), self.temperature),
+            image_probabilities: image_logits.as_ref().map(|logits| softmax(&wide(logits), 1.0)),
             logits,
             image_logits,
             novelty: self
@@ -310,14 +311,6 @@ fn reply(job: &Job, outcome: Result<Outputs, EngineError>) {
     let _ = job.reply.send(outcome);
 }
 
-/// exp(z / temperature), normalised.
-fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f32> = logits.iter().map(|logit| ((logit - most) / temperature).exp()).collect();
-    let sum: f32 = powers.iter().sum();
-    powers.iter().map(|power| power / sum).collect()
-}
-
 /// The tensors of `--trace`.
 fn trace(outputs: &Outputs, opinion: &Classification, pixels: Option<(&ImageInput, &[f32])>, text: Option<&BertText>) -> Trace {
     let mut trace = Trace::default();
@@ -334,23 +327,16 @@ fn trace(outputs: &Outputs, opinion: &Classification, pixels: Option<(&ImageInpu
     let probabilities =
         [("probabilities", Some(&opinion.probabilities)), ("image_probabilities", opinion.image_probabilities.as_ref())];
     for (name, values) in probabilities.into_iter().filter_map(|(name, values)| Some((name, values?))) {
-        trace.put_f32(name, &[1, values.len()], values);
+        let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+        trace.put_f32(name, &[1, values.len()], &values);
     }
     trace
 }
 
-fn refused(error: impl std::fmt::Display) -> EngineError {
-    EngineError::Bundle(format!("the classifier of the bundle cannot be used: {error}; export the bundle again"))
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|value| f64::from(*value)).collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn softmax_divides_by_the_temperature() {
-        let cold = softmax(&[2.0, 0.0], 2.0);
-        assert!((cold[0] - 1.0 / (1.0 + (-1.0f32).exp())).abs() < 1e-6);
-        assert!((cold[0] + cold[1] - 1.0).abs() < 1e-6);
-    }
+fn refused(error: impl std::fmt::Display) -> EngineError {
+    EngineError::Bundle(format!("the classifier of the bundle cannot be used: {error}; export the bundle again"))
 }

@@ -143,12 +143,12 @@ pub struct Classification {
     pub classes: Vec<String>,
     /// Of image and text fused.
     pub logits: Vec<f32>,
-    /// softmax(logits / temperature of the bundle's calibration, 1 without one).
-    pub probabilities: Vec<f32>,
+    /// softmax(logits / temperature of the bundle's calibration, 1 without one), in f64 as the threshold was fitted.
+    pub probabilities: Vec<f64>,
     /// Of the image alone; `None` without an image head.
     pub image_logits: Option<Vec<f32>>,
     /// softmax(image_logits).
-    pub image_probabilities: Option<Vec<f32>>,
+    pub image_probabilities: Option<Vec<f64>>,
     /// Distance of the features before the head to the training images'; `None` without a calibration that judges it.
     pub novelty: Option<f64>,
     /// The classifier normalises stains, but this image could not be and was left as it is.

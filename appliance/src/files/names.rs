@@ -163,6 +163,11 @@ pub fn text(bytes: &[u8]) -> String {
     out
 }
 
+/// As [`text`], of a path.
+pub fn shown(path: &Path) -> String {
+    text(path.as_os_str().as_bytes())
+}
+
 /// The name under which a file is tried first in `done` or `failed`: its own, or cut and marked when it is overlong.
 pub fn target(name: &OsStr, mark: &str) -> OsString {
     if name.as_bytes().len() <= LONGEST {

@@ -9,12 +9,17 @@ use std::time::Duration;
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
-use super::LedgerError;
-use super::open::{self, APPLICATION_ID, VERSION};
+use super::{LedgerError, check};
 use crate::clock::utc_now;
 use crate::{failpoint, progress};
 
+/// "MMNB": the application id in the file's header.
+pub const APPLICATION_ID: i32 = 0x4D4D_4E42;
+/// The schema that this program writes.
+pub const VERSION: i32 = 2;
+
 const TABLES: &str = include_str!("schema.sql");
+const NEW_IN_2: &str = include_str!("new-in-2.sql");
 const VIEWS: &str = include_str!("views.sql");
 const FROM_1: &str = include_str!("from-1.sql");
 /// Pages that are copied between two signs of life.
@@ -41,6 +46,7 @@ pub fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerErr
 fn create(connection: &mut Connection) -> Result<(), LedgerError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
+    transaction.execute_batch(NEW_IN_2)?;
     transaction.execute_batch(VIEWS)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
@@ -50,6 +56,7 @@ fn create(connection: &mut Connection) -> Result<(), LedgerError> {
 fn from_1(connection: &mut Connection, path: &Path, copy: &Path) -> Result<(), LedgerError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     failpoint::pass("migrate.begun")?;
+    transaction.execute_batch(NEW_IN_2)?;
     transaction.execute_batch(FROM_1)?;
     failpoint::pass("migrate.tables")?;
     transaction.execute_batch(VIEWS)?;
@@ -59,7 +66,7 @@ fn from_1(connection: &mut Connection, path: &Path, copy: &Path) -> Result<(), L
         "INSERT INTO event(at, actor, action, subject, detail) VALUES(?1, 'appliance', 'migrate', 'ledger', ?2)",
         [utc_now(), detail.to_string()],
     )?;
-    let dangling = open::dangling(&transaction)?;
+    let dangling = check::dangling(&transaction)?;
     if let Some(first) = dangling.first() {
         return Err(LedgerError::Damaged { path: path.to_owned(), found: first.clone() });
     }
@@ -99,7 +106,7 @@ fn copy_into(connection: &Connection, part: &Path) -> Result<(), LedgerError> {
     let backup = Backup::new(connection, &mut target)?;
     backup.run_to_completion(PAGES, Duration::ZERO, Some(|_| progress::beat()))?;
     drop(backup);
-    open::check(&target, part, false)?;
+    check::check(&target, part, false)?;
     // The copy is one file: a write-ahead log beside it would be left behind by whoever takes it elsewhere.
     target.pragma_update(None, "journal_mode", "DELETE")?;
     target.close().map_err(|(_, error)| error)?;

@@ -1,5 +1,6 @@
 //! The ledger: every file that was judged, every report, in one SQLite file with one writer.
 
+pub mod check;
 mod migrate;
 pub mod open;
 pub mod read;
@@ -159,8 +160,11 @@ impl From<LedgerError> for Failure {
                 }
                 _ => (Exit::Internal, "check the disk; see the log"),
             },
-            LedgerError::Stopped(_) | LedgerError::Io(_) | LedgerError::Damaged { .. } | LedgerError::Transition { .. } => {
+            LedgerError::Stopped(_) | LedgerError::Io(_) | LedgerError::Damaged { .. } => {
                 (Exit::Internal, "check the disk; see the log")
+            }
+            LedgerError::Transition { .. } => {
+                (Exit::Internal, "this is a fault of the program, and nothing was written: report it with the log of the service")
             }
         };
         Failure::new(exit, error.to_string(), "", mend)

@@ -5,12 +5,9 @@ use std::path::{Path, PathBuf};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::{LedgerError, migrate};
+use super::LedgerError;
+use super::migrate::{self, APPLICATION_ID, VERSION};
 
-/// "MMNB": the application id in the file's header.
-pub const APPLICATION_ID: i32 = 0x4D4D_4E42;
-/// The schema that this program writes.
-pub const VERSION: i32 = 2;
 /// SQLite before this has a bug that can damage a write-ahead log on reset (3.7.0 to 3.51.2).
 const OLDEST_SQLITE: i32 = 3_051_003;
 
@@ -93,30 +90,6 @@ fn keep_wal(connection: &Connection) -> Result<(), LedgerError> {
         rusqlite::ffi::SQLITE_OK => Ok(()),
         code => Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None).into()),
     }
-}
-
-/// SQLite's own check; `thorough` compares indexes with tables too.
-///
-/// # Errors
-/// [`LedgerError::Damaged`] with the first findings.
-pub fn check(connection: &Connection, path: &Path, thorough: bool) -> Result<(), LedgerError> {
-    let pragma = if thorough { "PRAGMA integrity_check(20)" } else { "PRAGMA quick_check(20)" };
-    let mut statement = connection.prepare(pragma)?;
-    let lines: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    if lines == ["ok"] { Ok(()) } else { Err(LedgerError::Damaged { path: path.to_owned(), found: lines.join("; ") }) }
-}
-
-/// References that lead nowhere, as sentences.
-///
-/// # Errors
-/// I/O or damage.
-pub fn dangling(connection: &Connection) -> Result<Vec<String>, LedgerError> {
-    let mut statement = connection.prepare("PRAGMA foreign_key_check")?;
-    let rows = statement.query_map([], |row| {
-        let (table, row_id, parent): (String, Option<i64>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok(format!("table {table}, row {}: refers to a row of {parent} that is not there", row_id.unwrap_or(-1)))
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// File systems whose locks and shared memory SQLite cannot rely on, and whose events do not arrive.

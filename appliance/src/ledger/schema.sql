@@ -1,5 +1,5 @@
--- The tables of the ledger, version 2. They are the appliance's own; other programs read the views (views.sql). New columns stand last, as
--- from-1.sql appends them.
+-- The tables of the ledger, version 2, beside those of new-in-2.sql. They are the appliance's own; other programs read the views (views.sql).
+-- New columns stand last, as from-1.sql appends them.
 CREATE TABLE bundle(
   id INTEGER PRIMARY KEY,
   sha256 TEXT NOT NULL UNIQUE CHECK(length(sha256) = 64),
@@ -36,11 +36,6 @@ CREATE TABLE content(
   pixels_sha256 BLOB CHECK(length(pixels_sha256) = 32),
   microns_per_pixel REAL) STRICT, WITHOUT ROWID;
 CREATE INDEX content_pixels ON content(pixels_sha256) WHERE pixels_sha256 IS NOT NULL;
-
--- Once for each content, beside the rows that every look touches.
-CREATE TABLE thumbnail(
-  sha256 BLOB PRIMARY KEY REFERENCES content(sha256),
-  jpeg BLOB NOT NULL) STRICT;
 
 -- One image content under one bundle.
 CREATE TABLE job(
@@ -120,34 +115,3 @@ CREATE TABLE report(
   temperature REAL CHECK(temperature > 0)) STRICT;
 CREATE INDEX report_created ON report(created_at);
 CREATE INDEX report_description ON report(description_key) WHERE description_key IS NOT NULL;
-
--- The tiles of a slide's report, each a region of one level of the slide.
-CREATE TABLE tile(
-  report_id INTEGER NOT NULL REFERENCES report(id),
-  level INTEGER NOT NULL CHECK(level >= 0),
-  x INTEGER NOT NULL,
-  y INTEGER NOT NULL,
-  width INTEGER NOT NULL CHECK(width > 0),
-  height INTEGER NOT NULL CHECK(height > 0),
-  class TEXT,
-  probabilities TEXT NOT NULL CHECK(json_valid(probabilities)),
-  described INTEGER NOT NULL CHECK(described IN (0, 1)),
-  verdict TEXT NOT NULL CHECK(verdict IN ('accepted', 'abstain', 'not_assessed')),
-  PRIMARY KEY(report_id, level, y, x)) STRICT, WITHOUT ROWID;
-
--- What was done by whom: a person's retry, a migration, a file set aside.
-CREATE TABLE event(
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  at TEXT NOT NULL,
-  run_id INTEGER REFERENCES run(id),
-  actor TEXT NOT NULL,
-  action TEXT NOT NULL,
-  subject TEXT NOT NULL,
-  detail TEXT NOT NULL CHECK(json_valid(detail))) STRICT;
-
--- How many files stand in each state, by the quarter of an hour in which they reached it; kept by triggers.
-CREATE TABLE tally(
-  state TEXT NOT NULL,
-  quarter TEXT NOT NULL,
-  files INTEGER NOT NULL,
-  PRIMARY KEY(state, quarter)) STRICT, WITHOUT ROWID;

@@ -7,8 +7,7 @@ use mmlnb_models::measures::classes::softmax;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::fraction;
-use super::measure::Answered;
+use super::measure::{Answered, fraction};
 use crate::error::{Exit, Failure};
 use crate::verdict::leading;
 

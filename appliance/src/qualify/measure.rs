@@ -14,8 +14,22 @@ use serde_json::{Value, json};
 
 use super::items::Item;
 use super::rows::{Half, Row};
-use super::{Options, fraction};
 use crate::verdict::leading;
+
+/// What is promised, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Largest share of errors among accepted answers.
+    pub risk: f64,
+    /// With this confidence.
+    pub confidence: f64,
+    /// Share of familiar images that may be called unfamiliar.
+    pub false_alarm: f64,
+    /// Of halves and intervals.
+    pub seed: u64,
+    /// Known answers to record.
+    pub answers: usize,
+}
 
 /// A row with what the bundle says about its image.
 pub type Answered<'a> = (&'a Row, &'a Item);
@@ -206,6 +220,11 @@ fn labels(items: &[Answered<'_>]) -> Vec<usize> {
 
 fn groups<'a>(items: &[Answered<'a>]) -> Vec<Option<&'a str>> {
     items.iter().map(|(row, _)| row.group.as_deref()).collect()
+}
+
+/// part / whole; nothing of nothing.
+pub fn fraction(part: usize, whole: usize) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ use crate::commands::print;
 use crate::engine::{Engine, Mode};
 use crate::error::{Exit, Failure};
 use items::Store;
-use measure::{Answered, Fitted};
+use measure::{Answered, Fitted, Options};
 use rows::{Found, Half, Needs, Row};
 
 const CARD: &str = "MODEL_CARD.md";
@@ -87,21 +87,6 @@ fn share(text: &str) -> Result<f64, String> {
         Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
         _ => Err("expected a number between 0 and 1".to_owned()),
     }
-}
-
-/// What is promised, and how.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Largest share of errors among accepted answers.
-    pub risk: f64,
-    /// With this confidence.
-    pub confidence: f64,
-    /// Share of familiar images that may be called unfamiliar.
-    pub false_alarm: f64,
-    /// Of halves and intervals.
-    pub seed: u64,
-    /// Known answers to record.
-    pub answers: usize,
 }
 
 /// `qualify`.
@@ -295,9 +280,4 @@ fn none(failed: &[String], data: &Path) -> Failure {
 fn unmeasurable(error: MeasureError) -> Failure {
     let mend = "give more images: each half of the patients needs some";
     Failure::new(Exit::Usage, error.to_string(), "", mend)
-}
-
-/// part / whole; nothing of nothing.
-fn fraction(part: usize, whole: usize) -> Option<f64> {
-    (whole > 0).then(|| part as f64 / whole as f64)
 }

@@ -1,12 +1,13 @@
 //! The data of a qualification: rows of a CSV file with their images, checked as a whole before anything is loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use mmlnb_models::hash::sha256_hex;
 use mmlnb_models::prepare::bert_tokenizer::SPECIAL_TOKENS;
 use mmlnb_models::problems::Problems;
 use mmlnb_models::provenance::{Role, TrainingData};
+use mmlnb_models::rows::{self, Identity, Part};
 use mmlnb_models::sheet::{Record, Sheet, SheetError};
 use mmlnb_models::spelling::{folded, is_placeholder};
 
@@ -44,11 +45,18 @@ pub struct Found {
 }
 
 /// A row of the file, before the halves are known.
-struct Given<'s> {
+struct Given {
     row: Row,
-    split: Option<&'s str>,
+    split: Option<Part>,
     /// It, or another image of its patient, chose the bundle's best epoch: it may not be reported.
     chosen: bool,
+}
+
+impl Given {
+    fn identity(&self) -> Identity<'_> {
+        let Row { line, file_name, sha256, group, .. } = &self.row;
+        Identity { line: *line, file_name, sha256, group: group.as_deref(), part: self.split }
+    }
 }
 
 /// The two halves of the data, by patient.
@@ -106,12 +114,21 @@ pub fn read(file: &Path, images: &Path, needs: &Needs<'_>, inspect: &mut Inspect
         if needs.description {
             sheet.texts(&SPECIAL_TOKENS, &mut problems);
         }
-        let first = first_names(&sheet, &mut problems);
+        rows::assignments(identities(&sheet), &mut problems);
+        let first = rows::first_names(&sheet, &mut problems);
+        let root = images.canonicalize().map_err(|error| {
+            Failure::new(
+                Exit::Usage,
+                format!("the image folder cannot be opened: {error}"),
+                images.display().to_string(),
+                "check the path after --images",
+            )
+        })?;
         for (record, _) in sheet.records.iter().zip(first).filter(|(_, first)| *first) {
-            given.extend(row(&sheet, record, images, needs, inspect, &mut problems));
+            given.extend(row(&sheet, record, &root, needs, inspect, &mut problems));
         }
         let rows = sheet.records.len();
-        twice(&given, &mut problems);
+        rows::duplicates(given.iter().map(Given::identity), &mut problems);
         if problems.is_empty() {
             left_out = rows - given.len();
         }
@@ -127,22 +144,6 @@ pub fn read(file: &Path, images: &Path, needs: &Needs<'_>, inspect: &mut Inspect
     let place = file.display().to_string();
     let problem = |what: String| Problem::new(what.trim_start().to_owned(), &place, "correct the file or the images");
     Err(Failure { exit: Exit::Usage, problems: problems.lines().into_iter().map(problem).collect() })
-}
-
-/// Whether each record is the first that names its image; the others are not looked at.
-fn first_names(sheet: &Sheet, problems: &mut Problems) -> Vec<bool> {
-    let mut names: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut first = |record: &'_ Record, name| match names.get(name) {
-        Some(line) => {
-            problems.at(record.line, "names that stand in an earlier line", format!("{name} stands in line {line} too"));
-            false
-        }
-        None => {
-            names.insert(name, record.line);
-            true
-        }
-    };
-    sheet.records.iter().map(|record| sheet.field(record, "file_name").is_none_or(|name| first(record, name))).collect()
 }
 
 /// A hash over all that the rows say.
@@ -170,27 +171,21 @@ fn unreadable(file: &Path, error: SheetError) -> Failure {
 }
 
 /// A row that is used; none for one that trained the bundle, or with which something is wrong.
-fn row<'s>(
-    sheet: &'s Sheet,
-    record: &'s Record,
-    images: &Path,
+fn row(
+    sheet: &Sheet,
+    record: &Record,
+    root: &Path,
     needs: &Needs<'_>,
     inspect: &mut Inspect<'_>,
     problems: &mut Problems,
-) -> Option<Given<'s>> {
+) -> Option<Given> {
     let field = |column: &str| sheet.field(record, column);
     let before = problems.count();
-    let split = field("split").map(|split| (split, folded(split)));
-    let part = match &split {
-        None => None,
-        Some((_, fold)) if fold == "train" => return None,
-        Some((_, fold)) if fold == "validation" => Some("validation"),
-        Some((_, fold)) if fold == "test" => Some("test"),
-        Some((other, _)) => {
-            problems.at(record.line, "unknown parts", format!("split `{other}` is none of train, validation, test"));
-            None
-        }
-    };
+    let split = field("split");
+    let part = split.and_then(|split| Part::read(split, record.line, problems));
+    if part == Some(Part::Train) {
+        return None;
+    }
     if split.is_none() && needs.unknown {
         let problem = "no split, and the classifier does not say which images trained it (it was imported, or trained with an earlier version): \
                        fill in the column `split` with train, validation or test, or train the classifier again";
@@ -217,12 +212,11 @@ fn row<'s>(
         problems.at(record.line, "rows without a description", problem);
     }
     let file_name = field("file_name").unwrap_or_default().to_owned();
-    let path = images.join(&file_name);
-    let sha256 = match image(&file_name, &path, inspect) {
-        Ok(sha256) => sha256,
+    let (path, sha256) = match image(&file_name, root, inspect) {
+        Ok(found) => found,
         Err(problem) => {
             problems.at(record.line, "images that cannot be used", problem);
-            String::new()
+            Default::default()
         }
     };
     let text = |column: &str| field(column).map(str::to_owned);
@@ -236,37 +230,30 @@ fn row<'s>(
 }
 
 /// The hash of an image that lies in the folder and has the header of one.
-fn image(file_name: &str, path: &Path, inspect: &mut Inspect<'_>) -> Result<String, String> {
-    if file_name.is_empty()
-        || !Path::new(file_name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-    {
-        return Err(format!("file_name `{file_name}` does not lie in the image folder"));
-    }
-    let sha256 = inspect(path).map_err(|failure| format!("{file_name}: {}", failure.problems[0].what))?;
-    Ok(hex(&sha256))
+fn image(file_name: &str, root: &Path, inspect: &mut Inspect<'_>) -> Result<(PathBuf, String), String> {
+    let path = rows::inside(root, file_name)?;
+    let sha256 = inspect(&path).map_err(|failure| format!("{file_name}: {}", failure.problems[0].what))?;
+    Ok((path, hex(&sha256)))
 }
 
-/// Rows with the same image content.
-fn twice(given: &[Given<'_>], problems: &mut Problems) {
-    let mut first: BTreeMap<&str, &Row> = BTreeMap::new();
-    for Given { row, .. } in given {
-        match first.get(row.sha256.as_str()) {
-            Some(other) => {
-                let problem = format!("{} is the same image as {} in line {}", row.file_name, other.file_name, other.line);
-                problems.at(row.line, "images that stand there under another name", problem);
-            }
-            None => drop(first.insert(&row.sha256, row)),
-        }
-    }
+/// Who stands where, by the file alone.
+fn identities<'s>(sheet: &'s Sheet) -> impl Iterator<Item = Identity<'s>> {
+    sheet.records.iter().map(|record| Identity {
+        line: record.line,
+        file_name: sheet.field(record, "file_name").unwrap_or_default(),
+        sha256: "",
+        group: sheet.field(record, "group"),
+        part: sheet.field(record, "split").and_then(|split| Part::read(split, record.line, &mut Problems::default())),
+    })
 }
 
 /// Assigns the halves: the column `split` where it names both parts, else every other patient, ordered by class and a seeded hash. Whoever chose the
 /// bundle's best epoch is fitted on, never reported.
-fn halved(given: Vec<Given<'_>>, seed: u64) -> Vec<Row> {
+fn halved(given: Vec<Given>, seed: u64) -> Vec<Row> {
     let patient = |row: &Row| row.group.clone().unwrap_or_else(|| format!("\0{}", row.sha256));
     let chosen: BTreeSet<String> = given.iter().filter(|given| given.chosen).map(|given| patient(&given.row)).collect();
-    let named = |part: &str| given.iter().any(|given| given.split == Some(part));
-    let by_file = named("validation") && named("test");
+    let named = |part: Part| given.iter().any(|given| given.split == Some(part));
+    let by_file = named(Part::Validation) && named(Part::Test);
     let mut patients: BTreeMap<String, Option<usize>> = BTreeMap::new();
     for Given { row, .. } in given.iter().filter(|given| !chosen.contains(&patient(&given.row))) {
         patients.entry(patient(row)).or_insert(row.class);
@@ -275,9 +262,9 @@ fn halved(given: Vec<Given<'_>>, seed: u64) -> Vec<Row> {
         patients.into_iter().map(|(name, class)| (class, sha256_hex(format!("{seed} {name}").as_bytes()), name)).collect();
     order.sort();
     let fitted: BTreeSet<&String> = order.iter().step_by(2).map(|(_, _, name)| name).collect();
-    let half = |Given { row, split, .. }: &Given<'_>| {
+    let half = |Given { row, split, .. }: &Given| {
         let name = patient(row);
-        let fitted = chosen.contains(&name) || if by_file { *split != Some("test") } else { fitted.contains(&name) };
+        let fitted = chosen.contains(&name) || if by_file { *split != Some(Part::Test) } else { fitted.contains(&name) };
         if fitted { Half::Fitted } else { Half::Reported }
     };
     given.iter().map(|given| Row { half: half(given), ..given.row.clone() }).collect()
@@ -341,6 +328,9 @@ mod tests {
             ("file_name,class\n0.png,a\n1.png,B\n", "spell it `A`"),
             ("file_name,class,group\n0.png,A,#N/A\n1.png,B,P2\n", "line 2: group `#N/A` is no value"),
             ("file_name,class\n0.png,A\n0.png,A\n", "line 3: 0.png stands in line 2 too"),
+            ("file_name,class\n0.png,A\n./0.png,A\n", "line 3: ./0.png stands in line 2 too"),
+            ("file_name,class,group\n0.png,A,P1\n1.png,B,\n", "line 3: `group` is empty here"),
+            ("file_name,class,group,split\n0.png,A,P1,validation\n1.png,B,P1,test\n", "group P1 is in several parts"),
             ("file_name,class,description\n0.png,A,\"x\n1.png,B,y\n", "line 2: a quote opens"),
         ];
         for (csv, part) in wrong {
@@ -373,7 +363,7 @@ mod tests {
         let failure = rows("file_name,class\n0.png,A\n../0.png,A\nabsent.png,B\n1.png,C\n2.png,\n", 3).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
         let text = failure.to_string();
-        for part in ["line 3: file_name `../0.png`", "line 4: absent.png", "line 5: class `C`", "line 6: no class"] {
+        for part in ["line 3: ../0.png leaves the image folder", "line 4: absent.png", "line 5: class `C`", "line 6: no class"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         assert!(rows("file_name\n0.png\n", 1).unwrap_err().to_string().contains("no column `class`"));

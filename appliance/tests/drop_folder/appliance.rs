@@ -191,6 +191,22 @@ impl Appliance {
         std::fs::write(path, bytes).unwrap();
     }
 
+    /// The pages of all reports in `done`.
+    pub fn pages(&self) -> Vec<PathBuf> {
+        let (mut open, mut pages) = (vec![self.path("done")], Vec::new());
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                match path.is_dir() {
+                    true => open.push(path),
+                    false if path.to_string_lossy().ends_with(".report.html") => pages.push(path),
+                    false => {}
+                }
+            }
+        }
+        pages
+    }
+
     /// Nothing of the inbox is left but what is ours.
     pub fn inbox_is_empty(&self) -> bool {
         let mut open = vec![self.path("inbox")];

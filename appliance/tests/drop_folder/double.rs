@@ -75,13 +75,13 @@ fn count(image: &PatchImage) {
 }
 
 fn answer(image: &PatchImage) -> Assessment {
-    let weight = |at: usize| 1.0 + f32::from(image.sha256[at]);
-    let softmax = |values: [f32; 3]| {
-        let sum: f32 = values.iter().sum();
+    let weight = |at: usize| 1.0 + f64::from(image.sha256[at]);
+    let softmax = |values: [f64; 3]| {
+        let sum: f64 = values.iter().sum();
         values.map(|value| value / sum).to_vec()
     };
     let (fused, alone) = (softmax([weight(0), weight(1), weight(2)]), softmax([weight(3), weight(4), weight(5)]));
-    let logits = |values: &[f32]| values.iter().map(|value| value.ln()).collect::<Vec<_>>();
+    let logits = |values: &[f64]| values.iter().map(|value| value.ln() as f32).collect::<Vec<_>>();
     Assessment {
         description: Some(Description {
             text: format!(
@@ -100,7 +100,7 @@ fn answer(image: &PatchImage) -> Assessment {
             image_probabilities: Some(alone.clone()),
             novelty: None,
             stain_left: false,
-            alpha_text: Some(weight(6) / 256.0),
+            alpha_text: Some((weight(6) / 256.0) as f32),
             logits_without_text: Some(logits(&alone)),
             description_tokens_read: Some(9),
             description_read_until: Some(30),

@@ -126,6 +126,30 @@ fn fifty_copies_at_once_are_assessed_once_and_cross_case_is_said() {
 }
 
 #[test]
+fn a_case_that_is_renamed_in_work_or_spelled_in_another_form_is_no_mix_up() {
+    let mut appliance = Appliance::new();
+    appliance.set("DOUBLE_DELAY_MS", "400");
+    for seed in 0..40 {
+        appliance.drop_png(&format!("S26-7/{seed}.png"), seed);
+    }
+    appliance.start();
+    appliance.until("some are in work", |appliance| appliance.reports() >= 4);
+    std::fs::rename(appliance.path("inbox/S26-7"), appliance.path("inbox/S26-0007")).unwrap();
+    appliance.until("all are reported and filed", |appliance| appliance.reports() == 40 && appliance.inbox_is_empty());
+    // One name, composed and decomposed.
+    for (case, seed) in [("Müller", 100), ("Mu\u{308}ller", 100)] {
+        appliance.drop_png(&format!("{case}/x.png"), seed);
+        appliance.until("it is filed", |appliance| appliance.inbox_is_empty());
+    }
+    let pages = appliance.pages();
+    assert!(pages.len() >= 42, "{}", pages.len());
+    let alarmed: Vec<_> =
+        pages.iter().filter(|page| std::fs::read_to_string(page).unwrap().contains("SAME IMAGE AS CASE")).collect();
+    assert!(alarmed.is_empty(), "{alarmed:?}");
+    appliance.check();
+}
+
+#[test]
 fn slow_and_size_first_writers_are_waited_for() {
     let mut appliance = Appliance::new();
     appliance.set("MMLNB_INCOMPLETE_S", "600");

@@ -10,7 +10,8 @@ use crate::{
     sets::{Difficulty, Fault, Set},
     truth::Truth,
 };
-use mmlnb_models::measures::facts;
+use clap::ValueEnum;
+use mmlnb_models::{measures::facts, rows::Part};
 use std::ops::RangeInclusive;
 
 /// Everything that decides a set of phantoms.
@@ -68,6 +69,13 @@ pub struct Planned {
 }
 
 impl Plan {
+    /// A patient's name in tables and file names. It holds set and seed: two sets name no two patients alike, so that one can be held back while
+    /// the other trains.
+    pub fn name_of(&self, patient: &Patient) -> String {
+        let set = self.set.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+        format!("phantom-{set}-{}-{:04}", self.seed, patient.number + 1)
+    }
+
     /// All patients. A larger number of them only adds patients.
     pub fn draw_patients(&self) -> Vec<Planned> {
         let set = self.set.difficulty();
@@ -141,28 +149,6 @@ impl Plan {
             return (Description { facts: facts::read(&text), text }, Spoiling::Truncated);
         }
         (description, if wrong { Spoiling::Wrong } else { Spoiling::None })
-    }
-}
-
-/// The part of the data in which a patient stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
-    /// To fit on.
-    Train,
-    /// To choose on.
-    Validation,
-    /// To report.
-    Test,
-}
-
-impl Part {
-    /// As the column `split` spells it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Part::Train => "train",
-            Part::Validation => "validation",
-            Part::Test => "test",
-        }
     }
 }
 

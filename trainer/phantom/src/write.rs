@@ -107,7 +107,7 @@ pub fn write(
         let patient = &patients[index].patient;
         let scanner = &scanners[patient.scanner];
         let drawn = plan.draw_patch(patient, scanner, patch);
-        let file_name = save(output, patient, scanner, patch, &drawn.image, plan.um_per_px)?;
+        let file_name = save(output, plan, patient, scanner, patch, &drawn.image)?;
         if masks {
             save_mask(output, &file_name, &drawn)?;
         }
@@ -119,7 +119,7 @@ pub fn write(
         Ok(row)
     })?;
     swap(&swaps, &mut rows);
-    write_table(output, &patients, &rows)?;
+    write_table(output, plan, &patients, &rows)?;
     write_truth(&output.join("truth.jsonl"), rows.iter_mut().map(|row| row.truth.close()))?;
     Ok(summary(&patients, &rows))
 }
@@ -251,7 +251,7 @@ fn write_truth<'a>(path: &Path, lines: impl Iterator<Item = &'a str>) -> Result<
     file.flush().map_err(PhantomError::io("write", path))
 }
 
-fn write_table(output: &Path, patients: &[Planned], rows: &[Row]) -> Result<(), PhantomError> {
+fn write_table(output: &Path, plan: &Plan, patients: &[Planned], rows: &[Row]) -> Result<(), PhantomError> {
     let path = output.join("data.csv");
     let mut writer = csv::Writer::from_writer(Vec::new());
     let mut put = |fields: [&str; 6]| {
@@ -262,14 +262,10 @@ fn write_table(output: &Path, patients: &[Planned], rows: &[Row]) -> Result<(), 
         let Planned { patient, part } = &patients[row.patient];
         let class = row.class.map_or("", Class::name);
         let site = format!("scanner-{}", patient.scanner + 1);
-        put([&row.file_name, &row.description.text, class, &group(patient), &site, part.name()])?;
+        put([&row.file_name, &row.description.text, class, &plan.name_of(patient), &site, part.name()])?;
     }
     let bytes = writer.into_inner().map_err(|error| PhantomError::File { path: path.clone(), problem: error.to_string() })?;
     write_file(&path, &bytes)
-}
-
-fn group(patient: &Patient) -> String {
-    format!("phantom-{:04}", patient.number + 1)
 }
 
 fn summary(patients: &[Planned], rows: &[Row]) -> Written {
@@ -282,17 +278,17 @@ fn summary(patients: &[Planned], rows: &[Row]) -> Written {
 /// Writes the image as its scanner stores it; answers its name.
 fn save(
     output: &Path,
+    plan: &Plan,
     patient: &Patient,
     scanner: &Scanner,
     patch: u32,
     image: &RgbImage,
-    um_per_px: f32,
 ) -> Result<String, PhantomError> {
     let (extension, bytes) = match scanner.jpeg_quality {
         Some(quality) => ("jpg", jpeg(image, quality)),
-        None => ("png", png(image, um_per_px)),
+        None => ("png", png(image, plan.um_per_px)),
     };
-    let name = format!("{}-{:02}.{extension}", group(patient), patch + 1);
+    let name = format!("{}-{:02}.{extension}", plan.name_of(patient), patch + 1);
     let path = output.join("images").join(&name);
     let bytes = bytes.map_err(|problem| PhantomError::File { path: path.clone(), problem })?;
     write_file(&path, &bytes)?;

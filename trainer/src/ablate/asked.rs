@@ -42,7 +42,7 @@ impl Asked {
         let (Some((_, input)), Some(text), Fusion::Prmf) = (&config.image, &config.text, &config.fusion) else { return Ok(None) };
         let tokenizer = BertTokenizer::from_dir(folder)
             .and_then(|tokenizer| tokenizer.within(text.vocabulary))
-            .map_err(|error| TrainError::File { path: folder.into(), problem: format!("no tokenizer of BERT: {error}") })?;
+            .map_err(|error| TrainError::file(folder, format!("no tokenizer of BERT: {error}")))?;
         let checkpoint = Checkpoint::open(folder, Naming::Classifier)?;
         let network = Network::new(&config, &checkpoint, device, false)?;
         Ok(Some(Asked { network, tokenizer, input: input.clone(), longest: text.longest_text() as usize, device }))
@@ -56,7 +56,7 @@ impl Asked {
             for file in files {
                 let bytes = fs::read(file).map_err(TrainError::io("read", file))?;
                 let image = decode(&bytes, &Limits { min_side: 1, ..Limits::default() })
-                    .map_err(|error| TrainError::File { path: file.clone(), problem: error.to_string() })?;
+                    .map_err(|error| TrainError::file(&file, error))?;
                 pixels.extend(pixel_values(&image, &self.input));
             }
             let shape = [files.len() as i64, 3, self.input.height, self.input.width];

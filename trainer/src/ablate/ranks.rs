@@ -35,7 +35,7 @@ pub fn rank_of(name: &str) -> Option<i64> {
 pub fn read(rank: i64, run: &Path) -> Result<Rank, TrainError> {
     let record = Record::read(run)?;
     let problem = "there is no validation in it: a rank cannot be judged without validation images".to_string();
-    let best = record.best_validation().ok_or_else(|| TrainError::File { path: run.into(), problem })?;
+    let best = record.best_validation().ok_or_else(|| TrainError::file(run, problem))?;
     let measures = best.measures().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect();
     let adapter = run.join("best/adapter_model.safetensors");
     let adapter_bytes = fs::metadata(&adapter).map_err(TrainError::io("read", &adapter))?.len();

@@ -7,6 +7,7 @@ use crate::{
     generate::{Source, StopReason, describe_files},
 };
 use mmlnb_models::{measures::facts::mask_class_words, problems::Problems};
+use mmlnb_study::error::StudyError;
 use std::path::{Path, PathBuf};
 use tch::Device;
 
@@ -133,6 +134,6 @@ fn whole<T>(table: &Table, found: Vec<Result<T, String>>) -> Result<Vec<T>, Trai
             Err(problem) => problems.at(row.line, "rows without a text", format!("{}: {problem}", row.file_name)),
         }
     }
-    TrainError::data(&table.file, problems)?;
+    StudyError::data(&table.file, problems)?;
     Ok(all)
 }

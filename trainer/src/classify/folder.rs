@@ -68,7 +68,7 @@ pub(super) fn write(
     let file = folder.join("model.safetensors");
     let on_cpu: Vec<(&str, Tensor)> =
         tensors.iter().map(|(name, t)| (name.as_str(), t.to_device(Device::Cpu).contiguous())).collect();
-    Tensor::write_safetensors(&on_cpu, &file).map_err(|error| TrainError::File { path: file, problem: first_line(&error) })?;
+    Tensor::write_safetensors(&on_cpu, &file).map_err(|error| TrainError::file(file, first_line(&error)))?;
     write_training_data(&extras.training_data, folder)?;
     if let Some(tokenizer) = tokenizer {
         copy_tokenizer(tokenizer, folder)?;
@@ -95,7 +95,7 @@ pub(super) fn open(folder: &Path, device: Device) -> Result<Opened, TrainError> 
     let file = folder.join("config.json");
     let settings = json::read(&file)?;
     let config = ClassifierConfig::from_json(&file, &settings)?;
-    let wrong = |problem: String| TrainError::File { path: file.clone(), problem };
+    let wrong = |problem: String| TrainError::file(&file, problem);
     let calibration: Option<Calibration> = match settings.get("calibration").filter(|value| !value.is_null()) {
         None => None,
         Some(value) => Some(serde_json::from_value(value.clone()).map_err(|error| wrong(format!("key `calibration`: {error}")))?),

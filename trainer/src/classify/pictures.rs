@@ -182,8 +182,7 @@ fn moved(image: &Rgb8Image, swapped: bool, from: impl Fn(usize, usize, usize, us
 /// A file that cannot be read or decoded.
 pub(super) fn read(file: &Path) -> Result<(Rgb8Image, Vec<u8>), TrainError> {
     let bytes = fs::read(file).map_err(TrainError::io("read", file))?;
-    let image = decode(&bytes, &Limits::default())
-        .map_err(|error| TrainError::File { path: file.to_path_buf(), problem: error.to_string() })?;
+    let image = decode(&bytes, &Limits::default()).map_err(|error| TrainError::file(file, error))?;
     Ok((image, bytes))
 }
 

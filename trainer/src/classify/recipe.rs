@@ -8,6 +8,7 @@ use crate::{
 };
 use mmlnb_models::config::{Fusion, ImageEncoder, SwinConfig, Vgg16Config};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::{
     num::NonZeroU16,
     path::{Path, PathBuf},
@@ -287,6 +288,15 @@ impl Recipe {
         recipe.text_unfrozen_from_epoch = Some(curriculum.text_from);
         recipe.encoders_frozen_from_epoch = Some(curriculum.encoders_until);
         toml::Table::try_from(recipe).map_err(|error| TrainError::Failed(error.to_string()))
+    }
+
+    /// As [`Recipe::decided`], for `config.json`.
+    ///
+    /// # Errors
+    /// As [`Recipe::decided`].
+    pub fn as_json(&self) -> Result<Map<String, Value>, TrainError> {
+        let json = serde_json::to_value(self.decided()?).map_err(|error| TrainError::Failed(error.to_string()))?;
+        Ok(json.as_object().cloned().unwrap_or_default())
     }
 
     /// Its stages and lambdas.

@@ -126,8 +126,7 @@ impl Start {
             tensors.push((parameter.key.clone(), tensor));
         }
         let file = folder.join("model.safetensors");
-        Tensor::write_safetensors(&tensors, &file)
-            .map_err(|error| TrainError::File { path: file, problem: first_line(&error) })?;
+        Tensor::write_safetensors(&tensors, &file).map_err(|error| TrainError::file(file, first_line(&error)))?;
         Ok(drawn)
     }
 
@@ -194,7 +193,7 @@ impl Start {
         match (&self.folder, lost.is_empty()) {
             (Some(folder), false) => {
                 let problem = format!("it lacks, or has in another shape: {}", lost.join(", "));
-                Err(TrainError::File { path: folder.path().to_path_buf(), problem })
+                Err(TrainError::file(folder.path(), problem))
             }
             _ => Ok(()),
         }
@@ -335,7 +334,7 @@ fn inputs_of(config: &ClassifierConfig, weight: &str) -> i64 {
 pub(super) fn tokenizer(folder: &Path, text: &BertConfig) -> Result<BertTokenizer, TrainError> {
     BertTokenizer::from_dir(folder)
         .and_then(|tokenizer| tokenizer.within(text.vocabulary))
-        .map_err(|error| TrainError::File { path: folder.to_path_buf(), problem: format!("no tokenizer of BERT: {error}") })
+        .map_err(|error| TrainError::file(folder, format!("no tokenizer of BERT: {error}")))
 }
 
 /// Copies the files of a tokenizer.

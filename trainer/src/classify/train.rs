@@ -404,8 +404,7 @@ impl Loop<'_, '_> {
             Some(tensors) => load(network, |name| tensors.get(name).map(Tensor::shallow_clone))?,
             None => {
                 let file = self.run.path().join("best/model.safetensors");
-                let unreadable =
-                    |error: tch::TchError| TrainError::File { path: file.clone(), problem: crate::torch::first_line(&error) };
+                let unreadable = |error: tch::TchError| TrainError::file(&file, crate::torch::first_line(&error));
                 let tensors: BTreeMap<String, Tensor> =
                     Tensor::read_safetensors(&file).map_err(unreadable)?.into_iter().collect();
                 load(network, |name| tensors.get(name).map(Tensor::shallow_clone))?;

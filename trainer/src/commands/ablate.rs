@@ -143,5 +143,5 @@ fn tune(args: &Args, rank: i64) -> Result<PathBuf, TrainError> {
 fn table(file: Option<&Path>) -> Result<toml::Table, TrainError> {
     let Some(file) = file else { return Ok(toml::Table::new()) };
     let text = fs::read_to_string(file).map_err(TrainError::io("read", file))?;
-    text.parse().map_err(|error| TrainError::File { path: file.into(), problem: format!("{error}") })
+    text.parse().map_err(|error| TrainError::file(file, error))
 }

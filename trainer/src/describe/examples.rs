@@ -46,5 +46,5 @@ fn base(run: &Path) -> Result<Vec<String>, TrainError> {
         return Ok(Vec::new());
     }
     let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
-    serde_json::from_str(&text).map_err(|error| TrainError::File { path, problem: format!("no list of texts: {error}") })
+    serde_json::from_str(&text).map_err(|error| TrainError::file(path, format!("no list of texts: {error}")))
 }

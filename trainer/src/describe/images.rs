@@ -32,7 +32,7 @@ pub enum Images {
 /// A file that cannot be read or decoded.
 pub fn decoded(path: &Path) -> Result<Rgb8Image, TrainError> {
     let bytes = std::fs::read(path).map_err(TrainError::io("read", path))?;
-    decode(&bytes, &Limits::default()).map_err(|error| TrainError::File { path: path.into(), problem: error.to_string() })
+    decode(&bytes, &Limits::default()).map_err(|error| TrainError::file(path, error))
 }
 
 /// Pixels `[patches, ..]` of an image file.
@@ -41,7 +41,7 @@ pub fn decoded(path: &Path) -> Result<Rgb8Image, TrainError> {
 /// As [`decoded`], and an image that is much longer than wide.
 pub fn pixels(path: &Path, prompter: &Prompter) -> Result<Tensor, TrainError> {
     let patches = prompter.processor.patches(&decoded(path)?);
-    let patches = patches.map_err(|error| TrainError::File { path: path.into(), problem: error.to_string() })?;
+    let patches = patches.map_err(|error| TrainError::file(path, error))?;
     let rows: i64 = patches.grid.iter().product();
     Ok(Tensor::f_from_slice(&patches.pixel_values)?.f_reshape([rows, -1])?)
 }
@@ -58,8 +58,7 @@ impl Images {
                 let file = file(folder, item);
                 let mut tensors = Tensor::read_safetensors(&file)?;
                 let found = tensors.iter().position(|(name, _)| name == EMBEDS);
-                let missing =
-                    || TrainError::File { path: file.clone(), problem: format!("it has no tensor {EMBEDS}; remove it") };
+                let missing = || TrainError::file(&file, format!("it has no tensor {EMBEDS}; remove it"));
                 Ok(Image::Embeds(tensors.swap_remove(found.ok_or_else(missing)?).1))
             }
         }

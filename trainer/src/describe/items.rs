@@ -10,6 +10,7 @@ use crate::{
     generate::Prompter,
 };
 use mmlnb_models::prepare::{chat, positions::expand_images};
+use mmlnb_study::error::StudyError;
 use std::path::PathBuf;
 
 /// A row that is trained or validated on.
@@ -98,7 +99,7 @@ impl<'p> Templates<'p> {
     /// The rows of one part.
     ///
     /// # Errors
-    /// [`TrainError::Data`] with every row that cannot be learnt from, by its line.
+    /// [`StudyError::Data`] with every row that cannot be learnt from, by its line.
     pub fn items(&self, table: &Table, parts: &[Part], part: Part) -> Result<Vec<Item>, TrainError> {
         let mut items = Vec::new();
         let mut problems = Vec::new();
@@ -109,7 +110,7 @@ impl<'p> Templates<'p> {
             }
         }
         let count = problems.len();
-        if count == 0 { Ok(items) } else { Err(TrainError::Data { file: table.file.clone(), problems, count }) }
+        if count == 0 { Ok(items) } else { Err(StudyError::Data { file: table.file.clone(), problems, count }.into()) }
     }
 
     /// One sample token by token: number, id, text, and whether it is learnt. Runs of image tokens are one line.

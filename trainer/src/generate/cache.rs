@@ -53,9 +53,11 @@ impl Cache {
         file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(TrainError::io("write", path))?;
         let mut known = HashMap::new();
         for (number, line) in bytes[..whole].split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
-            let line: Line = serde_json::from_slice(line).map_err(|error| TrainError::File {
-                path: path.to_path_buf(),
-                problem: format!("line {} is damaged ({error}); remove the file to begin anew", number + 1),
+            let line: Line = serde_json::from_slice(line).map_err(|error| {
+                TrainError::file(
+                    path.to_path_buf(),
+                    format!("line {} is damaged ({error}); remove the file to begin anew", number + 1),
+                )
             })?;
             if line.describer == describer {
                 known.insert(line.image, line.description);

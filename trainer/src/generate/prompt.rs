@@ -85,7 +85,7 @@ impl Prompter {
         settings: SettingsFile,
         image_size: Option<[i64; 2]>,
     ) -> Result<Prompter, TrainError> {
-        let unfit = |problem: String| TrainError::File { path: base.to_path_buf(), problem };
+        let unfit = |problem: String| TrainError::file(base, problem);
         let config = QwenConfig::from_dir(base)?;
         chat::check_template(base).map_err(|error| TrainError::Asked(error.to_string()))?;
         let tokenizer = QwenTokenizer::from_dir(base).and_then(|tokenizer| tokenizer.within(config.text.vocabulary));

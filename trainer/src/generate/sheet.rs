@@ -3,6 +3,7 @@
 use super::Generated;
 use crate::{data::Sheet, error::TrainError};
 use mmlnb_models::{problems::Problems, spelling::is_blank};
+use mmlnb_study::error::StudyError;
 use std::{
     fs::{self, File},
     path::{Component, Path, PathBuf},
@@ -29,7 +30,7 @@ pub fn image_files(sheet: &Sheet, images: &Path) -> Result<Vec<PathBuf>, TrainEr
     if sheet.records.is_empty() {
         problems.whole("there are no rows".into());
     }
-    TrainError::data(&sheet.file, problems)?;
+    StudyError::data(&sheet.file, problems)?;
     Ok(files)
 }
 

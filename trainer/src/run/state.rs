@@ -6,7 +6,7 @@ use safetensors::{
     Dtype, View,
     tensor::{Metadata, TensorInfo},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::{
     borrow::Cow,
     collections::HashMap,
@@ -20,7 +20,6 @@ pub(super) const FILE: &str = "state.safetensors";
 const HEADER: &str = "run";
 const PROGRESS: &str = "progress";
 const WRITTEN: &str = "written";
-const FLOAT: &str = "$float";
 
 /// What the loop needs to go on bit for bit: counters, best figure so far, random state; and weights, moments, step counts.
 #[derive(Debug)]
@@ -40,12 +39,12 @@ impl State {
 
 pub(super) fn write(run: &Path, state: &State, written: Written) -> Result<(), TrainError> {
     // One entry: the order of several would differ from file to file.
-    let header = json!({ PROGRESS: exact(&state.progress), WRITTEN: written });
+    let header = json!({ PROGRESS: state.progress, WRITTEN: written });
     let metadata = HashMap::from([(HEADER.to_string(), header.to_string())]);
     let views: Vec<(&str, Lazily)> =
         state.tensors.iter().map(|(name, t)| Ok((name.as_str(), Lazily::new(name, t)?))).collect::<Result<_, TrainError>>()?;
     files::replace_file_by(&run.join(FILE), |path| {
-        let failed = |error| TrainError::Io { action: "write", path: path.into(), source: std::io::Error::other(error) };
+        let failed = |error| TrainError::io("write", path)(std::io::Error::other(error));
         safetensors::serialize_to_file(views, Some(metadata), path).map_err(failed)
     })
 }
@@ -57,11 +56,11 @@ pub(super) fn read(run: &Path) -> Result<Option<(State, Written)>, TrainError> {
         return Ok(None);
     }
     let mut file = File::open(&path).map_err(TrainError::io("read", &path))?;
-    let damaged = |problem: String| TrainError::File {
-        path: path.clone(),
-        problem: format!(
-            "the saved state is damaged ({problem}); this run cannot be resumed, start it anew with another --output"
-        ),
+    let damaged = |problem: String| {
+        TrainError::file(
+            path.clone(),
+            format!("the saved state is damaged ({problem}); this run cannot be resumed, start it anew with another --output"),
+        )
     };
     let mut start = vec![0; 8];
     file.read_exact(&mut start).map_err(TrainError::io("read", &path))?;
@@ -76,7 +75,7 @@ pub(super) fn read(run: &Path) -> Result<Option<(State, Written)>, TrainError> {
     let header =
         metadata.metadata().as_ref().and_then(|entries| entries.get(HEADER)).ok_or_else(|| damaged(format!("no {HEADER}")))?;
     let mut header: Value = serde_json::from_str(header).map_err(|error| damaged(error.to_string()))?;
-    let progress = inexact(header[PROGRESS].take()).map_err(damaged)?;
+    let progress = header[PROGRESS].take();
     let written = serde_json::from_value(header[WRITTEN].take()).map_err(|error| damaged(error.to_string()))?;
     let mut tensors = Vec::new();
     for (name, info) in metadata.tensors() {
@@ -146,31 +145,6 @@ impl View for Lazily<'_> {
     }
 }
 
-/// Floating-point numbers as text: serde_json may read them one unit in the last place off.
-fn exact(value: &Value) -> Value {
-    match value {
-        Value::Number(number) if number.is_f64() => json!({ FLOAT: number.to_string() }),
-        Value::Array(items) => items.iter().map(exact).collect(),
-        Value::Object(object) => Value::Object(object.iter().map(|(key, value)| (key.clone(), exact(value))).collect()),
-        other => other.clone(),
-    }
-}
-
-fn inexact(value: Value) -> Result<Value, String> {
-    match value {
-        Value::Object(object) if object.len() == 1 && object.contains_key(FLOAT) => {
-            let text = object[FLOAT].as_str().unwrap_or_default();
-            text.parse::<f64>().map(Value::from).map_err(|_| format!("{text:?} is no number"))
-        }
-        Value::Array(items) => items.into_iter().map(inexact).collect(),
-        Value::Object(object) => {
-            let fields = object.into_iter().map(|(key, value)| Ok((key, inexact(value)?)));
-            fields.collect::<Result<Map<_, _>, String>>().map(Value::Object)
-        }
-        other => Ok(other),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,9 +154,8 @@ mod tests {
         #[test]
         fn every_number_comes_back_bit_for_bit(bits in prop::collection::vec(any::<u64>(), 1..40), whole in any::<i64>()) {
             let numbers: Vec<f64> = bits.iter().map(|bits| f64::from_bits(*bits)).filter(|number| number.is_finite()).collect();
-            let progress = json!({ "best": numbers, "step": whole, "name": "$float", "none": null });
-            let text = exact(&progress).to_string();
-            let back = inexact(serde_json::from_str(&text).unwrap()).unwrap();
+            let progress = json!({ "best": numbers, "step": whole, "none": null });
+            let back: Value = serde_json::from_str(&progress.to_string()).unwrap();
             let read: Vec<u64> = back["best"].as_array().unwrap().iter().map(|number| number.as_f64().unwrap().to_bits()).collect();
             prop_assert_eq!(read, numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>());
             prop_assert_eq!(&back["step"], &json!(whole));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Why data, an import or a report is refused; the trainer's own error takes each of these over.
 #[derive(Debug, thiserror::Error)]
-pub enum TrainError {
+pub enum StudyError {
     /// A wrong combination of what was asked for.
     #[error("{0}")]
     Asked(String),
@@ -52,49 +52,49 @@ fn counted(problems: usize) -> String {
     if problems == 1 { "1 problem".into() } else { format!("{problems} problems") }
 }
 
-impl From<RecordError> for TrainError {
-    fn from(RecordError { file, problem }: RecordError) -> TrainError {
-        TrainError::File { path: file, problem }
+impl From<RecordError> for StudyError {
+    fn from(RecordError { file, problem }: RecordError) -> StudyError {
+        StudyError::File { path: file, problem }
     }
 }
 
-impl From<SheetError> for TrainError {
-    fn from(error: SheetError) -> TrainError {
+impl From<SheetError> for StudyError {
+    fn from(error: SheetError) -> StudyError {
         match error {
-            SheetError::Io { file, source } => TrainError::io("read", &file)(source),
-            SheetError::Lines { file, problems, count } => TrainError::Data { file, problems, count },
+            SheetError::Io { file, source } => StudyError::io("read", &file)(source),
+            SheetError::Lines { file, problems, count } => StudyError::Data { file, problems, count },
         }
     }
 }
 
-impl TrainError {
+impl StudyError {
     /// An error when something is wrong with a CSV file.
     ///
     /// # Errors
-    /// [`TrainError::Data`] with everything that is wrong.
-    pub fn data(file: &Path, problems: Problems) -> Result<(), TrainError> {
+    /// [`StudyError::Data`] with everything that is wrong.
+    pub fn data(file: &Path, problems: Problems) -> Result<(), StudyError> {
         match problems.count() {
             0 => Ok(()),
-            count => Err(TrainError::Data { file: file.into(), problems: problems.lines(), count }),
+            count => Err(StudyError::Data { file: file.into(), problems: problems.lines(), count }),
         }
     }
 
     /// An operating system's error about a path.
-    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
-        move |source| TrainError::Io { action, path: path.to_path_buf(), source }
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StudyError {
+        move |source| StudyError::Io { action, path: path.to_path_buf(), source }
     }
 
     /// 2: what was given is wrong; 1: the work itself failed.
     pub fn exit_code(&self) -> u8 {
         match self {
-            TrainError::Io { action, .. } if *action != "read" => 1,
-            TrainError::Failed(_) | TrainError::Weights(WeightError::Unwritable { .. }) => 1,
-            TrainError::Asked(_)
-            | TrainError::Data { .. }
-            | TrainError::Config(_)
-            | TrainError::Weights(_)
-            | TrainError::Io { .. }
-            | TrainError::File { .. } => 2,
+            StudyError::Io { action, .. } if *action != "read" => 1,
+            StudyError::Failed(_) | StudyError::Weights(WeightError::Unwritable { .. }) => 1,
+            StudyError::Asked(_)
+            | StudyError::Data { .. }
+            | StudyError::Config(_)
+            | StudyError::Weights(_)
+            | StudyError::Io { .. }
+            | StudyError::File { .. } => 2,
         }
     }
 }

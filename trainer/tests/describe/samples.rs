@@ -1,6 +1,7 @@
 //! What is learnt of a row.
 
 use crate::bench::{Bench, quick};
+use mmlnb_study::error::StudyError;
 use mmlnb_trainer::{
     data::Part,
     describe::{self, EndToken, Recipe, Templates, UNLABELLED},
@@ -36,7 +37,7 @@ fn rows_that_are_too_long_or_empty_are_all_listed_and_never_cut() {
     bench.table.rows[2].description = Some("  ".into());
     let templates = Templates::new(&bench.prompter, &recipe).unwrap();
     let error = templates.items(&bench.table, &[Part::Train; 3], Part::Train).unwrap_err();
-    let TrainError::Data { problems, .. } = &error else { panic!("{error}") };
+    let TrainError::Study(StudyError::Data { problems, .. }) = &error else { panic!("{error}") };
     assert!(problems.iter().any(|line| line.starts_with("line 2: ") && line.contains("max_tokens")), "{error}");
     assert!(problems.iter().any(|line| line.starts_with("line 4: ") && line.contains("no description")), "{error}");
     assert_eq!(error.exit_code(), 2);

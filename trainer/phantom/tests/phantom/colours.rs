@@ -1,10 +1,8 @@
 //! Colour must not give the class away: a classifier of each image's mean and deviation of red, green and blue, by patient.
 
 use super::plan;
-use mmlnb_phantom::{
-    plan::{Part, Plan},
-    sets::Set,
-};
+use mmlnb_models::rows::Part;
+use mmlnb_phantom::{plan::Plan, sets::Set};
 
 /// One patch as a row of features.
 struct Item {

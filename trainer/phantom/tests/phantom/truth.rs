@@ -67,6 +67,15 @@ fn a_larger_set_only_adds_patients() {
 }
 
 #[test]
+fn no_two_sets_name_a_patient_alike() {
+    let sets = [(Set::Standard, 4), (Set::Standard, 5), (Set::Easy, 4), (Set::Ood, 4)];
+    let plans = sets.map(|(set, seed)| plan(set, seed, 6));
+    let names = plans.iter().flat_map(|plan| plan.draw_patients().into_iter().map(|planned| plan.name_of(&planned.patient)));
+    let folded: std::collections::BTreeSet<String> = names.map(|name| mmlnb_models::spelling::folded(&name)).collect();
+    assert_eq!(folded.len(), 4 * 6, "{folded:?}");
+}
+
+#[test]
 fn classes_come_as_often_as_asked_and_each_part_has_all() {
     let shares = Plan { class_shares: [1.0, 8.0, 1.0], ..plan(Set::Standard, 0, 50) };
     let planned = shares.draw_patients();
@@ -82,7 +91,7 @@ fn classes_come_as_often_as_asked_and_each_part_has_all() {
 
 #[test]
 fn the_hard_set_tests_on_a_scanner_that_training_never_saw() {
-    use mmlnb_phantom::plan::Part;
+    use mmlnb_models::rows::Part;
     let planned = plan(Set::Hard, 2, 60).draw_patients();
     assert!(planned.iter().all(|planned| (planned.patient.scanner == 2) == (planned.part == Part::Test)));
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     data::Part,
-    error::TrainError,
+    error::StudyError,
     report::record::Record,
     run::predictions::{PREDICTIONS, Prediction},
 };
@@ -73,11 +73,11 @@ impl Items {
 /// Reads runs of `classify` and checks that they were measured on the same items with the same classes.
 ///
 /// # Errors
-/// [`TrainError::Asked`] names what differs: the part, the classes, items of one run only, an item's class or patient. Files that cannot be read.
-pub fn read(folders: &[PathBuf]) -> Result<(Items, Vec<Run>), TrainError> {
+/// [`StudyError::Asked`] names what differs: the part, the classes, items of one run only, an item's class or patient. Files that cannot be read.
+pub fn read(folders: &[PathBuf]) -> Result<(Items, Vec<Run>), StudyError> {
     let records = folders.iter().map(|folder| record(folder)).collect::<Result<Vec<_>, _>>()?;
     let Some((first, others)) = records.split_first() else {
-        return Err(TrainError::Asked("give at least one run".into()));
+        return Err(StudyError::Asked("give at least one run".into()));
     };
     let name = |folder: &Path| folder.display().to_string();
     let mut problems = Vec::new();
@@ -86,7 +86,7 @@ pub fn read(folders: &[PathBuf]) -> Result<(Items, Vec<Run>), TrainError> {
         problems.extend(found.into_iter().map(|problem| format!("  {problem}")));
     }
     if !problems.is_empty() {
-        return Err(TrainError::Asked(format!(
+        return Err(StudyError::Asked(format!(
             "these runs were not measured on the same items, so their figures cannot be compared; train them on the same data with the same \
              split:\n{}",
             problems.join("\n")
@@ -101,10 +101,10 @@ pub fn read(folders: &[PathBuf]) -> Result<(Items, Vec<Run>), TrainError> {
     Ok((items, runs))
 }
 
-fn record(folder: &Path) -> Result<Record, TrainError> {
+fn record(folder: &Path) -> Result<Record, StudyError> {
     let record = Record::read(folder)?;
     if record.predictions.is_empty() {
-        return Err(TrainError::Asked(format!(
+        return Err(StudyError::Asked(format!(
             "{} has no {PREDICTIONS}: it is no finished run of classify; finish it with --resume, or leave it out",
             folder.display()
         )));
@@ -182,7 +182,7 @@ fn listed(names: &[String]) -> String {
 }
 
 /// A run's answers in the order of the items and of the first run's classes.
-fn answers(items: &Items, record: &Record, name: String) -> Result<Run, TrainError> {
+fn answers(items: &Items, record: &Record, name: String) -> Result<Run, StudyError> {
     let places: Vec<usize> =
         items.classes.iter().filter_map(|class| record.classes.iter().position(|other| other == class)).collect();
     let keyed = keyed(record, items.part);
@@ -190,7 +190,7 @@ fn answers(items: &Items, record: &Record, name: String) -> Result<Run, TrainErr
     let row = |one: &&Prediction| in_order(&softmax(&one.logits, record.temperature()));
     let labels = items.rows.iter().map(|item| item.class).collect();
     let predictions = Predictions::new(&items.classes, items.ordinal, labels, keyed.values().map(row).collect())
-        .map_err(|error| TrainError::Failed(format!("{name}: the predictions cannot be measured: {error}")))?;
+        .map_err(|error| StudyError::Failed(format!("{name}: the predictions cannot be measured: {error}")))?;
     let alphas: Option<Vec<f64>> = keyed.values().map(|one| one.alpha_text).collect();
     Ok(Run {
         name,

@@ -8,7 +8,7 @@ pub use items::{Item, Items, Run, read};
 pub use page::page;
 pub use told::{difference, estimate, lines, remarks, table};
 
-use crate::error::TrainError;
+use crate::error::StudyError;
 use mmlnb_models::measures::{
     MeasureError,
     classes::Predictions,
@@ -71,9 +71,9 @@ pub struct Against {
 ///
 /// # Errors
 /// None that runs which [`read`] accepted can cause.
-pub fn compare(items: &Items, runs: &[Run], seed: u64) -> Result<Comparison, TrainError> {
-    let failed = |error: MeasureError| TrainError::Failed(format!("the runs cannot be compared: {error}"));
-    let first = runs.first().ok_or_else(|| TrainError::Asked("there is no run to compare".into()))?;
+pub fn compare(items: &Items, runs: &[Run], seed: u64) -> Result<Comparison, StudyError> {
+    let failed = |error: MeasureError| StudyError::Failed(format!("the runs cannot be compared: {error}"));
+    let first = runs.first().ok_or_else(|| StudyError::Asked("there is no run to compare".into()))?;
     let units = items.units();
     let mut against = Vec::new();
     for run in &runs[1..] {

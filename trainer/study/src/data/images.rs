@@ -4,10 +4,11 @@ use crate::run::Progress;
 use mmlnb_models::{
     hash,
     prepare::decode::{Limits, decode},
+    rows::inside,
 };
 use std::{
     fs,
-    path::{Component, Path, PathBuf},
+    path::Path,
     sync::{
         atomic::{AtomicUsize, Ordering},
         mpsc,
@@ -65,23 +66,4 @@ fn look_at(root: &Path, name: &str) -> Result<Looked, String> {
     let bytes = fs::read(&path).map_err(|error| format!("{name} cannot be read: {error}"))?;
     let image = decode(&bytes, &limits).map_err(|error| format!("{name}: {error}"))?;
     Ok(Looked { sha256: hash::sha256_hex(&bytes), width: image.width as u32, height: image.height as u32 })
-}
-
-/// The path of an image that lies below `root`, links followed.
-fn inside(root: &Path, name: &str) -> Result<PathBuf, String> {
-    let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    if !plain {
-        return Err(format!("{name} leaves the image folder; `file_name` is a path below it"));
-    }
-    let path = root.join(name).canonicalize().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound if name.contains('\\') => {
-            format!("{name} is not in the image folder; folders are separated by `/`, not `\\`")
-        }
-        std::io::ErrorKind::NotFound => format!("{name} is not in the image folder"),
-        _ => format!("{name} cannot be read: {error}"),
-    })?;
-    match path.starts_with(root) {
-        true => Ok(path),
-        false => Err(format!("{name} is a link that leaves the image folder; put the image itself there")),
-    }
 }

@@ -1,16 +1,16 @@
 //! From a CSV file and an image folder to a table, or to the list of everything that is wrong.
 
 use super::{
-    check,
     classes::{self, ClassOrder},
     images::{self, Looked},
-    table::{Part, Row, Table},
+    table::{Row, Table},
 };
-use crate::error::TrainError;
+use crate::error::StudyError;
 use mmlnb_models::{
     problems::Problems,
+    rows::{self, Part},
     sheet::{Record, Sheet},
-    spelling::{folded, is_placeholder},
+    spelling::is_placeholder,
 };
 use std::{collections::HashMap, path::Path};
 
@@ -43,8 +43,8 @@ pub struct TextLimit<'a> {
 /// Reads and checks a data set: every field, every image, before anything else is started.
 ///
 /// # Errors
-/// [`TrainError::Data`] with all problems by line.
-pub fn load(file: &Path, folder: &Path, needs: &Needs<'_>) -> Result<Table, TrainError> {
+/// [`StudyError::Data`] with all problems by line.
+pub fn load(file: &Path, folder: &Path, needs: &Needs<'_>) -> Result<Table, StudyError> {
     let sheet = Sheet::read(file)?;
     let mut problems = Problems::default();
     if sheet.records.is_empty() {
@@ -70,10 +70,10 @@ pub fn load(file: &Path, folder: &Path, needs: &Needs<'_>) -> Result<Table, Trai
     let numbers: HashMap<&str, usize> = classes.iter().enumerate().map(|(number, name)| (name.as_str(), number)).collect();
     let rows: Vec<Row> =
         sheet.records.iter().zip(looked).map(|(record, looked)| row(&sheet, record, &numbers, looked, &mut problems)).collect();
-    check::duplicates(&rows, &mut problems);
-    check::assignments(&rows, &mut problems);
+    rows::duplicates(rows.iter().map(Row::identity), &mut problems);
+    rows::assignments(rows.iter().map(Row::identity), &mut problems);
     too_long(&rows, needs.text, &mut problems);
-    TrainError::data(file, problems)?;
+    StudyError::data(file, problems)?;
     Ok(Table { file: file.into(), images: folder.into(), rows, classes, ordinal })
 }
 
@@ -104,7 +104,7 @@ fn row(sheet: &Sheet, record: &Record, classes: &HashMap<&str, usize>, looked: L
         class: sheet.field(record, "class").and_then(|class| classes.get(class).copied()),
         group: text("group"),
         site: text("site"),
-        split: sheet.field(record, "split").and_then(|split| part(split, record.line, problems)),
+        split: sheet.field(record, "split").and_then(|split| Part::read(split, record.line, problems)),
         sha256: looked.sha256,
         width: looked.width,
         height: looked.height,
@@ -114,7 +114,7 @@ fn row(sheet: &Sheet, record: &Record, classes: &HashMap<&str, usize>, looked: L
 /// An image for each record; an empty one where there is a problem.
 fn look(folder: &Path, sheet: &Sheet, problems: &mut Problems) -> Vec<Looked> {
     let Some(column) = sheet.column("file_name") else { return Vec::new() };
-    let first = check::first_names(sheet, column, problems);
+    let first = rows::first_names(sheet, problems);
     let wanted = sheet.records.iter().zip(&first).filter(|(_, first)| **first);
     let names: Vec<&str> = wanted.map(|(record, _)| record.fields[column].as_str()).collect();
     let answers = images::look(folder, &names);
@@ -136,14 +136,6 @@ fn look(folder: &Path, sheet: &Sheet, problems: &mut Problems) -> Vec<Looked> {
         Looked::default()
     };
     sheet.records.iter().zip(first).map(&mut usable).collect()
-}
-
-fn part(text: &str, line: u64, problems: &mut Problems) -> Option<Part> {
-    let part = Part::ALL.into_iter().find(|part| part.name() == folded(text));
-    if part.is_none() && !is_placeholder(text) {
-        problems.at(line, "unknown parts", format!("`split` is `{text}`; it is train, validation or test"));
-    }
-    part
 }
 
 fn too_long(rows: &[Row], limit: Option<TextLimit<'_>>, problems: &mut Problems) {
@@ -186,7 +178,7 @@ mod tests {
             self.root.path().join("images")
         }
 
-        fn load(&self, needs: &Needs<'_>) -> Result<Table, TrainError> {
+        fn load(&self, needs: &Needs<'_>) -> Result<Table, StudyError> {
             load(&self.root.path().join("data.csv"), &self.images(), needs)
         }
 
@@ -194,7 +186,7 @@ mod tests {
         fn problems(&self, needs: &Needs<'_>) -> Vec<String> {
             let error = self.load(needs).unwrap_err();
             assert_eq!(error.exit_code(), 2);
-            let TrainError::Data { problems, .. } = error else { panic!("{error}") };
+            let StudyError::Data { problems, .. } = error else { panic!("{error}") };
             problems
         }
     }

@@ -1,10 +1,10 @@
 //! Training data: a CSV file and a folder of images, checked whole before any weight is loaded, and its split into parts.
 
-mod check;
 mod classes;
 mod images;
 mod load;
 mod overlap;
+mod roles;
 mod split;
 mod summary;
 mod table;
@@ -12,8 +12,10 @@ mod table;
 pub use classes::ClassOrder;
 pub use load::{Needs, TextLimit, load, tell_unknown};
 pub use mmlnb_models::provenance::TrainingData;
+pub use mmlnb_models::rows::Part;
 pub use mmlnb_models::sheet::{Record, Sheet};
 pub use overlap::{Overlap, check_overlap, salt_of, tables_describer, training_data, write_training_data};
+pub use roles::{RoleCounts, Roles};
 pub use split::{SPLIT_SEED, Split, SplitBy, SplitOptions, split};
 pub use summary::{Range, Summary};
-pub use table::{Part, Row, Table};
+pub use table::{Row, Table};

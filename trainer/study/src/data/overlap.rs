@@ -1,24 +1,28 @@
-//! What a training has seen, for others to leave out; and whether a describer was tuned on images that a classifier is to be tested on.
+//! What a training has seen, for others to leave out; and whether weights or texts that a classifier takes over know images that it is to be tested on.
 
-use super::{split::Split, table::Part, table::Row, table::Table};
-use crate::{error::TrainError, run::files};
+use super::{
+    split::Split,
+    table::{Row, Table},
+};
+use crate::{error::StudyError, run::files};
 use mmlnb_models::{
     problems::Problems,
     provenance::{Known, Role, TRAINING_DATA, TrainingData, beside_table, new_salt},
+    rows::Part,
     sheet::Sheet,
 };
 use std::path::Path;
 
-/// How test images and what describers were tuned on stand to each other.
+/// How test images and what somebody was trained on stand to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Overlap {
     /// They have no image and no patient in common.
     None,
-    /// A describer does not say what it was tuned on.
+    /// Somebody does not say what it was trained on.
     Unknown,
     /// They overlap, and `--allow-overlap` lets it be; every report has to say so.
     Allowed {
-        /// Test rows whose image or patient a describer has seen.
+        /// Test rows whose image or patient was seen.
         rows: usize,
     },
 }
@@ -41,16 +45,16 @@ pub fn training_data(table: &Table, split: &Split, salt: String, before: Option<
 ///
 /// # Errors
 /// A file of the run that is damaged, or no random numbers.
-pub fn salt_of(run: &Path) -> Result<String, TrainError> {
+pub fn salt_of(run: &Path) -> Result<String, StudyError> {
     let earlier = TrainingData::read(&run.join("last"))?.map(|data| data.salt().to_string()).filter(|salt| !salt.is_empty());
-    earlier.map_or_else(|| new_salt().map_err(TrainError::io("read", Path::new("/dev/urandom"))), Ok)
+    earlier.map_or_else(|| new_salt().map_err(StudyError::io("read", Path::new("/dev/urandom"))), Ok)
 }
 
 /// Writes [`TRAINING_DATA`] into a folder.
 ///
 /// # Errors
 /// What the operating system refuses.
-pub fn write_training_data(data: &TrainingData, folder: &Path) -> Result<(), TrainError> {
+pub fn write_training_data(data: &TrainingData, folder: &Path) -> Result<(), StudyError> {
     files::replace_file(&folder.join(TRAINING_DATA), &data.to_bytes())
 }
 
@@ -58,34 +62,36 @@ pub fn write_training_data(data: &TrainingData, folder: &Path) -> Result<(), Tra
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn tables_describer(file: &Path) -> Result<Option<Option<TrainingData>>, TrainError> {
+pub fn tables_describer(file: &Path) -> Result<Option<Option<TrainingData>>, StudyError> {
     let known = TrainingData::read_file(&beside_table(file))?;
     Ok(if known.is_some() || Sheet::read(file)?.is_generated() { Some(known) } else { None })
 }
 
-/// Compares the reported part with what those describers were tuned on whose texts are read; `None`: one that does not say.
+/// Compares the reported part with what others have seen whose texts are read or whose weights are taken over; `None`: one that does not say. `who` stands
+/// in the messages: "the describer", "the start".
 ///
 /// # Errors
-/// [`TrainError::Data`]: they overlap, unless `allowed`; the rows are listed.
+/// [`StudyError::Data`]: they overlap, unless `allowed`; the rows are listed.
 pub fn check_overlap(
     table: &Table,
     split: &Split,
-    describers: &[Option<TrainingData>],
+    who: &str,
+    others: &[Option<TrainingData>],
     allowed: bool,
-) -> Result<Overlap, TrainError> {
+) -> Result<Overlap, StudyError> {
     let reported = split.rows(split.reported());
-    let seen_by = |row: &Row| describers.iter().flatten().find_map(|data| data.seen(&row.sha256, row.group.as_deref()));
+    let seen_by = |row: &Row| others.iter().flatten().find_map(|data| data.seen(&row.sha256, row.group.as_deref()));
     let seen: Vec<(&Row, Known)> =
         reported.iter().map(|row| &table.rows[*row]).filter_map(|row| Some((row, seen_by(row)?.1))).collect();
     match seen.len() {
-        0 if describers.contains(&None) => return Ok(Overlap::Unknown),
+        0 if others.contains(&None) => return Ok(Overlap::Unknown),
         0 => return Ok(Overlap::None),
         rows if allowed => return Ok(Overlap::Allowed { rows }),
         _ => {}
     }
     let mut problems = Problems::default();
     problems.whole(format!(
-        "{} of the {} test images were seen by the describer; use one file with one column `split` for both stages, or --allow-overlap, which marks every report",
+        "{} of the {} test images were seen by {who}; use one file with one column `split` for both, or --allow-overlap, which marks every report",
         seen.len(),
         reported.len()
     ));
@@ -94,9 +100,9 @@ pub fn check_overlap(
             Known::Image => row.file_name.clone(),
             Known::Patient => format!("images of {}", row.group.as_deref().unwrap_or_default()),
         };
-        problems.at(row.line, "test images that the describer has seen", format!("the describer was tuned on {what}"));
+        problems.at(row.line, "test images that were seen before", format!("{who} was trained on {what}"));
     }
-    TrainError::data(&table.file, problems)?;
+    StudyError::data(&table.file, problems)?;
     Ok(Overlap::None)
 }
 
@@ -111,11 +117,11 @@ mod tests {
     fn one_split_for_both_stages_does_not_overlap() {
         let table = table(20, 1, true);
         let split = split(&table, &SplitOptions::usual(&table, 4)).unwrap();
-        assert_eq!(check_overlap(&table, &split, &[None], false).unwrap(), Overlap::Unknown);
-        assert_eq!(check_overlap(&table, &split, &[], false).unwrap(), Overlap::None);
+        assert_eq!(check_overlap(&table, &split, "the describer", &[None], false).unwrap(), Overlap::Unknown);
+        assert_eq!(check_overlap(&table, &split, "the describer", &[], false).unwrap(), Overlap::None);
         let data = training_data(&table, &split, new_salt().unwrap(), None);
-        assert_eq!(check_overlap(&table, &split, &[Some(data.clone())], false).unwrap(), Overlap::None);
-        assert_eq!(check_overlap(&table, &split, &[Some(data), None], false).unwrap(), Overlap::Unknown);
+        assert_eq!(check_overlap(&table, &split, "the describer", &[Some(data.clone())], false).unwrap(), Overlap::None);
+        assert_eq!(check_overlap(&table, &split, "the describer", &[Some(data), None], false).unwrap(), Overlap::Unknown);
     }
 
     #[test]
@@ -129,14 +135,14 @@ mod tests {
         images.add(Role::Trained, &row.sha256, None);
         groups.add(Role::Chosen, "of another image", Some(&group));
         for (data, rows) in [(images, vec![row]), (groups, of_group)] {
-            let error = check_overlap(&table, &split, &[None, Some(data.clone())], false).unwrap_err();
-            let TrainError::Data { problems, .. } = &error else { panic!("{error}") };
+            let error = check_overlap(&table, &split, "the describer", &[None, Some(data.clone())], false).unwrap_err();
+            let StudyError::Data { problems, .. } = &error else { panic!("{error}") };
             assert_eq!(problems.len(), rows.len() + 1, "{error}");
             assert!(problems[0].contains("--allow-overlap"));
             for (row, problem) in rows.iter().zip(&problems[1..]) {
-                assert!(problem.contains(&format!("line {}: the describer was tuned", row.line)), "{problem}");
+                assert!(problem.contains(&format!("line {}: the describer was trained", row.line)), "{problem}");
             }
-            let allowed = check_overlap(&table, &split, &[Some(data)], true).unwrap();
+            let allowed = check_overlap(&table, &split, "the describer", &[Some(data)], true).unwrap();
             assert_eq!(allowed, Overlap::Allowed { rows: rows.len() });
         }
     }

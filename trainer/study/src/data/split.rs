@@ -3,9 +3,9 @@
 //! Everything follows from SHA-256 of (seed, patient), so that a split depends neither on the file's order nor on this program's version of a random
 //! generator. Patients are never divided (CLAM#11, MIL_BASELINE#29: what happens otherwise).
 
-use super::table::{Part, Row, Table};
-use crate::error::TrainError;
-use mmlnb_models::{hash, problems::Problems};
+use super::table::{Row, Table};
+use crate::error::StudyError;
+use mmlnb_models::{hash, problems::Problems, rows::Part};
 use std::collections::BTreeMap;
 
 /// The seed of both stages' splits unless the user gives another: the same patients train the describer and the classifier.
@@ -93,9 +93,9 @@ impl Split {
 /// Splits a table.
 ///
 /// # Errors
-/// [`TrainError::Asked`]: too few patients, an unknown site, shares that are none; [`TrainError::Data`]: rows without a site, or a patient of two sites
+/// [`StudyError::Asked`]: too few patients, an unknown site, shares that are none; [`StudyError::Data`]: rows without a site, or a patient of two sites
 /// of which one is left out.
-pub fn split(table: &Table, options: &SplitOptions) -> Result<Split, TrainError> {
+pub fn split(table: &Table, options: &SplitOptions) -> Result<Split, StudyError> {
     let by_patient = table.has_groups() && !table.rows.is_empty() && options.by != SplitBy::Paper;
     let parts = match &options.by {
         SplitBy::Column => column(table)?,
@@ -106,25 +106,25 @@ pub fn split(table: &Table, options: &SplitOptions) -> Result<Split, TrainError>
     };
     for part in [Part::Train, Part::Validation] {
         if !parts.contains(&part) {
-            return Err(TrainError::Asked(format!("no row is in the part {part}; it needs some")));
+            return Err(StudyError::Asked(format!("no row is in the part {part}; it needs some")));
         }
     }
     Ok(Split { parts, by_patient, reported_is_validation: options.by == SplitBy::Paper })
 }
 
-fn usable(fractions: [f64; 3]) -> Result<Vec<(Part, f64)>, TrainError> {
+fn usable(fractions: [f64; 3]) -> Result<Vec<(Part, f64)>, StudyError> {
     let sum: f64 = fractions.iter().sum();
     if fractions.iter().any(|share| !(0.0..1.0).contains(share)) || (sum - 1.0).abs() > 1e-6 {
-        return Err(TrainError::Asked(format!(
+        return Err(StudyError::Asked(format!(
             "the shares of train, validation and test are {fractions:?}; they lie below 1 and make 1"
         )));
     }
     Ok(Part::ALL.into_iter().zip(fractions).filter(|(_, share)| *share > 0.0).collect())
 }
 
-fn column(table: &Table) -> Result<Vec<Part>, TrainError> {
+fn column(table: &Table) -> Result<Vec<Part>, StudyError> {
     let parts: Option<Vec<Part>> = table.rows.iter().map(|row| row.split).collect();
-    parts.ok_or_else(|| TrainError::Asked(format!("{} has no column `split` that is filled in every row", table.file.display())))
+    parts.ok_or_else(|| StudyError::Asked(format!("{} has no column `split` that is filled in every row", table.file.display())))
 }
 
 fn paper(table: &Table, seed: u64) -> Vec<Part> {
@@ -136,9 +136,9 @@ fn paper(table: &Table, seed: u64) -> Vec<Part> {
     parts
 }
 
-fn fold(table: &Table, seed: u64, number: usize, of: usize) -> Result<Vec<Part>, TrainError> {
+fn fold(table: &Table, seed: u64, number: usize, of: usize) -> Result<Vec<Part>, StudyError> {
     if of < 3 || number >= of {
-        return Err(TrainError::Asked(format!("fold {number} of {of}: there are 3 folds or more, counted from 0")));
+        return Err(StudyError::Asked(format!("fold {number} of {of}: there are 3 folds or more, counted from 0")));
     }
     let folds: Vec<(usize, f64)> = (0..of).map(|fold| (fold, 1.0 / of as f64)).collect();
     let folds = by_units(table, &folds, seed, |_| true)?;
@@ -150,7 +150,7 @@ fn fold(table: &Table, seed: u64, number: usize, of: usize) -> Result<Vec<Part>,
     Ok(folds.into_iter().map(part).collect())
 }
 
-fn leave_out(table: &Table, options: &SplitOptions, site: &str) -> Result<Vec<Part>, TrainError> {
+fn leave_out(table: &Table, options: &SplitOptions, site: &str) -> Result<Vec<Part>, StudyError> {
     let mut problems = Problems::default();
     let mut sites: BTreeMap<&str, &str> = BTreeMap::new();
     for row in &table.rows {
@@ -171,12 +171,12 @@ fn leave_out(table: &Table, options: &SplitOptions, site: &str) -> Result<Vec<Pa
             _ => {}
         }
     }
-    TrainError::data(&table.file, problems)?;
+    StudyError::data(&table.file, problems)?;
     let outside = |row: &Row| row.site.as_deref() == Some(site);
     if !table.rows.iter().any(outside) {
         let known: std::collections::BTreeSet<&str> = table.rows.iter().filter_map(|row| row.site.as_deref()).collect();
         let known: Vec<&str> = known.into_iter().collect();
-        return Err(TrainError::Asked(format!("no row is of the site {site}; there are {}", known.join(", "))));
+        return Err(StudyError::Asked(format!("no row is of the site {site}; there are {}", known.join(", "))));
     }
     let [train, validation, _] = options.fractions;
     let rest = [(Part::Train, train / (train + validation)), (Part::Validation, validation / (train + validation))];
@@ -207,11 +207,11 @@ fn units<'t>(table: &'t Table, wanted: impl Fn(&Row) -> bool) -> Vec<Unit<'t>> {
 }
 
 /// Each unit in the order of its hash goes to the part that still lacks most of what the unit brings, class by class.
-fn by_units<P: Copy>(table: &Table, shares: &[(P, f64)], seed: u64, wanted: impl Fn(&Row) -> bool) -> Result<Vec<P>, TrainError> {
+fn by_units<P: Copy>(table: &Table, shares: &[(P, f64)], seed: u64, wanted: impl Fn(&Row) -> bool) -> Result<Vec<P>, StudyError> {
     let mut units = units(table, wanted);
     if units.len() < shares.len() {
         let what = if table.has_groups() { "patients" } else { "images" };
-        return Err(TrainError::Asked(format!("{} {what} cannot be split into {} parts", units.len(), shares.len())));
+        return Err(StudyError::Asked(format!("{} {what} cannot be split into {} parts", units.len(), shares.len())));
     }
     units.sort_by_cached_key(|unit| hashed(seed, unit.name));
     let classes = table.classes.len() + 1;

@@ -1,8 +1,10 @@
 //! The rows of a data set.
 
-use mmlnb_models::hash;
-use serde::{Deserialize, Serialize};
-use std::{fmt, path::PathBuf};
+use mmlnb_models::{
+    hash,
+    rows::{Identity, Part},
+};
+use std::path::PathBuf;
 
 /// One image with what is known about it.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,35 +31,11 @@ pub struct Row {
     pub height: u32,
 }
 
-/// A part of the data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// Weights are fitted here.
-    Train,
-    /// The best epoch, the temperature and the thresholds are chosen here.
-    Validation,
-    /// What is reported.
-    Test,
-}
-
-impl Part {
-    /// In the order of a run.
-    pub const ALL: [Part; 3] = [Part::Train, Part::Validation, Part::Test];
-
-    /// As the column `split` spells it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Part::Train => "train",
-            Part::Validation => "validation",
-            Part::Test => "test",
-        }
-    }
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+impl Row {
+    /// What tells it from others.
+    pub fn identity(&self) -> Identity<'_> {
+        let Row { line, file_name, sha256, group, split, .. } = self;
+        Identity { line: *line, file_name, sha256, group: group.as_deref(), part: *split }
     }
 }
 

@@ -4,10 +4,12 @@
 
 mod classify;
 mod describe;
+mod learnt_texts;
 mod texts;
 
 pub use classify::{ClassifyEpoch, after_classify_epoch};
 pub use describe::{DescribeEpoch, after_describe_epoch};
+pub use learnt_texts::{SideFacts, TextFacts};
 pub use texts::{cut_texts, generic_texts};
 
 use std::fmt;

@@ -4,7 +4,7 @@ use super::{
     state_dict::StateDict,
     written::{Imported, Named, write_safetensors},
 };
-use crate::error::TrainError;
+use crate::error::StudyError;
 use mmlnb_models::{
     config::{BertConfig, SwinConfig, Vgg16Config},
     graph::Graph,
@@ -14,7 +14,7 @@ use mmlnb_models::{
 use std::path::Path;
 
 /// Writes the tensors under their own names.
-pub(super) fn write(state: &StateDict, output: &Path) -> Result<Imported, TrainError> {
+pub(super) fn write(state: &StateDict, output: &Path) -> Result<Imported, StudyError> {
     let naming = naming(state)?;
     let tensors: Vec<Named<'_>> = state
         .shapes()
@@ -23,19 +23,19 @@ pub(super) fn write(state: &StateDict, output: &Path) -> Result<Imported, TrainE
     let partial = output.with_extension("partial");
     write_safetensors(&tensors, &partial)?;
     let checked =
-        Checkpoint::open(&partial, naming).map_err(TrainError::from).and_then(|checkpoint| check(&checkpoint, naming, state));
+        Checkpoint::open(&partial, naming).map_err(StudyError::from).and_then(|checkpoint| check(&checkpoint, naming, state));
     let what = match checked {
         Ok(what) => what,
         Err(error) => {
-            std::fs::remove_file(&partial).map_err(TrainError::io("remove", &partial))?;
+            std::fs::remove_file(&partial).map_err(StudyError::io("remove", &partial))?;
             return Err(error);
         }
     };
-    std::fs::rename(&partial, output).map_err(TrainError::io("rename", &partial))?;
+    std::fs::rename(&partial, output).map_err(StudyError::io("rename", &partial))?;
     Ok(Imported { path: output.to_path_buf(), what, tensors: tensors.len() })
 }
 
-fn naming(state: &StateDict) -> Result<Naming, TrainError> {
+fn naming(state: &StateDict) -> Result<Naming, StudyError> {
     let has = |name: &str| state.shapes().any(|(known, _)| known == name);
     let named = |ending: &str| state.shapes().any(|(known, _)| known.ends_with(ending));
     if has("features.28.weight") {
@@ -46,7 +46,7 @@ fn naming(state: &StateDict) -> Result<Naming, TrainError> {
         Ok(Naming::Bert)
     } else {
         let names: Vec<&str> = state.shapes().take(4).map(|(name, _)| name).collect();
-        Err(TrainError::File {
+        Err(StudyError::File {
             path: state.file().to_path_buf(),
             problem: format!(
                 "it is the state dict of an unknown network (its tensors begin with {}); known are torchvision's VGG16 and Swin, \
@@ -58,8 +58,8 @@ fn naming(state: &StateDict) -> Result<Naming, TrainError> {
 }
 
 /// Whether these are the network's tensors, in sizes that the tensors themselves give.
-fn check(checkpoint: &Checkpoint, naming: Naming, state: &StateDict) -> Result<String, TrainError> {
-    let unfit = |problem: &str| TrainError::File { path: state.file().to_path_buf(), problem: problem.to_string() };
+fn check(checkpoint: &Checkpoint, naming: Naming, state: &StateDict) -> Result<String, StudyError> {
+    let unfit = |problem: &str| StudyError::File { path: state.file().to_path_buf(), problem: problem.to_string() };
     let (graph, what) = match naming {
         Naming::Vgg16 => {
             let config = vgg16_config(checkpoint).ok_or_else(|| unfit("it lacks convolutions of VGG16"))?;

@@ -12,21 +12,21 @@ mod written;
 pub use state_dict::StateDict;
 pub use written::Imported;
 
-use crate::error::TrainError;
+use crate::error::StudyError;
 use std::path::Path;
 
 /// Imports a file of `torch.save`; `text` is a folder with BERT's `config.json` and tokenizer, which the authors' file lacks.
 ///
 /// # Errors
 /// A file that is no state dict of a known network, and an output that cannot be written or is there already.
-pub fn import(file: &Path, output: &Path, text: Option<&Path>) -> Result<Imported, TrainError> {
+pub fn import(file: &Path, output: &Path, text: Option<&Path>) -> Result<Imported, StudyError> {
     if output.exists() {
-        return Err(TrainError::Asked(format!("{} is there already; name another --output or remove it", output.display())));
+        return Err(StudyError::Asked(format!("{} is there already; name another --output or remove it", output.display())));
     }
     let state = StateDict::read(file)?;
     if released::is_released(&state) {
         let text = text.ok_or_else(|| {
-            TrainError::Asked(
+            StudyError::Asked(
                 "this is the authors' released model, which has no tokenizer; give --text, a folder with config.json and tokenizer of \
                  the BERT that it was trained with (bert-base-uncased)"
                     .into(),
@@ -35,7 +35,7 @@ pub fn import(file: &Path, output: &Path, text: Option<&Path>) -> Result<Importe
         return released::write(&state, output, text);
     }
     if text.is_some() {
-        return Err(TrainError::Asked("--text belongs to the authors' released model, but this file is another".into()));
+        return Err(StudyError::Asked("--text belongs to the authors' released model, but this file is another".into()));
     }
     encoder::write(&state, output)
 }

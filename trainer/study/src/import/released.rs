@@ -7,7 +7,7 @@ use super::{
     state_dict::StateDict,
     written::{Imported, Named, write_safetensors},
 };
-use crate::error::TrainError;
+use crate::error::StudyError;
 use mmlnb_models::{
     config::{CLASSIFIER_MODEL_TYPE, ClassifierConfig},
     graph::Graph,
@@ -31,39 +31,39 @@ pub(super) fn is_released(state: &StateDict) -> bool {
 }
 
 /// Writes the folder beside the target and renames it when it is whole and fits the network.
-pub(super) fn write(state: &StateDict, output: &Path, text: &Path) -> Result<Imported, TrainError> {
+pub(super) fn write(state: &StateDict, output: &Path, text: &Path) -> Result<Imported, StudyError> {
     let config = config(state, text)?;
     let tensors = tensors(state, &config)?;
     let partial = output.with_extension("partial");
     if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(TrainError::io("remove", &partial))?;
+        fs::remove_dir_all(&partial).map_err(StudyError::io("remove", &partial))?;
     }
-    fs::create_dir_all(&partial).map_err(TrainError::io("create", &partial))?;
+    fs::create_dir_all(&partial).map_err(StudyError::io("create", &partial))?;
     let written = fill(&partial, &config, &tensors, text).and_then(|()| check(&partial, state));
     if let Err(error) = written {
-        fs::remove_dir_all(&partial).map_err(TrainError::io("remove", &partial))?;
+        fs::remove_dir_all(&partial).map_err(StudyError::io("remove", &partial))?;
         return Err(error);
     }
-    fs::rename(&partial, output).map_err(TrainError::io("rename", &partial))?;
+    fs::rename(&partial, output).map_err(StudyError::io("rename", &partial))?;
     let what = format!("the released MMLNB model as a classifier of {}, without an image head", CLASSES.join(", "));
     Ok(Imported { path: output.to_path_buf(), what, tensors: tensors.len() })
 }
 
-fn fill(folder: &Path, config: &Value, tensors: &[Named<'_>], text: &Path) -> Result<(), TrainError> {
+fn fill(folder: &Path, config: &Value, tensors: &[Named<'_>], text: &Path) -> Result<(), StudyError> {
     write_safetensors(tensors, &folder.join("model.safetensors"))?;
     let file = folder.join("config.json");
-    let mut written = serde_json::to_vec_pretty(config).map_err(|error| TrainError::Failed(error.to_string()))?;
+    let mut written = serde_json::to_vec_pretty(config).map_err(|error| StudyError::Failed(error.to_string()))?;
     written.push(b'\n');
-    fs::write(&file, written).map_err(TrainError::io("write", &file))?;
+    fs::write(&file, written).map_err(StudyError::io("write", &file))?;
     for name in TOKENIZER_FILES.iter().filter(|name| text.join(name).exists()) {
-        fs::copy(text.join(name), folder.join(name)).map_err(TrainError::io("copy", &text.join(name)))?;
+        fs::copy(text.join(name), folder.join(name)).map_err(StudyError::io("copy", &text.join(name)))?;
     }
     Ok(())
 }
 
 /// Whether the folder opens as a classifier with just these tensors.
-fn check(folder: &Path, state: &StateDict) -> Result<(), TrainError> {
-    let unfit = |problem: String| TrainError::File { path: state.file().to_path_buf(), problem };
+fn check(folder: &Path, state: &StateDict) -> Result<(), StudyError> {
+    let unfit = |problem: String| StudyError::File { path: state.file().to_path_buf(), problem };
     let config = ClassifierConfig::from_dir(folder)?;
     let (Some((encoder, _)), Some(bert)) = (&config.image, &config.text) else {
         return Err(unfit("it lacks one of the two encoders".into()));
@@ -73,12 +73,12 @@ fn check(folder: &Path, state: &StateDict) -> Result<(), TrainError> {
     checkpoint.check_all(graphs.iter().map(Graph::parameters)).map_err(|error| unfit(error.to_string()))?;
     BertTokenizer::from_dir(folder)
         .and_then(|tokenizer| tokenizer.within(bert.vocabulary))
-        .map_err(|error| TrainError::Asked(format!("the tokenizer of --text cannot be used: {error}")))?;
+        .map_err(|error| StudyError::Asked(format!("the tokenizer of --text cannot be used: {error}")))?;
     Ok(())
 }
 
-fn config(state: &StateDict, text: &Path) -> Result<Value, TrainError> {
-    let unfit = |problem: String| TrainError::File { path: state.file().to_path_buf(), problem };
+fn config(state: &StateDict, text: &Path) -> Result<Value, StudyError> {
+    let unfit = |problem: String| StudyError::File { path: state.file().to_path_buf(), problem };
     let shape = |name: &str| {
         let found = state.shapes().find(|(known, _)| *known == name).map(|(_, shape)| shape.to_vec());
         found.ok_or_else(|| unfit(format!("it lacks {name}")))
@@ -86,7 +86,7 @@ fn config(state: &StateDict, text: &Path) -> Result<Value, TrainError> {
     let channels = [0, 5, 10, 17, 24]
         .iter()
         .map(|n| Ok(shape(&format!("image_model.{n}.weight"))?[0]))
-        .collect::<Result<Vec<_>, TrainError>>()?;
+        .collect::<Result<Vec<_>, StudyError>>()?;
     let classes = shape("classifier.2.weight")?[0];
     if classes != CLASSES.len() {
         return Err(unfit(format!("it has {classes} classes, the released model has {}", CLASSES.join(", "))));
@@ -112,7 +112,7 @@ fn config(state: &StateDict, text: &Path) -> Result<Value, TrainError> {
 }
 
 /// BERT's settings: of a checkpoint, or of a classifier's folder, which also says how long a text may be.
-fn bert(text: &Path, max_length: i64) -> Result<Value, TrainError> {
+fn bert(text: &Path, max_length: i64) -> Result<Value, StudyError> {
     let mut config = json::read(&text.join("config.json"))?;
     let mut bert = match config.get_mut("text_encoder") {
         Some(section) => section.take(),
@@ -125,7 +125,7 @@ fn bert(text: &Path, max_length: i64) -> Result<Value, TrainError> {
 }
 
 /// The tensors under our names.
-fn tensors<'s>(state: &'s StateDict, config: &Value) -> Result<Vec<Named<'s>>, TrainError> {
+fn tensors<'s>(state: &'s StateDict, config: &Value) -> Result<Vec<Named<'s>>, StudyError> {
     let features = config["image_encoder"]["feature_size"].as_u64().unwrap_or(0) as usize;
     let mut all = Vec::new();
     let mut unknown = Vec::new();
@@ -135,7 +135,7 @@ fn tensors<'s>(state: &'s StateDict, config: &Value) -> Result<Vec<Named<'s>>, T
             continue;
         };
         let bytes = if name == CONFIDENCE { image_first(&bytes, &shape, features) } else { Some(bytes) };
-        let bytes = bytes.ok_or_else(|| TrainError::File {
+        let bytes = bytes.ok_or_else(|| StudyError::File {
             path: state.file().to_path_buf(),
             problem: format!("{name} is {shape:?} and cannot read {features} image features beside a text"),
         })?;
@@ -145,7 +145,7 @@ fn tensors<'s>(state: &'s StateDict, config: &Value) -> Result<Vec<Named<'s>>, T
         return Ok(all);
     }
     let problem = format!("these tensors are not part of the released model: {}", unknown.join(", "));
-    Err(TrainError::File { path: state.file().to_path_buf(), problem })
+    Err(StudyError::File { path: state.file().to_path_buf(), problem })
 }
 
 fn our_key(name: &str) -> Option<String> {

@@ -1,7 +1,7 @@
 //! Files of `torch.save`: the zip format (torch 1.6 and later) and the one before, opened as named tensors.
 
 use super::pickle::{self, Element, Objects, TensorView, Value};
-use crate::error::TrainError;
+use crate::error::StudyError;
 use safetensors::Dtype;
 use std::{
     borrow::Cow,
@@ -40,10 +40,10 @@ impl StateDict {
     ///
     /// # Errors
     /// A file that is neither, that holds other things than tensors, or that is damaged.
-    pub fn read(file: &Path) -> Result<StateDict, TrainError> {
-        let bytes = std::fs::read(file).map_err(TrainError::io("read", file))?;
+    pub fn read(file: &Path) -> Result<StateDict, StudyError> {
+        let bytes = std::fs::read(file).map_err(StudyError::io("read", file))?;
         let tensors = if bytes.starts_with(b"PK\x03\x04") { zipped(&bytes) } else { legacy(&bytes) };
-        let tensors = tensors.map_err(|problem| TrainError::File { path: file.to_path_buf(), problem })?;
+        let tensors = tensors.map_err(|problem| StudyError::File { path: file.to_path_buf(), problem })?;
         Ok(StateDict { file: file.to_path_buf(), bytes, tensors })
     }
 

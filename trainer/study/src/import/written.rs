@@ -1,6 +1,6 @@
 //! What an import writes.
 
-use crate::error::TrainError;
+use crate::error::StudyError;
 use safetensors::{Dtype, tensor::TensorView};
 use std::{
     borrow::Cow,
@@ -22,10 +22,10 @@ pub struct Imported {
 /// A tensor on its way into a file.
 pub(super) type Named<'s> = (String, Dtype, Vec<usize>, Cow<'s, [u8]>);
 
-pub(super) fn write_safetensors(tensors: &[Named<'_>], file: &Path) -> Result<(), TrainError> {
+pub(super) fn write_safetensors(tensors: &[Named<'_>], file: &Path) -> Result<(), StudyError> {
     let mut views = Vec::with_capacity(tensors.len());
     for (name, dtype, shape, bytes) in tensors {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|error| TrainError::File {
+        let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|error| StudyError::File {
             path: file.to_path_buf(),
             problem: format!("the tensor {name} cannot be written: {error}"),
         })?;
@@ -33,5 +33,5 @@ pub(super) fn write_safetensors(tensors: &[Named<'_>], file: &Path) -> Result<()
     }
     let format = HashMap::from([("format".to_string(), "pt".to_string())]);
     safetensors::serialize_to_file(views, Some(format), file)
-        .map_err(|error| TrainError::io("write", file)(std::io::Error::other(error)))
+        .map_err(|error| StudyError::io("write", file)(std::io::Error::other(error)))
 }

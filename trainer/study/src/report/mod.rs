@@ -14,8 +14,9 @@ mod scores;
 pub mod sheet;
 mod words;
 
-use crate::{error::TrainError, run::files};
+use crate::{error::StudyError, run::files};
 use figures::Figure;
+use mmlnb_models::prepare::phantom::is_marked;
 use record::Record;
 use scores::Scores;
 use std::{fs, path::Path};
@@ -24,12 +25,12 @@ use std::{fs, path::Path};
 ///
 /// # Errors
 /// A file of the run that cannot be read or contradicts another, and what the operating system refuses.
-pub fn write(run: &Path, images: &Path) -> Result<(), TrainError> {
+pub fn write(run: &Path, images: &Path) -> Result<(), StudyError> {
     let record = Record::read(run)?;
     if record.predictions.is_empty() { describer(run, &record, images) } else { classifier(run, &record, images) }
 }
 
-fn classifier(run: &Path, record: &Record, images: &Path) -> Result<(), TrainError> {
+fn classifier(run: &Path, record: &Record, images: &Path) -> Result<(), StudyError> {
     let scores = Scores::new(record)?;
     let (training, answers) = (figures::training(record), figures::answers(record, &scores));
     let phantoms = are_phantoms(scores.items.iter().map(|item| item.file_name.as_str()), images);
@@ -40,7 +41,7 @@ fn classifier(run: &Path, record: &Record, images: &Path) -> Result<(), TrainErr
     files::replace_file(&run.join("MODEL_CARD.md"), card::classifier(record, &scores, phantoms).as_bytes())
 }
 
-fn describer(run: &Path, record: &Record, images: &Path) -> Result<(), TrainError> {
+fn describer(run: &Path, record: &Record, images: &Path) -> Result<(), StudyError> {
     let figures = figures::describing(record);
     let phantoms = are_phantoms(record.examples.iter().map(|example| example.file_name.as_str()), images);
     write_plots(run, figures.iter())?;
@@ -49,17 +50,15 @@ fn describer(run: &Path, record: &Record, images: &Path) -> Result<(), TrainErro
     files::replace_file(&run.join("MODEL_CARD.md"), card::describer(record, phantoms).as_bytes())
 }
 
-fn write_plots<'a>(run: &Path, figures: impl Iterator<Item = &'a Figure>) -> Result<(), TrainError> {
+fn write_plots<'a>(run: &Path, figures: impl Iterator<Item = &'a Figure>) -> Result<(), StudyError> {
     files::replace_folder(&run.join("plots"), |folder| {
         figures.into_iter().try_for_each(|figure| figure.svg.write(folder, figure.name))
     })
 }
 
-/// Every phantom's metadata holds the word; the first images tell for all.
+/// The first images tell for all.
 fn are_phantoms<'a>(files: impl Iterator<Item = &'a str>, images: &Path) -> bool {
-    let named = |bytes: &[u8]| bytes.windows(7).any(|word| word.eq_ignore_ascii_case(b"phantom"));
-    let beginning = |path: &Path| fs::read(path).map(|bytes| bytes[..bytes.len().min(4096)].to_vec());
-    files.take(3).any(|file| beginning(&images.join(file)).is_ok_and(|bytes| named(&bytes)))
+    files.take(3).any(|file| fs::read(images.join(file)).is_ok_and(|bytes| is_marked(&bytes)))
 }
 
 #[cfg(test)]

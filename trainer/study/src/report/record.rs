@@ -2,7 +2,7 @@
 
 use crate::{
     data::Part,
-    error::TrainError,
+    error::StudyError,
     run::predictions::{self, PREDICTIONS, Prediction},
 };
 use mmlnb_models::bundle::Calibration;
@@ -72,14 +72,19 @@ impl Metric {
     }
 }
 
+/// None where nothing calibrated.
+fn calibration(found: &Value) -> Result<Option<Calibration>, serde_json::Error> {
+    if found.is_null() { Ok(None) } else { serde_json::from_value(found.clone()).map(Some) }
+}
+
 impl Record {
     /// Reads a run's folder; files that a describer or an unfinished run does not have may be absent.
-    pub fn read(run: &Path) -> Result<Record, TrainError> {
+    pub fn read(run: &Path) -> Result<Record, StudyError> {
         let settings_path = run.join("run.toml");
-        let settings_text = fs::read_to_string(&settings_path).map_err(TrainError::io("read", &settings_path))?;
+        let settings_text = fs::read_to_string(&settings_path).map_err(StudyError::io("read", &settings_path))?;
         let settings = settings_text
             .parse()
-            .map_err(|error: toml::de::Error| TrainError::File { path: settings_path, problem: error.to_string() })?;
+            .map_err(|error: toml::de::Error| StudyError::File { path: settings_path, problem: error.to_string() })?;
         let predictions = if run.join(PREDICTIONS).exists() { predictions::read(run)? } else { Vec::new() };
         let config = json(&run.join("best/config.json"))?;
         let classes = config["classes"].as_array().into_iter().flatten();
@@ -92,14 +97,17 @@ impl Record {
             measures: json(&run.join("measures.json"))?,
             examples: lines(&run.join("examples.jsonl"))?,
             classes: classes.filter_map(Value::as_str).map(String::from).collect(),
-            calibration: serde_json::from_value(config["calibration"].clone()).ok(),
+            calibration: calibration(&config["calibration"]).map_err(|error| StudyError::File {
+                path: run.join("best/config.json"),
+                problem: format!("its calibration is damaged ({error}); train again, or restore the file"),
+            })?,
         };
         record.check(run)?;
         Ok(record)
     }
 
     /// Predictions must fit the classes, or every plot would lie.
-    fn check(&self, run: &Path) -> Result<(), TrainError> {
+    fn check(&self, run: &Path) -> Result<(), StudyError> {
         let count = self.classes.len();
         let fits = |item: &Prediction| {
             item.logits.len() == count
@@ -108,7 +116,7 @@ impl Record {
         };
         match self.predictions.iter().position(|item| !fits(item)) {
             None => Ok(()),
-            Some(at) => Err(TrainError::File {
+            Some(at) => Err(StudyError::File {
                 path: run.join(PREDICTIONS),
                 problem: format!(
                     "line {}: class and logits do not fit the classes of best/config.json ({}); both must come from one run",
@@ -157,16 +165,16 @@ impl Record {
     }
 }
 
-fn json(path: &Path) -> Result<Value, TrainError> {
+fn json(path: &Path) -> Result<Value, StudyError> {
     if !path.exists() {
         return Ok(Value::Null);
     }
-    let text = fs::read_to_string(path).map_err(TrainError::io("read", path))?;
+    let text = fs::read_to_string(path).map_err(StudyError::io("read", path))?;
     serde_json::from_str(&text)
-        .map_err(|error| TrainError::File { path: path.to_path_buf(), problem: format!("no JSON: {error}") })
+        .map_err(|error| StudyError::File { path: path.to_path_buf(), problem: format!("no JSON: {error}") })
 }
 
-fn metrics(path: &Path) -> Result<Vec<Metric>, TrainError> {
+fn metrics(path: &Path) -> Result<Vec<Metric>, StudyError> {
     let metric = |values: Map<String, Value>| {
         let kind = values.get("kind").and_then(Value::as_str).unwrap_or("").to_owned();
         let epoch = values.get("epoch").and_then(Value::as_u64).unwrap_or(0);
@@ -176,14 +184,14 @@ fn metrics(path: &Path) -> Result<Vec<Metric>, TrainError> {
 }
 
 /// One value a line; none from a file that is absent.
-fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, TrainError> {
+fn lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, StudyError> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let text = fs::read_to_string(path).map_err(TrainError::io("read", path))?;
+    let text = fs::read_to_string(path).map_err(StudyError::io("read", path))?;
     let parse = |(number, line): (usize, &str)| {
         serde_json::from_str(line)
-            .map_err(|error| TrainError::File { path: path.to_path_buf(), problem: format!("line {}: {error}", number + 1) })
+            .map_err(|error| StudyError::File { path: path.to_path_buf(), problem: format!("line {}: {error}", number + 1) })
     };
     text.lines().enumerate().map(parse).collect()
 }

@@ -5,7 +5,7 @@ use super::{
     plot::Point,
     record::Record,
 };
-use crate::{error::TrainError, run::predictions::Prediction};
+use crate::{error::StudyError, run::predictions::Prediction};
 use mmlnb_models::measures::{
     classes::{ClassMeasures, Predictions, softmax},
     intervals::{Units, estimate},
@@ -33,13 +33,13 @@ pub struct Scores<'a> {
 
 impl<'a> Scores<'a> {
     /// Of the reported part.
-    pub fn new(record: &'a Record) -> Result<Scores<'a>, TrainError> {
+    pub fn new(record: &'a Record) -> Result<Scores<'a>, StudyError> {
         let items = record.part(record.reported());
         let truth: Vec<usize> =
             items.iter().filter_map(|item| record.classes.iter().position(|class| *class == item.class)).collect();
         let probabilities: Vec<Vec<f64>> = items.iter().map(|item| softmax(&item.logits, record.temperature())).collect();
         let predictions = Predictions::new(&record.classes, false, truth.clone(), probabilities.clone())
-            .map_err(|error| TrainError::Failed(format!("the predictions cannot be measured: {error}")))?;
+            .map_err(|error| StudyError::Failed(format!("the predictions cannot be measured: {error}")))?;
         let confidence = predictions.confidences();
         let risks = risks(&confidence, &predictions.correct());
         let measured = predictions.measure();

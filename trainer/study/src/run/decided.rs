@@ -1,6 +1,6 @@
 //! All that decides a run's result, as `run.toml` holds it.
 
-use crate::error::TrainError;
+use crate::error::StudyError;
 use serde::Serialize;
 use std::{collections::BTreeMap, fs, path::Path};
 use toml::{Table, Value};
@@ -23,9 +23,9 @@ impl Decided {
     ///
     /// # Errors
     /// Something that TOML cannot hold.
-    pub fn with(mut self, section: &str, content: impl Serialize) -> Result<Decided, TrainError> {
+    pub fn with(mut self, section: &str, content: impl Serialize) -> Result<Decided, StudyError> {
         let table =
-            Table::try_from(content).map_err(|error| TrainError::Failed(format!("run.toml, section {section}: {error}")))?;
+            Table::try_from(content).map_err(|error| StudyError::Failed(format!("run.toml, section {section}: {error}")))?;
         self.0.insert(section.into(), Value::Table(table));
         Ok(self)
     }
@@ -40,10 +40,10 @@ impl Decided {
     ///
     /// # Errors
     /// A file that is absent or no TOML.
-    pub fn read(run: &Path) -> Result<Decided, TrainError> {
+    pub fn read(run: &Path) -> Result<Decided, StudyError> {
         let path = run.join("run.toml");
-        let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
-        let table = text.parse().map_err(|error| TrainError::File { path, problem: format!("{error}") })?;
+        let text = fs::read_to_string(&path).map_err(StudyError::io("read", &path))?;
+        let table = text.parse().map_err(|error| StudyError::File { path, problem: format!("{error}") })?;
         Ok(Decided(table))
     }
 

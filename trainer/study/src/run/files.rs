@@ -3,7 +3,7 @@
 //! What is new is written beside its place as `.NAME.new`, brought to the disk, and exchanged with what is there by one call. File systems without
 //! that call see the old one renamed to `.NAME.old` first; [`settle`] finishes either way.
 
-use crate::error::TrainError;
+use crate::error::StudyError;
 use rustix::{
     fs::{CWD, RenameFlags, renameat_with},
     io::Errno,
@@ -18,12 +18,12 @@ use std::{
 ///
 /// # Errors
 /// What the operating system refuses; the old file stays then.
-pub fn replace_file(target: &Path, content: &[u8]) -> Result<(), TrainError> {
+pub fn replace_file(target: &Path, content: &[u8]) -> Result<(), StudyError> {
     let new = beside(target, "new");
     fault::point(&new)?;
-    let mut file = File::create(&new).map_err(TrainError::io("create", &new))?;
+    let mut file = File::create(&new).map_err(StudyError::io("create", &new))?;
     fault::point(&new)?;
-    file.write_all(content).map_err(TrainError::io("write", &new))?;
+    file.write_all(content).map_err(StudyError::io("write", &new))?;
     put(&new, target)
 }
 
@@ -32,11 +32,11 @@ pub fn replace_file(target: &Path, content: &[u8]) -> Result<(), TrainError> {
 ///
 /// # Errors
 /// Those of the writer, and what the operating system refuses; the old file stays then.
-pub fn replace_file_by<E: From<TrainError>>(target: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+pub fn replace_file_by<E: From<StudyError>>(target: &Path, write: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let folder = beside(target, "new");
     remove_folder(&folder)?;
     fault::point(&folder)?;
-    fs::create_dir(&folder).map_err(TrainError::io("create", &folder))?;
+    fs::create_dir(&folder).map_err(StudyError::io("create", &folder))?;
     let new = folder.join(target.file_name().unwrap_or_default());
     fault::point(&new)?;
     write(&new)?;
@@ -47,10 +47,10 @@ pub fn replace_file_by<E: From<TrainError>>(target: &Path, write: impl FnOnce(&P
 }
 
 /// A whole file takes the place of `target`, and both are on the disk.
-fn put(new: &Path, target: &Path) -> Result<(), TrainError> {
+fn put(new: &Path, target: &Path) -> Result<(), StudyError> {
     sync(new)?;
     fault::point(target)?;
-    fs::rename(new, target).map_err(TrainError::io("rename", new))?;
+    fs::rename(new, target).map_err(StudyError::io("rename", new))?;
     sync(parent(target))
 }
 
@@ -58,11 +58,11 @@ fn put(new: &Path, target: &Path) -> Result<(), TrainError> {
 ///
 /// # Errors
 /// Those of `fill`, and what the operating system refuses; the old folder stays then.
-pub fn replace_folder<E: From<TrainError>>(target: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
+pub fn replace_folder<E: From<StudyError>>(target: &Path, fill: impl FnOnce(&Path) -> Result<(), E>) -> Result<(), E> {
     let new = beside(target, "new");
     remove_folder(&new)?;
     fault::point(&new)?;
-    fs::create_dir_all(&new).map_err(TrainError::io("create", &new))?;
+    fs::create_dir_all(&new).map_err(StudyError::io("create", &new))?;
     fill(&new)?;
     fault::point(&new)?;
     sync_all(&new)?;
@@ -79,16 +79,16 @@ pub fn replace_folder<E: From<TrainError>>(target: &Path, fill: impl FnOnce(&Pat
 ///
 /// # Errors
 /// What the operating system refuses.
-pub fn settle(folder: &Path) -> Result<(), TrainError> {
-    for entry in fs::read_dir(folder).map_err(TrainError::io("read", folder))? {
-        let path = entry.map_err(TrainError::io("read", folder))?.path();
+pub fn settle(folder: &Path) -> Result<(), StudyError> {
+    for entry in fs::read_dir(folder).map_err(StudyError::io("read", folder))? {
+        let path = entry.map_err(StudyError::io("read", folder))?.path();
         match unfinished(&path) {
             Some((name, "old")) if !folder.join(name).exists() => {
                 fault::point(&path)?;
-                fs::rename(&path, folder.join(name)).map_err(TrainError::io("rename", &path))?;
+                fs::rename(&path, folder.join(name)).map_err(StudyError::io("rename", &path))?;
             }
             Some(_) if path.is_dir() => remove_folder(&path)?,
-            Some(_) => fs::remove_file(&path).map_err(TrainError::io("remove", &path))?,
+            Some(_) => fs::remove_file(&path).map_err(StudyError::io("remove", &path))?,
             None => {}
         }
     }
@@ -111,48 +111,48 @@ fn parent(target: &Path) -> &Path {
 }
 
 /// Puts `new` in the place of `target`; what was there then lies in the place of `new`, or as `.NAME.old`.
-fn exchange(new: &Path, target: &Path) -> Result<(), TrainError> {
+fn exchange(new: &Path, target: &Path) -> Result<(), StudyError> {
     if !target.exists() {
-        return fs::rename(new, target).map_err(TrainError::io("rename", new));
+        return fs::rename(new, target).map_err(StudyError::io("rename", new));
     }
     match renameat_with(CWD, new, CWD, target, RenameFlags::EXCHANGE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => step_aside(new, target),
-        outcome => outcome.map_err(|errno| TrainError::io("rename", new)(errno.into())),
+        outcome => outcome.map_err(|errno| StudyError::io("rename", new)(errno.into())),
     }
 }
 
-fn step_aside(new: &Path, target: &Path) -> Result<(), TrainError> {
+fn step_aside(new: &Path, target: &Path) -> Result<(), StudyError> {
     let old = beside(target, "old");
     remove_folder(&old)?;
     fault::point(&old)?;
-    fs::rename(target, &old).map_err(TrainError::io("rename", target))?;
+    fs::rename(target, &old).map_err(StudyError::io("rename", target))?;
     fault::point(target)?;
-    fs::rename(new, target).map_err(TrainError::io("rename", new))
+    fs::rename(new, target).map_err(StudyError::io("rename", new))
 }
 
-fn remove_folder(folder: &Path) -> Result<(), TrainError> {
+fn remove_folder(folder: &Path) -> Result<(), StudyError> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        outcome => outcome.map_err(TrainError::io("remove", folder)),
+        outcome => outcome.map_err(StudyError::io("remove", folder)),
     }
 }
 
-fn sync_all(folder: &Path) -> Result<(), TrainError> {
-    for entry in fs::read_dir(folder).map_err(TrainError::io("read", folder))? {
-        let path = entry.map_err(TrainError::io("read", folder))?.path();
+fn sync_all(folder: &Path) -> Result<(), StudyError> {
+    for entry in fs::read_dir(folder).map_err(StudyError::io("read", folder))? {
+        let path = entry.map_err(StudyError::io("read", folder))?.path();
         if path.is_dir() { sync_all(&path)? } else { sync(&path)? }
     }
     sync(folder)
 }
 
 /// Brings a file or a folder's list of names to the disk.
-fn sync(path: &Path) -> Result<(), TrainError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(TrainError::io("write", path))
+fn sync(path: &Path) -> Result<(), StudyError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(StudyError::io("write", path))
 }
 
 /// Where tests let the process end: each point fails once, as if it had been killed just before the call that follows.
 pub mod fault {
-    use crate::error::TrainError;
+    use crate::error::StudyError;
     use std::path::Path;
 
     /// Passes.
@@ -160,7 +160,7 @@ pub mod fault {
     /// # Errors
     /// None outside tests.
     #[cfg(not(any(test, feature = "failpoints")))]
-    pub fn point(_: &Path) -> Result<(), TrainError> {
+    pub fn point(_: &Path) -> Result<(), StudyError> {
         Ok(())
     }
 
@@ -175,10 +175,10 @@ pub mod fault {
     /// # Errors
     /// As if the process had been killed here.
     #[cfg(any(test, feature = "failpoints"))]
-    pub fn point(path: &Path) -> Result<(), TrainError> {
+    pub fn point(path: &Path) -> Result<(), StudyError> {
         match PASSES.get() {
             None => Ok(()),
-            Some(0) => Err(TrainError::Io { action: "write", path: path.into(), source: std::io::Error::other("killed here") }),
+            Some(0) => Err(StudyError::Io { action: "write", path: path.into(), source: std::io::Error::other("killed here") }),
             Some(left) => {
                 PASSES.set(Some(left - 1));
                 Ok(())
@@ -191,7 +191,7 @@ pub mod fault {
 mod tests {
     use super::*;
 
-    fn filled(text: &str) -> impl FnOnce(&Path) -> Result<(), TrainError> {
+    fn filled(text: &str) -> impl FnOnce(&Path) -> Result<(), StudyError> {
         move |folder| {
             fs::create_dir(folder.join("inner")).unwrap();
             fs::write(folder.join("inner/a"), text).unwrap();
@@ -259,7 +259,7 @@ mod tests {
         let target = root.path().join("state");
         let untidy = |path: &Path| {
             fs::write(path.with_file_name(".tmp0a1B2c"), "half").unwrap();
-            fs::write(path, "new").map_err(TrainError::io("write", path))
+            fs::write(path, "new").map_err(StudyError::io("write", path))
         };
         let mut points = 0;
         for passes in 0.. {
@@ -284,7 +284,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let target = root.path().join("last");
         replace_folder(&target, filled("old")).unwrap();
-        replace_folder(&target, |_| Err(TrainError::Failed("no gradient".into()))).unwrap_err();
+        replace_folder(&target, |_| Err(StudyError::Failed("no gradient".into()))).unwrap_err();
         assert_eq!(content(&target), ["old", "old"]);
     }
 }

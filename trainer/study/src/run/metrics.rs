@@ -1,7 +1,7 @@
 //! `metrics.jsonl`: one object a line, as the run goes.
 
 use super::files::fault;
-use crate::error::TrainError;
+use crate::error::StudyError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::{
@@ -61,19 +61,19 @@ impl Metrics {
     ///
     /// # Errors
     /// A file that is shorter than that, and what the operating system refuses.
-    pub fn open(run: &Path, written: Written) -> Result<Metrics, TrainError> {
+    pub fn open(run: &Path, written: Written) -> Result<Metrics, StudyError> {
         let keep = written.metrics;
         let path = run.join(FILE);
         fault::point(&path)?;
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(TrainError::io("write", &path))?;
-        let length = file.metadata().map_err(TrainError::io("read", &path))?.len();
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(StudyError::io("write", &path))?;
+        let length = file.metadata().map_err(StudyError::io("read", &path))?.len();
         if length < keep {
             let problem = format!(
                 "it has {length} bytes, the saved state belongs to {keep}: somebody shortened it; start anew with another --output"
             );
-            return Err(TrainError::File { path, problem });
+            return Err(StudyError::File { path, problem });
         }
-        file.set_len(keep).map_err(TrainError::io("write", &path))?;
+        file.set_len(keep).map_err(StudyError::io("write", &path))?;
         Ok(Metrics { path, file, written })
     }
 
@@ -87,7 +87,7 @@ impl Metrics {
         step: u64,
         epoch: u64,
         values: impl IntoIterator<Item = (String, Value)>,
-    ) -> Result<(), TrainError> {
+    ) -> Result<(), StudyError> {
         let mut line = Map::new();
         line.insert("kind".into(), json!(kind.name()));
         line.insert("step".into(), json!(step));
@@ -96,10 +96,10 @@ impl Metrics {
         let line = format!("{}\n", Value::Object(line));
         if let Err(killed) = fault::point(&self.path) {
             // What a process leaves that is killed while it writes.
-            self.file.write_all(&line.as_bytes()[..line.len() / 2]).map_err(TrainError::io("write", &self.path))?;
+            self.file.write_all(&line.as_bytes()[..line.len() / 2]).map_err(StudyError::io("write", &self.path))?;
             return Err(killed);
         }
-        self.file.write_all(line.as_bytes()).map_err(TrainError::io("write", &self.path))?;
+        self.file.write_all(line.as_bytes()).map_err(StudyError::io("write", &self.path))?;
         self.written.metrics += line.len() as u64;
         self.written.next_step = step + 1;
         Ok(())
@@ -109,8 +109,8 @@ impl Metrics {
     ///
     /// # Errors
     /// What the operating system refuses.
-    pub fn sync(&mut self) -> Result<Written, TrainError> {
-        self.file.sync_all().map_err(TrainError::io("write", &self.path))?;
+    pub fn sync(&mut self) -> Result<Written, StudyError> {
+        self.file.sync_all().map_err(StudyError::io("write", &self.path))?;
         Ok(self.written)
     }
 }

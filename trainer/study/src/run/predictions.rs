@@ -1,6 +1,6 @@
 //! `predictions.jsonl`: what a classifier said about every validation and test image; reports, comparisons and ablations read it.
 
-use crate::{data::Part, error::TrainError};
+use crate::{data::Part, error::StudyError};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -48,11 +48,11 @@ pub struct Prediction {
 }
 
 /// All predictions of a run's folder.
-pub fn read(run: &Path) -> Result<Vec<Prediction>, TrainError> {
+pub fn read(run: &Path) -> Result<Vec<Prediction>, StudyError> {
     let path = run.join(PREDICTIONS);
-    let text = fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
+    let text = fs::read_to_string(&path).map_err(StudyError::io("read", &path))?;
     let parse = |(number, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|error| TrainError::File {
+        serde_json::from_str(line).map_err(|error| StudyError::File {
             path: path.clone(),
             problem: format!(
                 "line {} is not a prediction: {error}; train the run anew or take the file from a backup",
@@ -64,15 +64,15 @@ pub fn read(run: &Path) -> Result<Vec<Prediction>, TrainError> {
 }
 
 /// Writes all predictions of a run's folder.
-pub fn write(run: &Path, predictions: &[Prediction]) -> Result<(), TrainError> {
+pub fn write(run: &Path, predictions: &[Prediction]) -> Result<(), StudyError> {
     let path = run.join(PREDICTIONS);
-    let file = fs::File::create(&path).map_err(TrainError::io("create", &path))?;
+    let file = fs::File::create(&path).map_err(StudyError::io("create", &path))?;
     let mut out = BufWriter::new(file);
     for prediction in predictions {
-        serde_json::to_writer(&mut out, prediction).map_err(|error| TrainError::io("write", &path)(error.into()))?;
-        out.write_all(b"\n").map_err(TrainError::io("write", &path))?;
+        serde_json::to_writer(&mut out, prediction).map_err(|error| StudyError::io("write", &path)(error.into()))?;
+        out.write_all(b"\n").map_err(StudyError::io("write", &path))?;
     }
-    out.flush().map_err(TrainError::io("write", &path))
+    out.flush().map_err(StudyError::io("write", &path))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! A file is a sequence of TFRecords: length (u64), masked CRC32C of the length, a protobuf `Event`, masked CRC32C of the event, all little-endian.
 
-use crate::error::TrainError;
+use crate::error::StudyError;
 use prost::Message;
 use std::{
     fs::{File, OpenOptions},
@@ -63,7 +63,7 @@ pub struct EventFile {
 impl EventFile {
     /// A new file `events.out.tfevents.SECONDS.mmlnb[.N]` in `folder`, beside those of earlier starts. `resumed_at`: the next step of a resumed run;
     /// TensorBoard then drops what earlier files hold from that step on.
-    pub fn create(folder: &Path, resumed_at: Option<u64>) -> Result<EventFile, TrainError> {
+    pub fn create(folder: &Path, resumed_at: Option<u64>) -> Result<EventFile, StudyError> {
         let seconds = now() as u64;
         let (file, path) = fresh(folder, seconds)?;
         let mut events = EventFile { file, path };
@@ -75,19 +75,19 @@ impl EventFile {
     }
 
     /// One event with a value for every `KIND/name`; the file is whole after each call.
-    pub fn scalars(&mut self, kind: &str, step: u64, values: &[(&str, f64)]) -> Result<(), TrainError> {
+    pub fn scalars(&mut self, kind: &str, step: u64, values: &[(&str, f64)]) -> Result<(), StudyError> {
         let value =
             values.iter().map(|(name, value)| Value { tag: format!("{kind}/{name}"), simple_value: *value as f32 }).collect();
         self.append(step, What::Summary(Summary { value }))
     }
 
-    fn append(&mut self, step: u64, what: What) -> Result<(), TrainError> {
+    fn append(&mut self, step: u64, what: What) -> Result<(), StudyError> {
         let event = Event { wall_time: now(), step: step as i64, what: Some(what) };
-        self.file.write_all(&record(&event.encode_to_vec())).map_err(TrainError::io("write", &self.path))
+        self.file.write_all(&record(&event.encode_to_vec())).map_err(StudyError::io("write", &self.path))
     }
 }
 
-fn fresh(folder: &Path, seconds: u64) -> Result<(File, PathBuf), TrainError> {
+fn fresh(folder: &Path, seconds: u64) -> Result<(File, PathBuf), StudyError> {
     let mut number = 0;
     loop {
         let suffix = if number == 0 { String::new() } else { format!(".{number}") };
@@ -95,7 +95,7 @@ fn fresh(folder: &Path, seconds: u64) -> Result<(File, PathBuf), TrainError> {
         match OpenOptions::new().write(true).create_new(true).open(&path) {
             Ok(file) => return Ok((file, path)),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
-            Err(error) => return Err(TrainError::io("create", &path)(error)),
+            Err(error) => return Err(StudyError::io("create", &path)(error)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Shapes and words as SVG, and the same as PNG.
 
-use crate::error::TrainError;
+use crate::error::StudyError;
 use resvg::{tiny_skia, usvg};
 use std::{fmt::Write, fs, path::Path, sync::Arc};
 
@@ -33,8 +33,8 @@ impl Svg {
     }
 
     /// The figure on white, drawn with the font that is compiled in, so that it looks the same everywhere.
-    pub fn png(&self) -> Result<Vec<u8>, TrainError> {
-        let failed = |error: String| TrainError::Failed(format!("a plot could not be drawn: {error}"));
+    pub fn png(&self) -> Result<Vec<u8>, StudyError> {
+        let failed = |error: String| StudyError::Failed(format!("a plot could not be drawn: {error}"));
         let mut fonts = usvg::fontdb::Database::new();
         fonts.load_font_data(REGULAR.to_vec());
         fonts.load_font_data(BOLD.to_vec());
@@ -49,9 +49,9 @@ impl Svg {
     }
 
     /// Writes `NAME.png` into `folder`.
-    pub fn write(&self, folder: &Path, name: &str) -> Result<(), TrainError> {
+    pub fn write(&self, folder: &Path, name: &str) -> Result<(), StudyError> {
         let path = folder.join(format!("{name}.png"));
-        fs::write(&path, self.png()?).map_err(TrainError::io("write", &path))
+        fs::write(&path, self.png()?).map_err(StudyError::io("write", &path))
     }
 }
 
