@@ -127,6 +127,11 @@ impl Daemon {
         bail!("the daemon was not ready after 5 minutes; its log: {}", self.log.display())
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// An error with the log's end, when the daemon is no longer running.
     pub fn check(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {

@@ -5,6 +5,7 @@
 mod classify;
 mod decode;
 mod describe;
+mod growth;
 
 use crate::{
     appliance::{Appliance, Daemon, say},
@@ -29,6 +30,8 @@ pub enum Bench {
     Decode(decode::Options),
     /// Steps of tuning a describer, beside transformers and PEFT when --python names one that has them
     Describe(describe::Options),
+    /// Processor time an item at three sizes of each kind of work; fails where it more than doubles
+    Growth(growth::Options),
 }
 
 /// Files dropped.
@@ -47,6 +50,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Classify(options) => classify::run(options),
         Bench::Decode(options) => decode::run(options),
         Bench::Describe(options) => describe::run(options),
+        Bench::Growth(options) => growth::run(options),
     }
 }
 

@@ -206,7 +206,7 @@ fn begin(
         halt: Arc::default(),
         fatal: Mutex::new(None),
         alone: Default::default(),
-        filing: Mutex::new(()),
+        filing: Default::default(),
         sight: Mutex::default(),
         config,
     })

@@ -113,6 +113,33 @@ impl Dir {
         Ok(found)
     }
 
+    /// The names of the folders in this folder, and everything else with its state, in no order; names that vanish meanwhile are left out. A
+    /// folder's own state is not asked for where the file system tells kinds by name.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn folders_and_files(&self) -> io::Result<(Vec<OsString>, Vec<(OsString, Stat)>)> {
+        let (mut folders, mut files) = (Vec::new(), Vec::new());
+        for entry in rustix::fs::Dir::read_from(&self.fd)? {
+            progress::beat();
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            if entry.file_type() == FileType::Directory {
+                folders.push(name.to_owned());
+                continue;
+            }
+            match self.stat(name)? {
+                Some(state) if FileType::from_raw_mode(state.st_mode) == FileType::Directory => folders.push(name.to_owned()),
+                Some(state) => files.push((name.to_owned(), state)),
+                None => {}
+            }
+        }
+        Ok((folders, files))
+    }
+
     /// Every name in this folder, in no order.
     ///
     /// # Errors

@@ -94,10 +94,16 @@ pub fn may_be_temporary(name: &OsStr) -> bool {
     !image || name.starts_with(b"tmp.{") || name.starts_with(b"tmp_")
 }
 
-/// Whether a sidecar belongs to an image: `x.xml` and `x.png.xml` to `x.png`.
+/// The name without its extension.
+pub fn stem(name: &OsStr) -> &OsStr {
+    let name = name.as_bytes();
+    OsStr::from_bytes(&name[..name.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0).unwrap_or(name.len())])
+}
+
+/// Whether a sidecar belongs to an image: `x.xml` and `x.png.xml` to `x.png`. Its name then begins with the image's [`stem`] and a dot or colon.
 pub fn belongs_to(sidecar: &OsStr, image: &OsStr) -> bool {
+    let stem = stem(image).as_bytes();
     let (sidecar, image) = (sidecar.as_bytes(), image.as_bytes());
-    let stem = &image[..image.iter().rposition(|byte| *byte == b'.').filter(|dot| *dot > 0).unwrap_or(image.len())];
     let follows =
         |whole: &[u8]| sidecar.strip_prefix(whole).is_some_and(|rest| rest.first().is_some_and(|byte| b".:".contains(byte)));
     sidecar != image && (follows(image) || follows(stem))
@@ -109,20 +115,17 @@ pub fn ignored_folder(name: &OsStr) -> bool {
     name.starts_with(b".") || name.ends_with(b".zarr") || IGNORED_FOLDERS.iter().any(|whole| name == whole.as_bytes())
 }
 
-/// Whether a folder holds the tiles of a whole slide that lies beside it (`slide.mrxs` + `slide/`, `slide.dzi` + `slide_files/`,
-/// `slide.vsi` + `_slide_/`).
-pub fn companion_folder<'a>(name: &OsStr, mut siblings: impl Iterator<Item = &'a OsStr>) -> bool {
-    let folder = name.as_bytes().to_ascii_lowercase();
-    siblings.any(|file| {
-        let file = file.as_bytes().to_ascii_lowercase();
-        if let Some(stem) = file.strip_suffix(b".mrxs").or(file.strip_suffix(b".vms")) {
-            return folder == stem;
-        }
-        if let Some(stem) = file.strip_suffix(b".dzi") {
-            return folder == [stem, b"_files"].concat();
-        }
-        file.strip_suffix(b".vsi").is_some_and(|stem| folder == [b"_", stem, b"_"].concat())
-    })
+/// The folder, in lower case, that holds the tiles of a whole slide that lies beside it: `slide.mrxs` + `slide/`, `slide.dzi` +
+/// `slide_files/`, `slide.vsi` + `_slide_/`.
+pub fn companion_of(file: &OsStr) -> Option<Vec<u8>> {
+    let file = file.as_bytes().to_ascii_lowercase();
+    if let Some(stem) = file.strip_suffix(b".mrxs").or(file.strip_suffix(b".vms")) {
+        return Some(stem.to_owned());
+    }
+    if let Some(stem) = file.strip_suffix(b".dzi") {
+        return Some([stem, b"_files"].concat());
+    }
+    file.strip_suffix(b".vsi").map(|stem| [b"_", stem, b"_"].concat())
 }
 
 /// The case of a path below the inbox: its first folder, or "" for a file at the top. Composed, so that a name that one system writes
@@ -256,11 +259,11 @@ mod tests {
 
     #[test]
     fn companions_of_slides_are_recognised() {
-        let siblings = [OsStr::new("Slide.mrxs"), OsStr::new("other.vsi")];
-        assert!(companion_folder(OsStr::new("slide"), siblings.into_iter()));
-        assert!(companion_folder(OsStr::new("_other_"), siblings.into_iter()));
-        assert!(!companion_folder(OsStr::new("case"), siblings.into_iter()));
-        assert!(companion_folder(OsStr::new("a_files"), [OsStr::new("A.dzi")].into_iter()));
+        for (file, folder) in
+            [("Slide.mrxs", Some("slide")), ("other.vsi", Some("_other_")), ("A.dzi", Some("a_files")), ("a.png", None)]
+        {
+            assert_eq!(companion_of(OsStr::new(file)).as_deref(), folder.map(str::as_bytes), "{file}");
+        }
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! The last step of a file: its page is written, it is moved, the ledger notes where. Commit first, move after; each step may be repeated.
 
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Intake;
 use super::desk::{Key, Task};
 use super::folder::Folder;
+use super::sidecars::Sidecars;
 use crate::error::{Exit, Failure};
 use crate::failpoint;
 use crate::files::{self, Dir, Moved, Points, Source, Stamp, names};
@@ -17,6 +20,10 @@ use crate::progress;
 use crate::report::{hex, json, note, page};
 
 const BUDGET: Duration = Duration::from_secs(120);
+/// So many files at most get their receipts in one transaction.
+const TOGETHER: usize = 16;
+/// The last number of cases at which pages are written anew.
+const MOST_CASES: u32 = 8;
 const HTML: Points = Points { write: "render.html_write", rename: "render.html_rename" };
 const JSON: Points = Points { write: "render.json_write", rename: "render.json_rename" };
 const NOTE: Points = Points { write: "render.note_write", rename: "render.note_rename" };
@@ -39,45 +46,89 @@ enum FilingError {
     Ledger(#[from] LedgerError),
 }
 
+/// The files that are put away: one at a time, and those that wait meanwhile together get their receipts in one transaction.
+#[derive(Default)]
+pub struct Filing {
+    waiting: Mutex<VecDeque<FileRow>>,
+    /// Held by whoever puts files away.
+    turn: Mutex<Sidecars>,
+}
+
+impl Filing {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<FileRow>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Vec<FileRow> {
+        let mut waiting = self.waiting();
+        let count = waiting.len().min(TOGETHER);
+        waiting.drain(..count).collect()
+    }
+}
+
 impl Intake {
-    /// Puts a judged file away; what the file system refuses is tried again later.
-    pub(super) fn put_away(&self, row: FileRow) -> Result<(), LedgerError> {
-        progress::enter("file", &row.path_text, BUDGET);
-        let key = Key::from(&row);
-        match self.try_put_away(&row) {
-            Ok(End::Stays) => self.desk.rest(key),
-            Ok(End::Placed(_) | End::Left(_)) => self.desk.forget(&key),
-            Err(FilingError::Ledger(error)) => return Err(error),
-            Err(FilingError::Io(error)) => {
-                let reason = format!("{} cannot be put away: {error}", row.path_text);
-                let wait = self.desk.later(Task::PutAway(Box::new(row)), &reason);
-                tracing::warn!(event = "retry", reason, next_s = wait.as_secs());
+    /// Puts judged files away, and those that other threads bring meanwhile; what the file system refuses is tried again later.
+    pub(super) fn put_away(&self, rows: Vec<FileRow>) -> Result<(), LedgerError> {
+        progress::enter("file", rows.first().map_or("", |row| &row.path_text), BUDGET);
+        self.filing.waiting().extend(rows);
+        let mut sidecars = self.filing.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let rows = self.filing.take();
+            if rows.is_empty() {
+                return Ok(());
+            }
+            self.put_together(rows, &mut sidecars)?;
+        }
+    }
+
+    /// Moves each file, then writes all receipts at once. A crash in between leaves files that the next start finds at their places.
+    fn put_together(&self, rows: Vec<FileRow>, sidecars: &mut Sidecars) -> Result<(), LedgerError> {
+        let mut placed = Vec::new();
+        for row in rows {
+            progress::enter("file", &row.path_text, BUDGET);
+            match self.end_of(&row, sidecars) {
+                Ok(End::Placed(path)) => placed.push((row, path)),
+                Ok(End::Left(event)) => {
+                    let state = self.ledger.write("ledger.left", |tx| record::left(tx, row.id, event))?;
+                    tracing::info!(event = state.name(), job = row.id);
+                    self.desk.forget(&Key::from(&row));
+                }
+                Ok(End::Stays) => {
+                    tracing::info!(event = "refused", job = row.id, code = row.code);
+                    self.desk.rest(Key::from(&row));
+                }
+                Err(FilingError::Ledger(error)) => return Err(error),
+                Err(FilingError::Io(error)) => {
+                    let reason = format!("{} cannot be put away: {error}", row.path_text);
+                    let wait = self.desk.later(Task::PutAway(Box::new(row)), &reason);
+                    tracing::warn!(event = "retry", reason, next_s = wait.as_secs());
+                }
             }
         }
+        if placed.is_empty() { Ok(()) } else { self.receipt(&placed) }
+    }
+
+    fn receipt(&self, placed: &[(FileRow, PathBuf)]) -> Result<(), LedgerError> {
+        let mut contents: BTreeMap<[u8; 32], usize> = BTreeMap::new();
+        for sha256 in placed.iter().filter_map(|(row, _)| row.sha256.filter(|_| row.state == FileState::Reported)) {
+            if let Entry::Vacant(entry) = contents.entry(sha256) {
+                entry.insert(self.cases_of(&sha256)?);
+            }
+        }
+        let states: Vec<FileState> = self
+            .ledger
+            .write("ledger.filed", |tx| placed.iter().map(|(row, path)| record::placed(tx, row.id, path)).collect())?;
+        for ((row, _), state) in placed.iter().zip(states) {
+            self.pass_point("filed.after");
+            let sha8 = row.sha256.map(|sha256| hex(&sha256[..4])).unwrap_or_default();
+            tracing::info!(event = state.name(), job = row.id, file = sha8, code = row.code);
+        }
+        contents.iter().try_for_each(|(sha256, before)| self.renew_twins(sha256, *before, placed))?;
+        placed.iter().for_each(|(row, _)| self.desk.forget(&Key::from(row)));
         Ok(())
     }
 
-    fn try_put_away(&self, row: &FileRow) -> Result<End, FilingError> {
-        let _one = self.filing.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = self.end_of(row)?;
-        match &end {
-            End::Placed(path) => {
-                let state = self.ledger.write("ledger.filed", |tx| record::placed(tx, row.id, path))?;
-                self.pass_point("filed.after");
-                let sha8 = row.sha256.map(|sha256| hex(&sha256[..4])).unwrap_or_default();
-                tracing::info!(event = state.name(), job = row.id, file = sha8, code = row.code);
-                self.renew_twins(row)?;
-            }
-            End::Left(event) => {
-                let state = self.ledger.write("ledger.left", |tx| record::left(tx, row.id, *event))?;
-                tracing::info!(event = state.name(), job = row.id);
-            }
-            End::Stays => tracing::info!(event = "refused", job = row.id, code = row.code),
-        }
-        Ok(end)
-    }
-
-    fn end_of(&self, row: &FileRow) -> Result<End, FilingError> {
+    fn end_of(&self, row: &FileRow, sidecars: &mut Sidecars) -> Result<End, FilingError> {
         let root = self.folder.inbox()?;
         let source = source_of(&root, row);
         let state = files::state(&source)?;
@@ -92,19 +143,19 @@ impl Intake {
         let end = self.folder.end(row.state == FileState::Reported)?;
         let folder = end.make_below(parent).map_err(|error| in_the_way(&end, parent, error))?;
         match state {
-            Moved::Yes => self.carry(row, &source, &folder),
+            Moved::Yes => self.carry(row, &source, &folder, sidecars),
             Moved::Changed | Moved::Taken => Ok(End::Left(FileEvent::Replace)),
             Moved::Gone => self.moved_before(row, &folder),
         }
     }
 
     /// Renders beside the chosen name and moves the image there. What was never read is not hashed here either: it has no twin.
-    fn carry(&self, row: &FileRow, source: &Source<'_>, folder: &Dir) -> Result<End, FilingError> {
+    fn carry(&self, row: &FileRow, source: &Source<'_>, folder: &Dir, sidecars: &mut Sidecars) -> Result<End, FilingError> {
         let name = row.path.file_name().unwrap_or(OsStr::new("unnamed"));
         for _ in 0..8 {
             let (name, there) = files::choose(folder, name, &mark_of(row), |name| same_bytes(row, folder, name))?;
             self.render(row, folder, &name)?;
-            self.bring_sidecars(row, source.root, folder)?;
+            self.bring_sidecars(row, source.root, folder, sidecars)?;
             let moved = if there { files::remove(source, folder, &name)? } else { files::relocate(source, folder, &name)? };
             match moved {
                 Moved::Yes => return Ok(End::Placed(folder.path().join(name))),
@@ -118,16 +169,11 @@ impl Intake {
     }
 
     /// Moves what belongs to the image along with it, before the image, so that nothing is left behind after a crash.
-    fn bring_sidecars(&self, row: &FileRow, root: &Dir, folder: &Dir) -> io::Result<()> {
+    fn bring_sidecars(&self, row: &FileRow, root: &Dir, folder: &Dir, sidecars: &mut Sidecars) -> io::Result<()> {
         let Some(image) = row.path.file_name().filter(|_| !self.config.sidecars.is_empty()) else { return Ok(()) };
         let parent = row.path.parent().unwrap_or(Path::new(""));
         let beside = root.below(parent)?;
-        // Names alone: looking at the state of each file would cost as much for every image as the whole folder.
-        for name in beside.names()? {
-            let belongs = names::belongs_to(&name, image) && !names::ignored_file(&name);
-            if !belongs || !self.config.sidecars.iter().any(|pattern| pattern.fits(&name)) {
-                continue;
-            }
+        for name in sidecars.of(image, parent, &beside, &self.config.sidecars)? {
             let Some(found) = beside.stat(&name)? else { continue };
             let path = parent.join(&name);
             let sidecar = Source { root, path: &path, stamp: Stamp::from(&found), sha256: None };
@@ -198,15 +244,14 @@ impl Intake {
     }
 
     /// The same image in another case is a possible mix-up: pages that were written before learn of it. All of them are written anew when
-    /// the number of cases becomes 2, 4 or 8: each page then names a case, the first ones several, and the work grows as the files do.
-    fn renew_twins(&self, row: &FileRow) -> Result<(), FilingError> {
-        let Some(sha256) = row.sha256.filter(|_| row.state == FileState::Reported) else { return Ok(()) };
-        let (first, cases) = self.ledger.read(|connection| read::filed_cases(connection, &sha256, &row.case_id, 9))?;
-        if !first || !matches!(cases, 2 | 4 | 8) {
+    /// the number of cases reaches 2, 4 or 8: each page then names a case, the first ones several, and the work grows as the files do.
+    fn renew_twins(&self, sha256: &[u8; 32], before: usize, placed: &[(FileRow, PathBuf)]) -> Result<(), LedgerError> {
+        let cases = self.cases_of(sha256)?;
+        if ![2, 4, 8].iter().any(|step| before < *step && cases >= *step) {
             return Ok(());
         }
-        let twins = self.ledger.read(|connection| read::filed_with(connection, &sha256))?;
-        for twin in twins.iter().filter(|twin| twin.case_id != row.case_id) {
+        let twins = self.ledger.read(|connection| read::filed_with(connection, sha256))?;
+        for twin in twins.iter().filter(|twin| placed.iter().all(|(row, _)| row.id != twin.id)) {
             progress::beat();
             let Some(path) = &twin.filed_path else { continue };
             let found = self.folder.placed(path).and_then(|(folder, name)| Ok(folder.stat(&name)?.map(|_| (folder, name))));
@@ -221,6 +266,11 @@ impl Intake {
             }
         }
         Ok(())
+    }
+
+    /// Under how many cases files with these bytes lie in `done`; more than are asked for are not counted.
+    fn cases_of(&self, sha256: &[u8; 32]) -> Result<usize, LedgerError> {
+        self.ledger.read(|connection| read::filed_cases(connection, sha256, MOST_CASES))
     }
 
     /// Moves a failed file back to the inbox. A crash in between leaves the row `retrying`, which the next start finishes.

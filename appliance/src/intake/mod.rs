@@ -9,6 +9,7 @@ mod recovery;
 pub mod scan;
 mod scanner;
 pub mod settle;
+mod sidecars;
 pub mod trouble;
 mod watch;
 mod worker;
@@ -68,8 +69,8 @@ pub struct Intake {
     pub fatal: Mutex<Option<Failure>>,
     /// Writers wait until they are alone: for images that may have ended the program before.
     pub alone: RwLock<()>,
-    /// One file is put away at a time.
-    pub filing: Mutex<()>,
+    /// What puts files away.
+    pub filing: filing::Filing,
     /// Scanner's view, for the status.
     pub sight: Mutex<Sight>,
 }

@@ -1,6 +1,9 @@
 //! What lies in the inbox now: the truth that events only hint at. Reads names and states, opens no file.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Stat};
@@ -28,57 +31,140 @@ pub struct Found {
     pub kind: Kind,
 }
 
-/// The inbox at one moment.
+/// What a look found.
 #[derive(Clone, Debug, Default)]
 pub struct Scan {
     /// Everything that is to be judged, by path.
     pub files: Vec<Found>,
-    /// Every folder below the inbox that is descended, for the watcher.
-    pub folders: Vec<PathBuf>,
+    /// The folders below the inbox that were read, for the watcher.
+    pub read: Vec<PathBuf>,
+    /// Folders that lay there before.
+    pub gone: Vec<PathBuf>,
     /// Folders that could not be read, with the reason.
     pub problems: Vec<String>,
 }
 
-/// Looks at the whole inbox but for names that fit a pattern of `left_alone`.
-///
-/// # Errors
-/// The inbox itself cannot be read; a folder below it that cannot be read is a problem of the scan instead.
-pub fn scan(root: &Dir, left_alone: &[&[Pattern]]) -> io::Result<Scan> {
-    failpoint::pass("scan.read_dir")?;
-    let mut scan = Scan::default();
-    let mut open = vec![PathBuf::new()];
-    while let Some(folder) = open.pop() {
-        match read_folder(root, &folder, left_alone, &mut scan.files) {
-            Ok(folders) => open.extend(folders),
-            Err(error) if folder.as_os_str().is_empty() => return Err(error),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => scan.problems.push(format!("folder {} cannot be read: {error}", folder.display())),
-        }
-        scan.folders.push(folder);
+/// What is known of the inbox's folders, so that a look need not read those in which nothing lay and nothing happened since. Cases stay
+/// behind when their files are filed; without this every look would read all that there ever were.
+#[derive(Debug, Default)]
+pub struct Folders {
+    /// The folders in each.
+    below: HashMap<PathBuf, Vec<PathBuf>>,
+    /// Those that the next look reads whatever happens: they hold files, could not be read, or were not watched when they were read.
+    due: BTreeSet<PathBuf>,
+}
+
+impl Folders {
+    /// The next look reads every folder.
+    pub fn doubt_all(&mut self) {
+        self.due.extend(self.below.keys().cloned());
     }
-    scan.files.sort_by(|a, b| a.file.path.cmp(&b.file.path));
-    Ok(scan)
+
+    /// The next look reads the folder in which this path lies. If it is that of a known folder, that may be another one now: what is known
+    /// of it is forgotten.
+    fn touch(&mut self, path: &Path, gone: &mut Vec<PathBuf>) {
+        let Some(parent) = path.parent() else {
+            self.due.insert(PathBuf::new());
+            return;
+        };
+        if self.below.contains_key(path) {
+            self.forget(path, gone);
+            if let Some(siblings) = self.below.get_mut(parent) {
+                siblings.retain(|sibling| sibling != path);
+            }
+        }
+        if self.below.contains_key(parent) {
+            self.due.insert(parent.to_owned());
+        }
+    }
+
+    fn forget(&mut self, folder: &Path, gone: &mut Vec<PathBuf>) {
+        let mut open = vec![folder.to_owned()];
+        while let Some(folder) = open.pop() {
+            self.due.remove(&folder);
+            if let Some(below) = self.below.remove(&folder) {
+                open.extend(below);
+                gone.push(folder);
+            }
+        }
+    }
+
+    /// Looks at every folder that is due, that holds a `touched` path, or that is new; `watched` says of which a change would have been
+    /// told. Names that fit a pattern of `left_alone` are no files.
+    ///
+    /// # Errors
+    /// The inbox itself cannot be read; a folder below it that cannot be read is a problem of the scan instead.
+    pub fn look(
+        &mut self,
+        root: &Dir,
+        left_alone: &[&[Pattern]],
+        touched: &HashSet<PathBuf>,
+        watched: impl Fn(&Path) -> bool,
+    ) -> io::Result<Scan> {
+        failpoint::pass("scan.read_dir")?;
+        let mut scan = Scan::default();
+        touched.iter().for_each(|path| self.touch(path, &mut scan.gone));
+        if self.below.is_empty() {
+            self.due.insert(PathBuf::new());
+        }
+        let mut open: Vec<PathBuf> = std::mem::take(&mut self.due).into_iter().collect();
+        let mut read = HashSet::new();
+        while let Some(folder) = open.pop() {
+            if !read.insert(folder.clone()) {
+                continue;
+            }
+            let files = scan.files.len();
+            match read_folder(root, &folder, left_alone, &mut scan.files) {
+                Ok(below) => {
+                    open.extend(self.replace(&folder, below, &mut scan.gone));
+                    if scan.files.len() > files || !watched(&folder) {
+                        self.due.insert(folder.clone());
+                    }
+                }
+                Err(error) if folder.as_os_str().is_empty() => {
+                    self.due.extend(open);
+                    self.due.insert(folder);
+                    return Err(error);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.forget(&folder, &mut scan.gone);
+                    continue;
+                }
+                Err(error) => {
+                    self.due.insert(folder.clone());
+                    scan.problems.push(format!("folder {} cannot be read: {error}", folder.display()));
+                }
+            }
+            scan.read.push(folder);
+        }
+        scan.files.sort_by(|a, b| a.file.path.cmp(&b.file.path));
+        Ok(scan)
+    }
+
+    /// Notes the folders in a folder; those that are new.
+    fn replace(&mut self, folder: &Path, below: Vec<PathBuf>, gone: &mut Vec<PathBuf>) -> Vec<PathBuf> {
+        let before = self.below.insert(folder.to_owned(), below).unwrap_or_default();
+        let now: HashSet<&PathBuf> = self.below[folder].iter().collect();
+        let left: Vec<PathBuf> = before.iter().filter(|path| !now.contains(path)).cloned().collect();
+        let new = now.into_iter().filter(|path| !self.below.contains_key(*path)).cloned().collect();
+        left.iter().for_each(|path| self.forget(path, gone));
+        new
+    }
 }
 
 fn read_folder(root: &Dir, folder: &Path, left_alone: &[&[Pattern]], files: &mut Vec<Found>) -> io::Result<Vec<PathBuf>> {
-    let mut folders = Vec::new();
-    let first = files.len();
-    for (name, state) in root.below(folder)?.entries()? {
-        crate::progress::beat();
-        if FileType::from_raw_mode(state.st_mode) == FileType::Directory {
-            if !names::ignored_folder(&name) {
-                folders.push(folder.join(name));
-            }
-        } else if !names::ignored_file(&name) && !left_alone.iter().any(|list| list.iter().any(|pattern| pattern.fits(&name))) {
-            files.push(found(folder.join(name), &state));
-        }
+    let (folders, others) = root.below(folder)?.folders_and_files()?;
+    let wanted =
+        |name: &OsStr| !names::ignored_file(name) && !left_alone.iter().any(|list| list.iter().any(|pattern| pattern.fits(name)));
+    let mut companions = HashSet::new();
+    for (name, state) in others.into_iter().filter(|(name, _)| wanted(name)) {
+        companions.extend(names::companion_of(&name));
+        files.push(found(folder.join(name), &state));
     }
-    let siblings = &files[first..];
-    folders.retain(|path| {
-        let names = siblings.iter().filter_map(|found| found.file.path.file_name());
-        path.file_name().is_some_and(|name| !names::companion_folder(name, names))
-    });
-    Ok(folders)
+    let descended = |name: &OsString| {
+        !names::ignored_folder(name) && (companions.is_empty() || !companions.contains(&name.as_bytes().to_ascii_lowercase()))
+    };
+    Ok(folders.into_iter().filter(descended).map(|name| folder.join(name)).collect())
 }
 
 fn found(path: PathBuf, state: &Stat) -> Found {
@@ -96,6 +182,15 @@ fn found(path: PathBuf, state: &Stat) -> Found {
 mod tests {
     use super::*;
 
+    fn paths(scan: &Scan) -> Vec<&str> {
+        scan.files.iter().map(|found| found.file.path.to_str().unwrap()).collect()
+    }
+
+    /// A look after events about these paths, all folders being watched.
+    fn look(folders: &mut Folders, root: &Path, touched: &[&str]) -> Scan {
+        folders.look(&Dir::open(root).unwrap(), &[], &touched.iter().map(PathBuf::from).collect(), |_| true).unwrap()
+    }
+
     #[test]
     fn finds_files_in_subfolders_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
@@ -108,11 +203,10 @@ mod tests {
         }
         std::os::unix::fs::symlink("a.png", root.join("link.png")).unwrap();
         std::os::unix::fs::symlink("case", root.join("loop")).unwrap();
-        let scan = scan(&Dir::open(root).unwrap(), &[]).unwrap();
-        let paths: Vec<_> = scan.files.iter().map(|found| found.file.path.to_str().unwrap()).collect();
-        assert_eq!(paths, ["a.png", "case/left/b.png", "link.png", "loop", "slide.mrxs"]);
+        let scan = look(&mut Folders::default(), root, &[]);
+        assert_eq!(paths(&scan), ["a.png", "case/left/b.png", "link.png", "loop", "slide.mrxs"]);
         assert_eq!(scan.files[2].kind, Kind::Special("a symbolic link"));
-        assert_eq!(scan.folders.len(), 4);
+        assert_eq!(scan.read.len(), 4);
         assert!(scan.problems.is_empty());
     }
 
@@ -121,6 +215,66 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Dir::open(dir.path()).unwrap();
         drop(dir);
-        assert!(scan(&root, &[]).is_ok_and(|scan| scan.files.is_empty()), "a removed folder is empty; its marker tells");
+        let scan = Folders::default().look(&root, &[], &HashSet::new(), |_| true);
+        assert!(scan.is_ok_and(|scan| scan.files.is_empty()), "a removed folder is empty; its marker tells");
+    }
+
+    #[test]
+    fn an_emptied_case_is_read_again_when_something_happened_in_it_or_all_is_in_doubt() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        for case in ["a", "b"] {
+            std::fs::create_dir(root.join(case)).unwrap();
+        }
+        std::fs::write(root.join("a/x.png"), b"x").unwrap();
+        let mut folders = Folders::default();
+        assert_eq!(look(&mut folders, root, &[]).read.len(), 3);
+        let second = look(&mut folders, root, &[]);
+        assert_eq!(paths(&second), ["a/x.png"], "a file may change without an event");
+        assert_eq!(second.read, [PathBuf::from("a")]);
+        std::fs::write(root.join("b/y.png"), b"x").unwrap();
+        std::fs::remove_file(root.join("a/x.png")).unwrap();
+        assert_eq!(paths(&look(&mut folders, root, &["b/y.png"])), ["b/y.png"]);
+        std::fs::remove_file(root.join("b/y.png")).unwrap();
+        assert_eq!(look(&mut folders, root, &[]).read, [PathBuf::from("b")]);
+        assert!(look(&mut folders, root, &[]).read.is_empty());
+        std::fs::write(root.join("a/z.png"), b"x").unwrap();
+        folders.doubt_all();
+        let whole = look(&mut folders, root, &[]);
+        assert_eq!((paths(&whole), whole.read.len()), (vec!["a/z.png"], 3));
+    }
+
+    #[test]
+    fn a_folder_that_is_not_watched_is_read_at_every_look() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("case")).unwrap();
+        let mut folders = Folders::default();
+        for _ in 0..3 {
+            let scan =
+                folders.look(&Dir::open(dir.path()).unwrap(), &[], &HashSet::new(), |path| path.as_os_str().is_empty()).unwrap();
+            assert!(scan.read.contains(&PathBuf::from("case")));
+        }
+    }
+
+    #[test]
+    fn folders_that_left_and_folders_that_were_exchanged_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        let mut folders = Folders::default();
+        look(&mut folders, root, &[]);
+        std::fs::rename(root.join("a"), root.join("c")).unwrap();
+        let moved = look(&mut folders, root, &["a", "c"]);
+        assert_eq!(moved.gone, ["a", "a/b"].map(PathBuf::from));
+        assert!(moved.read.contains(&PathBuf::from("c/b")));
+        std::fs::remove_dir_all(root.join("c")).unwrap();
+        std::fs::create_dir(root.join("c")).unwrap();
+        std::fs::write(root.join("c/x.png"), b"x").unwrap();
+        let anew = look(&mut folders, root, &["c"]);
+        assert!(anew.gone.contains(&PathBuf::from("c")), "its watch is void");
+        assert_eq!(paths(&anew), ["c/x.png"]);
+        std::fs::remove_dir_all(root.join("c")).unwrap();
+        let left = look(&mut folders, root, &["c"]);
+        assert_eq!((left.gone, left.files.len()), (vec![PathBuf::from("c")], 0));
     }
 }

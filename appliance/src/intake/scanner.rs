@@ -2,14 +2,14 @@
 //! a worker finds out.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::desk::{Key, Task};
-use super::scan::{Found, Kind, Scan, scan};
+use super::scan::{Folders, Found, Kind, Scan};
 use super::settle::{Hint, Next, Rules, Watched, look};
-use super::watch::Watch;
+use super::watch::{Events, Watch};
 use super::{Adoption, Intake, trouble};
 use crate::config;
 use crate::files::{Dir, names};
@@ -44,6 +44,9 @@ pub struct Sight {
 pub struct Scanner {
     intake: Arc<Intake>,
     watch: Watch,
+    folders: Folders,
+    /// When every folder was read.
+    whole: Option<Duration>,
     rules: Rules,
     watched: HashMap<PathBuf, (Watched, Hint)>,
     settling: usize,
@@ -65,7 +68,16 @@ impl Scanner {
         let settle = if polling.is_some() { config.settle.max(SETTLE_POLLING) } else { config.settle };
         let rules = Rules { settle, incomplete: config.incomplete };
         let watch = Watch::new(&config.inbox, polling);
-        Scanner { intake, watch, rules, watched: HashMap::new(), settling: 0, troubles: 0 }
+        Scanner {
+            intake,
+            watch,
+            folders: Folders::default(),
+            whole: None,
+            rules,
+            watched: HashMap::new(),
+            settling: 0,
+            troubles: 0,
+        }
     }
 
     /// Scans until the program ends.
@@ -106,25 +118,31 @@ impl Scanner {
         let now = crate::clock::boot();
         let due = self.intake.desk.wake(now).map(|due| due.saturating_sub(now));
         // Before the scan: a file that is renamed in after it must keep its hint for the next look.
-        let hints = self.watch.take_hints();
-        let scan = match self.open().and_then(|root| self.scan(&root)) {
+        let events = self.watch.take_events();
+        if events.missed || self.whole.is_none_or(|at| now.saturating_sub(at) >= QUIET) {
+            self.folders.doubt_all();
+            self.whole = Some(now);
+        }
+        let scan = match self.open().and_then(|root| self.scan(&root, &events)) {
             Ok(scan) => scan,
             Err(reason) => return self.blind(&reason),
         };
         if std::mem::take(&mut self.troubles) > 0 {
             self.watch.renew();
         }
-        let gap = self.watch.follow(&scan.folders);
-        let next = self.judge(&scan, hints, now);
+        let gap = self.watch.follow(&scan.read, &scan.gone);
+        let next = self.judge(&scan, events.hints, now);
         self.report(&scan);
         let longest = if self.watch.polling().is_some() { POLL } else { QUIET };
         let waits = [next, due, gap.then_some(Duration::ZERO), Some(longest)];
         waits.into_iter().flatten().min().unwrap_or(longest)
     }
 
-    fn scan(&self, root: &Dir) -> Result<Scan, String> {
+    fn scan(&mut self, root: &Dir, events: &Events) -> Result<Scan, String> {
         let config = &self.intake.config;
-        scan(root, &[&config.ignore, &config.sidecars]).map_err(|error| error.to_string())
+        let watched = |folder: &Path| self.watch.covers(folder);
+        let scan = self.folders.look(root, &[&config.ignore, &config.sidecars], &events.touched, watched);
+        scan.map_err(|error| error.to_string())
     }
 
     /// The inbox; one that was absent at the start is adopted when it comes.
@@ -138,6 +156,8 @@ impl Scanner {
 
     fn blind(&mut self, reason: &str) -> Duration {
         self.troubles += 1;
+        // Whatever it is that comes back, nothing is known of it.
+        (self.folders, self.whole) = (Folders::default(), None);
         let wait = trouble::backoff(self.troubles, 0.5).min(QUIET);
         tracing::warn!(event = "inbox_missing", reason, next_s = wait.as_secs());
         let mut sight = self.intake.sight.lock().unwrap_or_else(PoisonError::into_inner);

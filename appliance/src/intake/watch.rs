@@ -20,12 +20,25 @@ const HINTS: usize = 4096;
 /// After a refusal by the system watching is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(600);
 
+/// What happened since the last call.
+#[derive(Clone, Debug, Default)]
+pub struct Events {
+    /// Hints by path below the inbox; the last one counts.
+    pub hints: HashMap<PathBuf, Hint>,
+    /// Paths below the inbox that were made, changed, moved or removed.
+    pub touched: HashSet<PathBuf>,
+    /// Anything else may have been touched too.
+    pub missed: bool,
+}
+
 /// The watch over the inbox.
 pub struct Watch {
     root: PathBuf,
     watcher: Option<RecommendedWatcher>,
     watched: HashSet<PathBuf>,
     dirty: Arc<AtomicBool>,
+    /// Something may have happened of which no event tells.
+    missed: Arc<AtomicBool>,
     hints: Receiver<(PathBuf, Hint)>,
     sender: SyncSender<(PathBuf, Hint)>,
     scanner: Thread,
@@ -42,6 +55,7 @@ impl Watch {
             watcher: None,
             watched: HashSet::new(),
             dirty: Arc::default(),
+            missed: Arc::default(),
             hints,
             sender,
             scanner: std::thread::current(),
@@ -55,8 +69,19 @@ impl Watch {
     }
 
     fn begin(&mut self) {
-        let (dirty, sender, scanner) = (self.dirty.clone(), self.sender.clone(), self.scanner.clone());
-        let handler = move |event: notify::Result<Event>| on_event(event, &dirty, &sender, &scanner);
+        // Whatever happened before this watcher saw it.
+        self.missed.store(true, Ordering::Relaxed);
+        let (dirty, missed) = (self.dirty.clone(), self.missed.clone());
+        let (sender, scanner) = (self.sender.clone(), self.scanner.clone());
+        let handler = move |event: notify::Result<Event>| {
+            match pass_on(event, &sender) {
+                Passed::Nothing => return,
+                Passed::On => {}
+                Passed::Missed => missed.store(true, Ordering::Relaxed),
+            }
+            dirty.store(true, Ordering::Relaxed);
+            scanner.unpark();
+        };
         match notify::recommended_watcher(handler) {
             Ok(watcher) => self.watcher = Some(watcher),
             Err(error) => self.refused(&error),
@@ -85,8 +110,8 @@ impl Watch {
         self.limited.is_some()
     }
 
-    /// Watches exactly these folders below the inbox; true when some are new and one more scan closes the gap.
-    pub fn follow(&mut self, folders: &[PathBuf]) -> bool {
+    /// Watches these folders below the inbox, and those that are `gone` no more; true when some are new and one more look closes the gap.
+    pub fn follow(&mut self, folders: &[PathBuf], gone: &[PathBuf]) -> bool {
         if let Some(since) = self.limited
             && clock::boot().saturating_sub(since) > TRY_AGAIN
         {
@@ -94,15 +119,12 @@ impl Watch {
             self.begin();
         }
         let Some(watcher) = &mut self.watcher else { return false };
-        let wanted: HashSet<&PathBuf> = folders.iter().collect();
-        self.watched.retain(|folder| {
-            let keep = wanted.contains(folder);
-            if !keep {
+        for folder in gone {
+            if self.watched.remove(folder) {
                 // A folder that is gone took its watch along.
                 let _ = watcher.unwatch(&self.root.join(folder));
             }
-            keep
-        });
+        }
         let mut new = false;
         for folder in folders {
             if self.watched.contains(folder) {
@@ -120,6 +142,11 @@ impl Watch {
         new
     }
 
+    /// Whether events in this folder are told.
+    pub fn covers(&self, folder: &Path) -> bool {
+        self.watched.contains(folder)
+    }
+
     /// The folder was gone: all watches are void.
     pub fn renew(&mut self) {
         if self.watcher.take().is_some() {
@@ -133,37 +160,56 @@ impl Watch {
         self.dirty.swap(false, Ordering::Relaxed)
     }
 
-    /// Hints since the last call, by path below the inbox; the last one counts.
-    pub fn take_hints(&self) -> HashMap<PathBuf, Hint> {
-        let hints = self.hints.try_iter().filter_map(|(path, hint)| Some((path.strip_prefix(&self.root).ok()?.to_owned(), hint)));
-        hints.collect()
+    /// Everything since the last call.
+    pub fn take_events(&self) -> Events {
+        // Before the channel is emptied: what does not fit meanwhile is missed by the next call.
+        let mut events = Events { missed: self.missed.swap(false, Ordering::Relaxed), ..Events::default() };
+        for (path, hint) in self.hints.try_iter() {
+            let Ok(path) = path.strip_prefix(&self.root) else { continue };
+            if hint != Hint::None {
+                events.hints.insert(path.to_owned(), hint);
+            }
+            events.touched.insert(path.to_owned());
+        }
+        events
     }
 }
 
+/// What became of an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Passed {
+    /// It says nothing about a file of others.
+    Nothing,
+    /// Its paths are in the channel.
+    On,
+    /// It says that others were lost, or the channel is full.
+    Missed,
+}
+
 /// Runs in the watcher's thread: no I/O, no lock, nothing that can grow.
-fn on_event(event: notify::Result<Event>, dirty: &AtomicBool, sender: &SyncSender<(PathBuf, Hint)>, scanner: &Thread) {
-    let Ok(event) = event else {
-        dirty.store(true, Ordering::Relaxed);
-        return scanner.unpark();
-    };
+fn pass_on(event: notify::Result<Event>, sender: &SyncSender<(PathBuf, Hint)>) -> Passed {
+    let Ok(event) = event else { return Passed::Missed };
+    if event.need_rescan() || event.paths.is_empty() {
+        return Passed::Missed;
+    }
     let hint = match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Hint::Closed,
-        EventKind::Access(_) => return,
+        EventKind::Access(_) => return Passed::Nothing,
         EventKind::Modify(ModifyKind::Name(RenameMode::To | RenameMode::Both)) => Hint::RenamedIn,
         _ => Hint::None,
     };
-    let ours = |path: &PathBuf| path.file_name().is_some_and(names::ignored_file);
-    if !event.need_rescan() && event.paths.iter().all(ours) && !event.paths.is_empty() {
-        return;
+    if event.paths.iter().all(|path| path.file_name().is_some_and(names::ignored_file)) {
+        return Passed::Nothing;
     }
-    if hint != Hint::None
-        && let Some(path) = event.paths.last()
-    {
+    let last = event.paths.len() - 1;
+    let mut passed = Passed::On;
+    for (at, path) in event.paths.into_iter().enumerate() {
         // A full channel costs the hint, not the file.
-        let _ = sender.try_send((path.clone(), hint));
+        if sender.try_send((path, if at == last { hint } else { Hint::None })).is_err() {
+            passed = Passed::Missed;
+        }
     }
-    dirty.store(true, Ordering::Relaxed);
-    scanner.unpark();
+    passed
 }
 
 #[cfg(test)]
@@ -172,7 +218,9 @@ mod tests {
 
     fn wait_for(watch: &Watch, path: &str) -> Option<Hint> {
         for _ in 0..100 {
-            if let Some(hint) = watch.take_hints().get(Path::new(path)) {
+            let events = watch.take_events();
+            if let Some(hint) = events.hints.get(Path::new(path)) {
+                assert!(events.touched.contains(Path::new(path)));
                 return Some(*hint);
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -188,8 +236,10 @@ mod tests {
             eprintln!("this system refuses to watch; nothing to check");
             return;
         }
-        assert!(watch.follow(&[PathBuf::new()]));
-        assert!(!watch.follow(&[PathBuf::new()]));
+        assert!(watch.take_events().missed, "what happened before it watched");
+        assert!(watch.follow(&[PathBuf::new()], &[]));
+        assert!(!watch.follow(&[PathBuf::new()], &[]));
+        assert!(watch.covers(Path::new("")) && !watch.covers(Path::new("case")));
         std::fs::write(dir.path().join(".x.png.part"), b"x").unwrap();
         std::fs::write(dir.path().join("STATUS.html"), b"x").unwrap();
         std::fs::write(dir.path().join("a.png"), b"x").unwrap();
@@ -200,10 +250,14 @@ mod tests {
     }
 
     #[test]
-    fn the_overflow_event_makes_the_folder_dirty() {
-        let (dirty, (sender, _receiver)) = (AtomicBool::new(false), sync_channel(1));
+    fn events_that_were_lost_and_a_full_channel_are_told() {
+        let (sender, _receiver) = sync_channel(1);
         let overflow = Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
-        on_event(Ok(overflow), &dirty, &sender, &std::thread::current());
-        assert!(dirty.load(Ordering::Relaxed));
+        assert_eq!(pass_on(Ok(overflow), &sender), Passed::Missed);
+        assert_eq!(pass_on(Err(notify::Error::generic("lost")), &sender), Passed::Missed);
+        let made = |name: &str| Event::new(EventKind::Create(notify::event::CreateKind::File)).add_path(name.into());
+        assert_eq!(pass_on(Ok(made("/in/STATUS.html")), &sender), Passed::Nothing);
+        assert_eq!(pass_on(Ok(made("/in/a.png")), &sender), Passed::On);
+        assert_eq!(pass_on(Ok(made("/in/b.png")), &sender), Passed::Missed);
     }
 }

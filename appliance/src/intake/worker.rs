@@ -81,14 +81,14 @@ impl Intake {
             Task::Judge(file) => self.judge(file, reader),
             Task::Reject(file, why) => self.end_unread(&file, &why, false),
             Task::Refuse(file, why) => self.end_unread(&file, &why, true),
-            Task::PutAway(row) => self.put_away(*row),
+            Task::PutAway(row) => self.put_away(vec![*row]),
         }
     }
 
     /// A file ends without a job.
     fn end_unread(&self, file: &NewFile, why: &Rejection, stays: bool) -> Result<(), LedgerError> {
         let row = self.ledger.write("ledger.reject", |tx| record::reject_file(tx, file, why, stays))?;
-        self.put_away(row)
+        self.put_away(vec![row])
     }
 
     /// The one way of every settled file: open, size, read, claim, and only then the first look at its content.
@@ -142,7 +142,7 @@ impl Intake {
         let token = TOKEN.fetch_add(1, Ordering::Relaxed);
         let (run, bundle) = (self.run, self.bundle);
         match self.ledger.write("ledger.claim", |tx| record::claim(tx, &file, &bytes.sha256, bundle, run, token))? {
-            Claim::Known(row) => self.put_away(*row),
+            Claim::Known(row) => self.put_away(vec![*row]),
             Claim::Attached { job } => {
                 self.desk.attach(file, job);
                 self.settle_attached(job)
@@ -365,7 +365,7 @@ impl Intake {
             }
         };
         // Twins are in `rows` too: the transaction saw every file that was attached.
-        rows.into_iter().try_for_each(|row| self.put_away(row))
+        self.put_away(rows)
     }
 
     fn reject(&self, job: i64, why: &Rejection) -> Result<Vec<crate::ledger::FileRow>, LedgerError> {

@@ -78,14 +78,9 @@ pub fn filed_with(connection: &Connection, sha256: &[u8; 32]) -> Result<Vec<File
     files(connection, "WHERE f.sha256 = ?1 AND f.state = 'filed' ORDER BY f.id", &[&sha256.as_slice()])
 }
 
-/// Whether a file with these bytes lies in `done` under this case alone, and how many cases it lies under (at most `limit` are counted).
-pub fn filed_cases(connection: &Connection, sha256: &[u8; 32], case: &str, limit: u32) -> Result<(bool, usize)> {
-    let of_case: i64 = connection.query_row(
-        "SELECT count(*) FROM (SELECT 1 FROM file WHERE sha256 = ?1 AND case_id = ?2 AND state = 'filed' LIMIT 2)",
-        params![sha256.as_slice(), case],
-        |row| row.get(0),
-    )?;
-    Ok((of_case == 1, distinct_cases(connection, sha256, "AND state = 'filed'", limit)?.len()))
+/// Under how many cases files with these bytes lie in `done` (at most `limit` are counted).
+pub fn filed_cases(connection: &Connection, sha256: &[u8; 32], limit: u32) -> Result<usize> {
+    Ok(distinct_cases(connection, sha256, "AND state = 'filed'", limit)?.len())
 }
 
 /// The first cases, in their order, in which these bytes were dropped.

@@ -86,6 +86,30 @@ fn sixty_files_by_all_ways_and_then_again() {
 }
 
 #[test]
+fn a_case_whose_files_are_long_filed_takes_new_ones_at_once() {
+    let mut appliance = Appliance::new();
+    appliance.drop_png("old/left/a.png", 1);
+    appliance.drop_png("gone/a.png", 2);
+    appliance.start();
+    appliance.until("the first ones are filed", |appliance| appliance.in_state("filed") == 2);
+    // Both cases are empty now, and looks pass over them.
+    std::thread::sleep(Duration::from_millis(1500));
+    let begun = std::time::Instant::now();
+    appliance.drop_png("old/left/b.png", 3);
+    std::fs::remove_dir(appliance.path("inbox/gone")).unwrap();
+    appliance.drop_png("gone/b.png", 4);
+    appliance.until("the second ones are filed", |appliance| appliance.in_state("filed") == 4);
+    std::thread::sleep(Duration::from_millis(1500));
+    std::fs::rename(appliance.path("inbox/old"), appliance.path("inbox/renamed")).unwrap();
+    std::thread::sleep(Duration::from_millis(1500));
+    appliance.drop_png("renamed/left/c.png", 5);
+    appliance.drop_png("gone/c.png", 6);
+    appliance.until("the third ones are filed", |appliance| appliance.in_state("filed") == 6);
+    assert!(begun.elapsed() < Duration::from_secs(40), "they were found by the look of every minute: {:?}", begun.elapsed());
+    appliance.check();
+}
+
+#[test]
 fn fifty_copies_at_once_are_assessed_once_and_cross_case_is_said() {
     let mut appliance = Appliance::new();
     appliance.set("DOUBLE_DELAY_MS", "300");

@@ -16,7 +16,9 @@ use mmlnb_models::prepare::phantom::MARK;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
-    fs,
+    collections::HashMap,
+    fs::{self, File},
+    io::{BufWriter, Write},
     path::Path,
     sync::{
         Mutex,
@@ -48,7 +50,26 @@ struct Row {
     patient: usize,
     class: Option<Class>,
     description: Description,
-    truth: Value,
+    truth: Kept,
+}
+
+/// A line of `truth.jsonl`. A few get another patient's text at the end; the others are text already, a quarter of the memory.
+enum Kept {
+    Line(String),
+    Open(Value),
+}
+
+impl Kept {
+    /// The line; it does not change any more.
+    fn close(&mut self) -> &str {
+        if let Kept::Open(value) = self {
+            *self = Kept::Line(format!("{value}\n"));
+        }
+        match self {
+            Kept::Line(line) => line,
+            Kept::Open(_) => unreachable!("it was closed a line above"),
+        }
+    }
 }
 
 /// Draws and writes everything; `progress` is told of each patch.
@@ -79,7 +100,10 @@ pub fn write(
         .enumerate()
         .flat_map(|(index, planned)| (0..planned.patient.patches).map(move |patch| (index, patch)))
         .collect();
-    let mut rows = in_parallel(threads, &jobs, |&(index, patch)| {
+    let swaps = swaps(plan, &patients);
+    let jobs: Vec<(usize, u32, bool)> =
+        jobs.into_iter().enumerate().map(|(at, (index, patch))| (index, patch, swaps.contains_key(&at))).collect();
+    let mut rows = in_parallel(threads, &jobs, |&(index, patch, swapped)| {
         let patient = &patients[index].patient;
         let scanner = &scanners[patient.scanner];
         let drawn = plan.draw_patch(patient, scanner, patch);
@@ -88,12 +112,15 @@ pub fn write(
             save_mask(output, &file_name, &drawn)?;
         }
         progress();
-        Ok(row(plan, patient, index, scanner, patch, file_name, &drawn))
+        let mut row = row(plan, patient, index, scanner, patch, file_name, &drawn);
+        if !swapped {
+            row.truth.close();
+        }
+        Ok(row)
     })?;
-    swap(plan, &patients, &mut rows);
+    swap(&swaps, &mut rows);
     write_table(output, plan, &patients, &rows)?;
-    let lines: String = rows.iter().map(|row| format!("{}\n", row.truth)).collect();
-    write_file(&output.join("truth.jsonl"), lines.as_bytes())?;
+    write_truth(&output.join("truth.jsonl"), rows.iter_mut().map(|row| row.truth.close()))?;
     Ok(summary(&patients, &rows))
 }
 
@@ -149,7 +176,7 @@ fn row(plan: &Plan, patient: &Patient, index: usize, scanner: &Scanner, patch: u
     };
     // Numbers that are no numbers cannot be drawn, and keys are strings.
     let truth = serde_json::to_value(truth).expect("a line of truth is plain data");
-    Row { file_name, patient: index, class, description, truth }
+    Row { file_name, patient: index, class, description, truth: Kept::Open(truth) }
 }
 
 /// One line of `truth.jsonl`.
@@ -182,27 +209,46 @@ fn objects(drawn: &Patch) -> Value {
     drawn.scene.cells.iter().map(|cell| json!([cell.kind, tenth(cell.x), tenth(cell.y), tenth(cell.radius)])).collect()
 }
 
-/// Gives some patches the text of another patient's.
-fn swap(plan: &Plan, patients: &[Planned], rows: &mut [Row]) {
-    let own: Vec<Description> = rows.iter().map(|row| row.description.clone()).collect();
-    let owners: Vec<usize> = rows.iter().map(|row| row.patient).collect();
-    for index in 0..rows.len() {
-        let owner = owners[index];
-        // The streams of a patch's spoiling end at its own number; beyond the last patch is free.
-        let stream = &mut Stream::new(plan.seed, patients[owner].patient.number, (1 << 32) + index as u64, Purpose::Spoiling);
-        if !stream.chance(plan.texts.swapped) {
-            continue;
+/// Which patches get the text of which other patient's: a patch's number to another's.
+fn swaps(plan: &Plan, patients: &[Planned]) -> HashMap<usize, usize> {
+    let all: usize = patients.iter().map(|planned| planned.patient.patches as usize).sum();
+    let (mut swaps, mut first) = (HashMap::new(), 0);
+    for Planned { patient, .. } in patients {
+        let own = patient.patches as usize;
+        for index in first..first + own {
+            // The streams of a patch's spoiling end at its own number; beyond the last patch is free.
+            let stream = &mut Stream::new(plan.seed, patient.number, (1 << 32) + index as u64, Purpose::Spoiling);
+            if stream.chance(plan.texts.swapped) && all > own {
+                let other = stream.below(all - own);
+                swaps.insert(index, if other < first { other } else { other + own });
+            }
         }
-        let others: Vec<usize> = (0..owners.len()).filter(|other| owners[*other] != owner).collect();
-        if !others.is_empty() {
-            let other = stream.choose(&others);
-            let row = &mut rows[index];
-            row.truth["text"] = json!(Spoiling::Swapped);
-            row.truth["description"] = json!(own[other].text);
-            row.truth["facts"] = stated(&own[other]);
-            row.description = own[other].clone();
-        }
+        first += own;
     }
+    swaps
+}
+
+/// Gives these patches the text of the others.
+fn swap(swaps: &HashMap<usize, usize>, rows: &mut [Row]) {
+    let texts: Vec<(usize, Description)> =
+        swaps.iter().map(|(index, other)| (*index, rows[*other].description.clone())).collect();
+    for (index, description) in texts {
+        let row = &mut rows[index];
+        if let Kept::Open(truth) = &mut row.truth {
+            truth["text"] = json!(Spoiling::Swapped);
+            truth["description"] = json!(description.text);
+            truth["facts"] = stated(&description);
+        }
+        row.description = description;
+    }
+}
+
+fn write_truth<'a>(path: &Path, lines: impl Iterator<Item = &'a str>) -> Result<(), PhantomError> {
+    let mut file = BufWriter::new(File::create(path).map_err(PhantomError::io("create", path))?);
+    for line in lines {
+        file.write_all(line.as_bytes()).map_err(PhantomError::io("write", path))?;
+    }
+    file.flush().map_err(PhantomError::io("write", path))
 }
 
 fn write_table(output: &Path, plan: &Plan, patients: &[Planned], rows: &[Row]) -> Result<(), PhantomError> {

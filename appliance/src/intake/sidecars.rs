@@ -1,0 +1,101 @@
+//! What lies beside images and belongs to them. A folder is listed once for many images: each listing costs as much as the folder is long.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use crate::files::Dir;
+use crate::files::names::{self, Pattern};
+
+/// A listing is used for so many times as long as it took: listing is then at most a twentieth of the work, and in a small folder a
+/// sidecar that comes at the last moment is still seen.
+const WORTH: u32 = 20;
+
+/// The sidecars in folders from which images are being put away.
+#[derive(Debug, Default)]
+pub struct Sidecars {
+    listed: HashMap<PathBuf, Listed>,
+}
+
+#[derive(Debug)]
+struct Listed {
+    names: BTreeSet<OsString>,
+    until: Instant,
+}
+
+impl Sidecars {
+    /// The names in `folder`, opened as `beside`, that fit one of the patterns and belong to `image`; some of them may have left.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn of(&mut self, image: &OsStr, folder: &Path, beside: &Dir, patterns: &[Pattern]) -> io::Result<Vec<OsString>> {
+        let now = Instant::now();
+        if self.listed.get(folder).is_none_or(|listed| listed.until <= now) {
+            self.listed.retain(|_, listed| listed.until > now);
+            let names = list(beside, patterns)?;
+            let until = Instant::now() + now.elapsed() * WORTH;
+            self.listed.insert(folder.to_owned(), Listed { names, until });
+        }
+        let Some(listed) = self.listed.get(folder) else { return Ok(Vec::new()) };
+        Ok(belonging(&listed.names, image))
+    }
+}
+
+/// Names alone: the state of each file would cost as much again.
+fn list(folder: &Dir, patterns: &[Pattern]) -> io::Result<BTreeSet<OsString>> {
+    let fits = |name: &OsString| !names::ignored_file(name) && patterns.iter().any(|pattern| pattern.fits(name));
+    Ok(folder.names()?.into_iter().filter(fits).collect())
+}
+
+/// They stand together in the order of names, behind the image's stem.
+fn belonging(names: &BTreeSet<OsString>, image: &OsStr) -> Vec<OsString> {
+    let stem = names::stem(image);
+    let beginning = |sign: &str| {
+        let [mut from, mut to] = [stem.to_owned(), stem.to_owned()];
+        from.push(sign);
+        // The next sign in the order of bytes.
+        to.push(if sign == "." { "/" } else { ";" });
+        names.range(from..to).filter(|name| names::belongs_to(name, image)).cloned()
+    };
+    beginning(".").chain(beginning(":")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[&str]) -> BTreeSet<OsString> {
+        list.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn what_belongs_to_an_image_is_found_among_its_neighbours() {
+        let all = names(&["a.xml", "a.png.xml", "a.png:zone", "a:zone", "ab.xml", "a-1.xml", "a.tif.xml", "b.xml", "a.png"]);
+        let mut found = belonging(&all, OsStr::new("a.png"));
+        found.sort();
+        let every: Vec<OsString> = all.iter().filter(|name| names::belongs_to(name, OsStr::new("a.png"))).cloned().collect();
+        assert_eq!(found, every);
+        assert_eq!(found.len(), 5);
+        assert_eq!(belonging(&all, OsStr::new("ab")), ["ab.xml"]);
+    }
+
+    #[test]
+    fn a_folder_is_listed_again_when_its_listing_is_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, patterns) = (Dir::open(dir.path()).unwrap(), [Pattern::new("*.xml")]);
+        let mut sidecars = Sidecars::default();
+        let of =
+            |sidecars: &mut Sidecars, name: &str| sidecars.of(OsStr::new(name), Path::new("case"), &folder, &patterns).unwrap();
+        std::fs::write(dir.path().join("a.xml"), b"x").unwrap();
+        std::fs::write(dir.path().join("a.json"), b"x").unwrap();
+        assert_eq!(of(&mut sidecars, "a.png"), ["a.xml"]);
+        let listed = sidecars.listed.get_mut(Path::new("case")).unwrap();
+        listed.until = Instant::now() + std::time::Duration::from_secs(60);
+        std::fs::write(dir.path().join("b.xml"), b"x").unwrap();
+        assert!(of(&mut sidecars, "b.png").is_empty(), "the listing is still used");
+        sidecars.listed.get_mut(Path::new("case")).unwrap().until = Instant::now();
+        assert_eq!(of(&mut sidecars, "b.png"), ["b.xml"]);
+    }
+}
