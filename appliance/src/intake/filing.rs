@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::Intake;
@@ -13,8 +12,8 @@ use crate::error::{Exit, Failure};
 use crate::failpoint;
 use crate::files::{self, Dir, Moved, Points, Source, Stamp, names};
 use crate::ledger::{FileEvent, FileRow, FileState, LedgerError, ReportRow, read, record};
-use crate::progress;
 use crate::report::{hex, json, note, page};
+use crate::{progress, world};
 
 const BUDGET: Duration = Duration::from_secs(120);
 const HTML: Points = Points { write: "render.html_write", rename: "render.html_rename" };
@@ -58,7 +57,7 @@ impl Intake {
     }
 
     fn try_put_away(&self, row: &FileRow) -> Result<End, FilingError> {
-        let _one = self.filing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = world::lock(&self.filing);
         let end = self.end_of(row)?;
         match &end {
             End::Placed(path) => {

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
@@ -15,6 +15,7 @@ use crate::error::{Exit, Failure};
 use crate::files::names::MARKER;
 use crate::files::{Dir, Stamp};
 use crate::ledger::{INBOX, Ledger, LedgerError, read, record};
+use crate::world;
 
 /// A daemon that was killed while it started a decoder holds its locks until that child has become the decoder.
 const RELEASE: Duration = Duration::from_millis(700);
@@ -81,7 +82,7 @@ impl Folder {
     /// # Errors
     /// [`Exit::Locked`] when another daemon reads it, [`Exit::Permission`], or the ledger.
     pub fn adopt(&self, ledger: &Ledger) -> Result<Adoption, Failure> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = world::lock(&self.held);
         if held.is_some() {
             return Ok(Adoption::Held);
         }
@@ -115,7 +116,7 @@ impl Folder {
     /// `NotFound` when it is not there or not mounted, else I/O.
     pub fn inbox(&self) -> io::Result<Dir> {
         let inbox = Dir::open(&self.inbox)?;
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = world::lock(&self.held);
         let Some(held) = held.as_mut() else { return Err(io::Error::new(io::ErrorKind::NotFound, NOT_MOUNTED)) };
         if marker_of(&inbox)?.as_ref() != Some(&held.marker) {
             return Err(io::Error::new(io::ErrorKind::NotFound, NOT_MOUNTED));

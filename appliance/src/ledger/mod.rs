@@ -5,6 +5,7 @@ pub mod open;
 pub mod read;
 pub mod record;
 mod rows;
+pub mod runs;
 pub mod state;
 mod writer;
 

@@ -18,7 +18,10 @@ type Result<T> = std::result::Result<T, LedgerError>;
 /// After so many times `max_attempts` ends that nothing explains, all while it ran alone, an image is set aside too.
 const UNEXPLAINED_PER_ATTEMPT: u32 = 4;
 
-/// Begins a run: (run id, bundle id).
+/// The device of a run that has loaded none yet.
+const NO_DEVICE: &str = "none";
+
+/// Begins a run, which has no device yet: (run id, bundle id).
 pub fn begin_run(tx: &Transaction<'_>, start: &RunStart) -> Result<(i64, i64)> {
     let classes = serde_json::json!(start.classes).to_string();
     tx.execute(
@@ -26,21 +29,39 @@ pub fn begin_run(tx: &Transaction<'_>, start: &RunStart) -> Result<(i64, i64)> {
         params![start.bundle_sha256, classes, utc_now()],
     )?;
     let bundle = tx.query_row("SELECT id FROM bundle WHERE sha256 = ?1", [&start.bundle_sha256], |row| row.get(0))?;
+    let begun =
+        "SELECT id FROM run WHERE id = (SELECT max(id) FROM run) AND started_at = ?1 AND boot_id = ?2 AND ended_at IS NULL";
+    let begun = tx.query_row(begun, params![start.started_at, start.boot_id], |row| row.get(0)).optional()?;
+    if let Some(run) = begun {
+        return Ok((run, bundle));
+    }
     tx.execute(
         "INSERT INTO run(started_at, boot_id, host, version, provider, bundle_id, qualification_sha256, oom_kills)
          VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         params![
-            utc_now(),
+            start.started_at,
             start.boot_id,
             start.host,
             env!("CARGO_PKG_VERSION"),
-            start.provider,
+            NO_DEVICE,
             bundle,
             start.qualification_sha256,
             start.oom_kills
         ],
     )?;
     Ok((tx.last_insert_rowid(), bundle))
+}
+
+/// The device that a run computes on.
+pub fn set_device(tx: &Transaction<'_>, run: i64, device: &str) -> Result<()> {
+    tx.execute("UPDATE run SET provider = ?2 WHERE id = ?1", params![run, device])?;
+    Ok(())
+}
+
+/// A run that could not begin, for a reason that only a person can mend.
+pub fn forget_run(tx: &Transaction<'_>, run: i64) -> Result<()> {
+    tx.execute("DELETE FROM run WHERE id = ?1", [run])?;
+    Ok(())
 }
 
 /// Ends a run; claims that it still holds are given back with their attempt.

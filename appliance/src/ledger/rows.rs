@@ -25,12 +25,12 @@ pub struct NewFile {
 /// The start of a run of the daemon.
 #[derive(Clone, Debug)]
 pub struct RunStart {
+    /// When, UTC; tells a repeated call from another start.
+    pub started_at: String,
     /// The kernel's boot identifier.
     pub boot_id: String,
     /// Host name.
     pub host: String,
-    /// Device that computes.
-    pub provider: String,
     /// SHA-256 of the bundle's manifest, hex.
     pub bundle_sha256: String,
     /// The bundle's classes.

@@ -1,0 +1,81 @@
+//! A seeded simulation of the intake. One process tells history after history: people drop, rename, replace and withdraw files, disks fill,
+//! folders vanish, the ledger, the decoder and the engine fail, the program dies at any step and starts anew. After each history the faults
+//! cease, and then every file must have ended as it should.
+//!
+//! `MMLNB_SIMULATION_HISTORIES=N` tells so many, `MMLNB_SIMULATION_SEED=N` one again, step by step.
+#![cfg(feature = "failpoints")]
+#![allow(clippy::disallowed_methods, reason = "tests prepare files by paths")]
+
+mod chance;
+mod content;
+mod decoder;
+mod engine;
+mod history;
+mod machine;
+mod outcome;
+mod program;
+mod watcher;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use mmlnb_appliance::config::{Config, Need};
+
+/// Without a wish: as many histories as fit into this time.
+const TIME: Duration = Duration::from_secs(15);
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}: `{text}` is no number")))
+}
+
+/// A folder in memory where there is one: nothing here depends on a disk.
+fn workplace() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let root = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
+    tempfile::Builder::new().prefix("mmlnb-simulation").tempdir_in(root).unwrap()
+}
+
+fn configuration(root: &Path) -> Config {
+    let init = Command::new(env!("CARGO_BIN_EXE_mmlnb-appliance")).arg("init").arg(root).output().unwrap();
+    assert!(init.status.success(), "{init:?}");
+    Config::load(&root.join("appliance.toml"), Need::Ledger).unwrap()
+}
+
+/// Tells one history; what was wrong with it.
+fn tell(seed: u64, template: &Config, told: bool) -> Result<(), String> {
+    let dir = workplace();
+    history::History::new(seed, template, dir.path(), told).tell().map_err(|wrong| format!("seed {seed}: {wrong}"))
+}
+
+fn template() -> (tempfile::TempDir, Config) {
+    let dir = workplace();
+    let config = configuration(&dir.path().join("template"));
+    (dir, config)
+}
+
+#[test]
+fn every_file_ends_once_and_nothing_is_blamed_for_what_is_not_its_own() {
+    let (_dir, template) = template();
+    if let Some(seed) = number("MMLNB_SIMULATION_SEED") {
+        tell(seed, &template, true).unwrap_or_else(|wrong| panic!("{wrong}"));
+        return;
+    }
+    let wished = number("MMLNB_SIMULATION_HISTORIES");
+    let begun = Instant::now();
+    let mut seed = number("MMLNB_SIMULATION_FIRST").unwrap_or(0);
+    let last = wished.map(|count| seed + count);
+    while last.map_or(begun.elapsed() < TIME, |last| seed < last) {
+        tell(seed, &template, false).unwrap_or_else(|wrong| panic!("{wrong}\ntell it again with MMLNB_SIMULATION_SEED={seed}"));
+        seed += 1;
+    }
+    println!("{seed} histories in {:.1} s", begun.elapsed().as_secs_f64());
+}
+
+/// Where a history's folders lie.
+fn below(root: &Path, name: &str) -> PathBuf {
+    let path = root.join(name);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
