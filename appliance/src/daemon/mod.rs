@@ -336,7 +336,11 @@ fn show(intake: &Intake, started: &str) {
 fn finish(intake: &Intake, started: &str) -> Result<Exit, Failure> {
     let fatal = intake.fatal.lock().unwrap_or_else(PoisonError::into_inner).take();
     let reason = if fatal.is_some() { "fatal" } else { "stop" };
-    intake.ledger.write("ledger.end_run", |tx| record::end_run(tx, intake.run, reason))?;
+    match intake.ledger.write("ledger.end_run", |tx| record::end_run(tx, intake.run, reason)) {
+        Ok(()) => {}
+        Err(error) if fatal.is_some() => tracing::warn!(event = "end_run", %error),
+        Err(error) => return Err(error.into()),
+    }
     control::remove(&intake.config.state);
     if let Ok(mut last) = status::now(intake, started) {
         last.headline = "STOPPED".to_owned();

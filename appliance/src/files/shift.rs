@@ -115,8 +115,9 @@ pub fn relocate(source: &Source<'_>, target: &Dir, name: &OsStr) -> io::Result<M
         Err(Errno::XDEV) => return copy(source, &folder, from, target, name),
         Err(error) => return Err(error.into()),
     }
+    // Somebody may have written to it, or put another in its place, between the look and the move.
     if let Some(found) = target.stat(name)?
-        && found.st_ino != source.stamp.ino
+        && (Stamp { dev: source.stamp.dev, ..Stamp::from(&found) }) != source.stamp
     {
         rename(target, name, &folder, from)?;
         return Ok(Moved::Changed);

@@ -130,9 +130,12 @@ impl Desk {
             if inner.closed {
                 return None;
             }
-            if let Some(task) = inner.ready.pop_front() {
-                inner.held.insert(task.key(), Held::Working);
-                return Some(task);
+            while let Some(task) = inner.ready.pop_front() {
+                // Meanwhile another worker may have taken the file over, or it was forgotten.
+                if let Some(held @ Held::Queued) = inner.held.get_mut(&task.key()) {
+                    *held = Held::Working;
+                    return Some(task);
+                }
             }
             inner = self.wait(inner);
         }
@@ -150,6 +153,17 @@ impl Desk {
     fn tell(&self, tasks: usize) {
         (0..tasks).for_each(|_| self.changed.notify_one());
         world::ask(|world| world.tell());
+    }
+
+    /// The file ends together with its twin, whose worker asks: from now on it is that worker's. False while another one looks at it,
+    /// who will find out by itself.
+    pub fn take_over(&self, key: Key) -> bool {
+        let mut inner = self.lock();
+        if matches!(inner.held.get(&key), Some(Held::Working)) {
+            return false;
+        }
+        inner.held.insert(key, Held::Working);
+        true
     }
 
     /// No further task is given out.
@@ -295,6 +309,19 @@ mod tests {
         assert_eq!(desk.load().later, 0);
         desk.detach(7);
         assert_eq!(desk.load().later, 1);
+    }
+
+    #[test]
+    fn a_file_that_ends_with_its_twin_is_not_given_out_any_more() {
+        let desk = Desk::default();
+        desk.offer(Task::Judge(file("a")));
+        desk.offer(Task::Judge(file("b")));
+        desk.take().unwrap();
+        assert!(!desk.take_over(Key::from(&file("a"))), "somebody looks at it");
+        assert!(desk.take_over(Key::from(&file("b"))));
+        desk.forget(&Key::from(&file("b")));
+        desk.offer(Task::Judge(file("c")));
+        assert!(matches!(desk.take(), Some(Task::Judge(found)) if found.path == *"c"));
     }
 
     #[test]

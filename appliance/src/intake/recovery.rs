@@ -8,7 +8,7 @@ use super::filing::source_of;
 use crate::error::Failure;
 use crate::failpoint;
 use crate::files::{self, Moved};
-use crate::ledger::{FileEvent, FileRow, FileState, read, record};
+use crate::ledger::{FileEvent, FileRow, FileState, NewFile, read, record};
 
 /// Finishes retries, gives claims of ended runs back, and puts on the desk what was judged but not put away. `died`: the last run ended
 /// by a fault of its own. A file that cannot be looked at is left to a later look: it keeps no other file, and no start, waiting.
@@ -70,11 +70,24 @@ fn leave(intake: &Intake, row: &FileRow, event: FileEvent) -> Result<(), Failure
     Ok(())
 }
 
-/// The file could not be looked at. What was judged is tried again by and by, with a notice in the status; the rest is the scan's.
+/// The file could not be looked at: it is tried again by and by, with a notice in the status. One that was not judged yet too: it may
+/// have been taken away, and then no scan would find it.
 fn postpone(intake: &Intake, row: FileRow, error: &str) {
     let reason = format!("{} cannot be looked at: {error}", row.path_text);
     tracing::warn!(event = "recovery", job = row.id, reason);
-    if matches!(row.state, FileState::Reported | FileState::Rejected | FileState::Refused) {
-        intake.desk.later(Task::PutAway(Box::new(row)), &reason);
+    match row.state {
+        FileState::Reported | FileState::Rejected | FileState::Refused => {
+            intake.desk.later(Task::PutAway(Box::new(row)), &reason);
+        }
+        FileState::Waiting => {
+            let file = NewFile { folder: row.folder, path: row.path, stamp: row.stamp, owner: row.owner };
+            intake.desk.later(Task::Judge(file), &reason);
+        }
+        FileState::Filed
+        | FileState::Failed
+        | FileState::Vanished
+        | FileState::Replaced
+        | FileState::Retrying
+        | FileState::Retried => {}
     }
 }

@@ -376,8 +376,12 @@ impl Intake {
                 return self.again(job, file, "the program is ending");
             }
         };
-        // Twins are in `rows` too: the transaction saw every file that was attached.
-        rows.into_iter().try_for_each(|row| self.put_away(row))
+        // Twins are in `rows` too: the transaction saw every file that was attached, or waited from before.
+        let own = Key::from(&file);
+        rows.into_iter().try_for_each(|row| {
+            let key = Key::from(&row);
+            if key == own || self.desk.take_over(key) { self.put_away(row) } else { Ok(()) }
+        })
     }
 
     fn reject(&self, job: i64, why: &Rejection) -> Result<Vec<crate::ledger::FileRow>, LedgerError> {

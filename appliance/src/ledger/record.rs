@@ -103,7 +103,11 @@ pub fn recover(tx: &Transaction<'_>, run: i64, died: bool, max_attempts: u32) ->
             (false, false) => (crashes, kills.max(1)),
         };
         move_job(tx, job, JobEvent::Release)?;
-        tx.execute("UPDATE job SET crashes = ?2, kills = ?3 WHERE id = ?1", params![job, crashes, kills])?;
+        // The attempt is given back: what ended it is counted as a crash or a kill, and not as a failure of the engine too.
+        tx.execute(
+            "UPDATE job SET crashes = ?2, kills = ?3, attempts = max(attempts - 1, 0) WHERE id = ?1",
+            params![job, crashes, kills],
+        )?;
         let rejected = alone && (crashes >= max_attempts || kills > max_attempts * UNEXPLAINED_PER_ATTEMPT);
         if rejected {
             reject(tx, job, &crashed_repeatedly(crashes + kills))?;

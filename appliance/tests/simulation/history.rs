@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mmlnb_appliance::config::Config;
 use mmlnb_appliance::error::Exit;
+use mmlnb_appliance::files::names;
 use mmlnb_appliance::ledger::read;
 use mmlnb_appliance::world::World;
 use rustix::fs::{Timespec, Timestamps};
@@ -135,7 +136,7 @@ impl History {
                 return;
             }
             let next = self.writers.iter().map(|writer| writer.next).chain(self.start_at).chain([end]);
-            let next = next.min().map_or(end, |next| next.clamp(now + Duration::from_millis(1), end));
+            let next = next.min().map_or(end, |next| next.max(now + Duration::from_millis(1)).min(end));
             // Not asleep for long: the end of the program is to be noticed.
             self.machine().sleep((next - now).min(Duration::from_secs(2)));
         }
@@ -423,6 +424,10 @@ impl History {
         let inbox = &self.place.config.inbox;
         let beside = inbox.with_file_name("inbox-away");
         let empty = self.machine().chance(|chance| chance.once_in(2));
+        if !self.away && !inbox.join(names::MARKER).exists() {
+            // What was never adopted is not known again.
+            return;
+        }
         match self.away {
             false => {
                 self.machine().say(|| "the inbox goes away".into());
@@ -533,7 +538,10 @@ impl History {
                 true
             }
             (None | Some(Death::Left), Some(Err(failure))) => {
-                if !failure.to_string().contains("the GPU was lost") {
+                let text = failure.to_string();
+                // Who is asked to stop while the ledger cannot be written says so.
+                let unwritten = self.asked_to_stop && text.contains("stopped while the ledger could not be written");
+                if !unwritten && !text.contains("the GPU was lost") {
                     self.wrong(format!("the program ended with {:?}: {failure}", failure.exit));
                 }
                 false

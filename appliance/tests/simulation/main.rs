@@ -59,6 +59,7 @@ fn template() -> (tempfile::TempDir, Config) {
 fn every_file_ends_once_and_nothing_is_blamed_for_what_is_not_its_own() {
     let (_dir, template) = template();
     if let Some(seed) = number("MMLNB_SIMULATION_SEED") {
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time().init();
         tell(seed, &template, true).unwrap_or_else(|wrong| panic!("{wrong}"));
         return;
     }

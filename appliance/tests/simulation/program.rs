@@ -167,8 +167,11 @@ impl Program {
         }
         let fatal = lock(&intake.fatal).take();
         let reason = if fatal.is_some() { "fatal" } else { "stop" };
-        intake.ledger.write("ledger.end_run", |tx| record::end_run(tx, run, reason))?;
-        fatal.map_or(Ok((Exit::Done, left)), Err)
+        let written = intake.ledger.write("ledger.end_run", |tx| record::end_run(tx, run, reason));
+        match fatal {
+            Some(failure) => Err(failure),
+            None => Ok(written.map(|()| (Exit::Done, left))?),
+        }
     }
 
     fn begin(&self, place: &Arc<Place>, intake: &Arc<Intake>) {
