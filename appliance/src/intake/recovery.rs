@@ -49,8 +49,8 @@ fn resume(intake: &Intake, row: FileRow, state: Moved) -> Result<(), Failure> {
         (FileState::Refused, Moved::Yes) => intake.desk.rest(Key::from(&row)),
         (FileState::Waiting | FileState::Refused, Moved::Gone) => leave(intake, &row, FileEvent::Vanish)?,
         (FileState::Waiting | FileState::Refused, Moved::Changed | Moved::Taken) => leave(intake, &row, FileEvent::Replace)?,
-        // A waiting file that lies there unchanged is found by the scan and finds its row again.
-        (FileState::Waiting, Moved::Yes) => {}
+        // It had settled: it is looked at before it can change and leave its row behind.
+        (FileState::Waiting, Moved::Yes) => drop(intake.desk.offer(Task::Judge(file_of(row)))),
         // A retry that was given up a moment ago has its old state again; the others have a last place and are not read here.
         (
             FileState::Retrying
@@ -70,6 +70,10 @@ fn leave(intake: &Intake, row: &FileRow, event: FileEvent) -> Result<(), Failure
     Ok(())
 }
 
+fn file_of(row: FileRow) -> NewFile {
+    NewFile { folder: row.folder, path: row.path, stamp: row.stamp, owner: row.owner }
+}
+
 /// The file could not be looked at: it is tried again by and by, with a notice in the status. One that was not judged yet too: it may
 /// have been taken away, and then no scan would find it.
 fn postpone(intake: &Intake, row: FileRow, error: &str) {
@@ -80,8 +84,7 @@ fn postpone(intake: &Intake, row: FileRow, error: &str) {
             intake.desk.later(Task::PutAway(Box::new(row)), &reason);
         }
         FileState::Waiting => {
-            let file = NewFile { folder: row.folder, path: row.path, stamp: row.stamp, owner: row.owner };
-            intake.desk.later(Task::Judge(file), &reason);
+            intake.desk.later(Task::Judge(file_of(row)), &reason);
         }
         FileState::Filed
         | FileState::Failed

@@ -19,7 +19,7 @@ use crate::config::Damaged;
 use crate::engine::{EngineError, Request};
 use crate::error::{Exit, Failure};
 use crate::files::names;
-use crate::ledger::{Claim, Image, LedgerError, NewFile, NewReport, Rejection, read, record};
+use crate::ledger::{Claim, Hold, Image, LedgerError, NewFile, NewReport, Rejection, read, record};
 use crate::{failpoint, progress, world};
 
 const READ: Duration = Duration::from_secs(120);
@@ -154,7 +154,7 @@ impl Intake {
             }
             Claim::Work { job, attempts } => {
                 let outcome = self.assess_claimed(name, bytes, ask, read_ms, reader);
-                self.conclude(job, attempts, file, outcome)
+                self.conclude(Hold { job, run, token }, attempts, file, outcome)
             }
         }
     }
@@ -320,7 +320,8 @@ impl Intake {
         }
     }
 
-    fn conclude(&self, job: i64, attempts: u32, file: NewFile, outcome: Outcome) -> Result<(), LedgerError> {
+    fn conclude(&self, hold: Hold, attempts: u32, file: NewFile, outcome: Outcome) -> Result<(), LedgerError> {
+        let job = hold.job;
         progress::enter("commit", &names::text(std::os::unix::ffi::OsStrExt::as_bytes(file.path.as_os_str())), READ);
         let rows = match outcome {
             Outcome::Report(image, report) => {
@@ -338,7 +339,7 @@ impl Intake {
             }
             Outcome::Reject(why) => self.reject(job, &why)?,
             Outcome::Refuse(why) => {
-                self.ledger.write("ledger.release", |tx| record::unclaim(tx, job, self.run))?;
+                self.ledger.write("ledger.release", |tx| record::unclaim(tx, &hold))?;
                 self.desk.detach(job);
                 return self.end_unread(&file, &why, true);
             }
@@ -348,22 +349,22 @@ impl Intake {
                 self.reject(job, &rejection("truncated", message))?
             }
             Outcome::Unfinished(what) => {
-                self.ledger.write("ledger.release", |tx| record::unclaim(tx, job, self.run))?;
+                self.ledger.write("ledger.release", |tx| record::unclaim(tx, &hold))?;
                 self.desk.detach(job);
                 self.wait_on(&file, &what);
                 return Ok(());
             }
             Outcome::TryAgain(why) if attempts >= self.config.max_attempts => self.reject(job, &why)?,
             Outcome::TryAgain(why) => {
-                self.ledger.write("ledger.release", |tx| record::retry_later(tx, job, &why))?;
+                self.ledger.write("ledger.release", |tx| record::retry_later(tx, &hold, &why))?;
                 return self.again(job, file, &why.message);
             }
             Outcome::GiveBack(reason) => {
-                self.ledger.write("ledger.release", |tx| record::release(tx, job, self.run))?;
+                self.ledger.write("ledger.release", |tx| record::release(tx, &hold))?;
                 return self.again(job, file, &reason);
             }
             Outcome::Pause(reason) => {
-                self.ledger.write("ledger.release", |tx| record::release(tx, job, self.run))?;
+                self.ledger.write("ledger.release", |tx| record::release(tx, &hold))?;
                 self.again(job, file, &reason)?;
                 self.desk.pause(Some(reason));
                 self.nap(SPACE_AGAIN);
@@ -371,7 +372,7 @@ impl Intake {
                 return Ok(());
             }
             Outcome::End(failure) => {
-                self.ledger.write("ledger.release", |tx| record::release(tx, job, self.run))?;
+                self.ledger.write("ledger.release", |tx| record::release(tx, &hold))?;
                 self.end_with(failure);
                 return self.again(job, file, "the program is ending");
             }

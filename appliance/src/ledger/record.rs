@@ -8,7 +8,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::read::{self, FILE_COLUMNS, file_row};
-use super::{Claim, FileRow, Image, LedgerError, NewFile, NewReport, RecoveredJob, Rejection, RunStart};
+use super::{Claim, FileRow, Hold, Image, LedgerError, NewFile, NewReport, RecoveredJob, Rejection, RunStart};
 use super::{FileEvent, FileState, JobEvent, JobState};
 use crate::clock::utc_now;
 use crate::files::names;
@@ -446,23 +446,32 @@ fn unfiled_of(tx: &Transaction<'_>, job: i64, state: FileState) -> Result<Vec<Fi
     Ok(statement.query_map(params![job, state], file_row)?.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Whether the claim is still the caller's, in this state.
+fn holds(tx: &Transaction<'_>, hold: &Hold, state: JobState) -> Result<bool> {
+    let sql = "SELECT EXISTS(SELECT 1 FROM job WHERE id = ?1 AND run_id = ?2 AND token = ?3 AND state = ?4)";
+    Ok(tx.query_row(sql, params![hold.job, hold.run, hold.token, state], |row| row.get(0))?)
+}
+
 /// The attempt did not count: the program stops, or the cause is not the file's own.
-pub fn release(tx: &Transaction<'_>, job: i64, run: i64) -> Result<()> {
-    let held = "SELECT EXISTS(SELECT 1 FROM job WHERE id = ?1 AND run_id = ?2 AND state = ?3)";
-    if tx.query_row(held, params![job, run, JobState::Claimed], |row| row.get(0))? {
-        move_job(tx, job, JobEvent::Release)?;
-        tx.execute("UPDATE job SET attempts = max(attempts - 1, 0) WHERE id = ?1", [job])?;
+pub fn release(tx: &Transaction<'_>, hold: &Hold) -> Result<()> {
+    if holds(tx, hold, JobState::Claimed)? {
+        move_job(tx, hold.job, JobEvent::Release)?;
+        tx.execute("UPDATE job SET attempts = max(attempts - 1, 0) WHERE id = ?1", [hold.job])?;
     }
     Ok(())
 }
 
-/// The bytes are no whole file yet, or none that is judged: the claim is undone, and a job that never was more than this claim is gone
-/// with what the claim wrote.
-pub fn unclaim(tx: &Transaction<'_>, job: i64, run: i64) -> Result<()> {
-    release(tx, job, run)?;
-    let fresh = "SELECT sha256 FROM job WHERE id = ?1 AND state = 'released' AND attempts = 0 AND crashes = 0 AND kills = 0";
-    let Some(sha256) = tx.query_row(fresh, [job], |row| row.get::<_, [u8; 32]>(0)).optional()? else { return Ok(()) };
+/// The bytes are no whole file yet, or none that is judged: the claim is undone with the files that it wrote, which come again when they
+/// are whole, and a job that never was more than this claim is gone.
+pub fn unclaim(tx: &Transaction<'_>, hold: &Hold) -> Result<()> {
+    release(tx, hold)?;
+    if !holds(tx, hold, JobState::Released)? {
+        return Ok(());
+    }
+    let job = hold.job;
     tx.execute("DELETE FROM file WHERE job_id = ?1 AND filed_at IS NULL AND state = 'waiting'", [job])?;
+    let fresh = "SELECT sha256 FROM job WHERE id = ?1 AND attempts = 0 AND crashes = 0 AND kills = 0";
+    let Some(sha256) = tx.query_row(fresh, [job], |row| row.get::<_, [u8; 32]>(0)).optional()? else { return Ok(()) };
     tx.execute("DELETE FROM job WHERE id = ?1 AND NOT EXISTS(SELECT 1 FROM file WHERE job_id = ?1)", [job])?;
     tx.execute(
         "DELETE FROM content WHERE sha256 = ?1 AND NOT EXISTS(SELECT 1 FROM job WHERE sha256 = ?1) AND NOT EXISTS(SELECT 1 FROM file WHERE sha256 = ?1)",
@@ -472,9 +481,12 @@ pub fn unclaim(tx: &Transaction<'_>, job: i64, run: i64) -> Result<()> {
 }
 
 /// The attempt counts, and there will be another.
-pub fn retry_later(tx: &Transaction<'_>, job: i64, why: &Rejection) -> Result<()> {
-    move_job(tx, job, JobEvent::TryLater)?;
-    tx.execute("UPDATE job SET code = ?2, message = ?3 WHERE id = ?1", params![job, why.code, why.message])?;
+pub fn retry_later(tx: &Transaction<'_>, hold: &Hold, why: &Rejection) -> Result<()> {
+    // From `Released`: a worker may still finish what the end of its run has given back.
+    if holds(tx, hold, JobState::Claimed)? || holds(tx, hold, JobState::Released)? {
+        move_job(tx, hold.job, JobEvent::TryLater)?;
+        tx.execute("UPDATE job SET code = ?2, message = ?3 WHERE id = ?1", params![hold.job, why.code, why.message])?;
+    }
     Ok(())
 }
 

@@ -60,6 +60,17 @@ pub enum Claim {
     Known(Box<FileRow>),
 }
 
+/// The claim that a worker holds: whatever it does to the job a second time must find this very claim, not another worker's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hold {
+    /// The job.
+    pub job: i64,
+    /// The run.
+    pub run: i64,
+    /// The worker's own number for the claim.
+    pub token: i64,
+}
+
 /// Why a file or job ends without a report.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rejection {
