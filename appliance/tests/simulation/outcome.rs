@@ -10,6 +10,7 @@ use mmlnb_appliance::intake::Intake;
 use mmlnb_appliance::ledger::{FileRow, FileState, open, read};
 use rusqlite::Connection;
 
+use crate::content;
 use crate::program::Place;
 
 /// A file's inode, size and time: they stay when it moves.
@@ -72,11 +73,10 @@ pub fn is_quiet(intake: &Intake) -> bool {
         return false;
     }
     // What lies in the inbox rests there.
-    let resting = open::reader(intake.ledger.path()).map(|connection| {
-        let sql = "SELECT count(*) FROM file WHERE state = 'refused' AND filed_at IS NULL";
-        count(&connection, sql) as usize
-    });
-    resting.is_ok_and(|resting| files_below(&intake.config.inbox).len() == resting)
+    let Ok(connection) = open::reader(intake.ledger.path()) else { return false };
+    let resting = all(&connection).into_iter().filter(|row| row.state == FileState::Refused);
+    let resting: BTreeSet<PathBuf> = resting.map(|row| intake.config.inbox.join(row.path)).collect();
+    files_below(&intake.config.inbox).iter().all(|path| resting.contains(path))
 }
 
 /// All files below a folder but those that the product writes there itself.
@@ -122,10 +122,20 @@ fn all(connection: &Connection) -> Vec<FileRow> {
 
 fn ended(place: &Place, connection: &Connection, rows: &[FileRow], dropped: &Dropped) -> Result<(), String> {
     let name = dropped.path.display();
-    let same = |row: &&FileRow| Stamp(row.stamp.ino, row.stamp.size, row.stamp.mtime_ns) == dropped.stamp;
-    let is_end = |row: &&FileRow| matches!(row.state, FileState::Filed | FileState::Failed | FileState::Refused);
+    // A copy that was merged with it may have been sent back in its place: then either stands for both.
+    let sha256 = Some(content::hash(&dropped.bytes));
+    let retried = rows.iter().any(|row| row.state == FileState::Retried && row.sha256 == sha256);
+    let same = |row: &&FileRow| {
+        Stamp(row.stamp.ino, row.stamp.size, row.stamp.mtime_ns) == dropped.stamp || retried && row.sha256 == sha256
+    };
+    let is_end = |row: &&FileRow| match row.state {
+        FileState::Filed | FileState::Failed => true,
+        // A slide that was renamed where it rested is refused anew.
+        FileState::Refused => row.path == dropped.path,
+        _ => false,
+    };
     let ends: Vec<&FileRow> = rows.iter().filter(same).filter(is_end).collect();
-    let [end] = ends[..] else {
+    let (Some(end), true) = (ends.last(), ends.len() == 1 || retried) else {
         let states: Vec<&str> = rows.iter().filter(same).map(|row| row.state.name()).collect();
         return Err(format!("{name} ended {} times: {states:?}", ends.len()));
     };
