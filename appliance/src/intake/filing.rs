@@ -92,7 +92,11 @@ impl Intake {
         let folder = end.make_below(parent).map_err(|error| in_the_way(&end, parent, error))?;
         match state {
             Moved::Yes => self.carry(row, &source, &folder),
-            Moved::Changed | Moved::Taken => Ok(End::Left(FileEvent::Replace)),
+            // What has its name now may have come after it was moved and before that was noted.
+            Moved::Changed | Moved::Taken => match self.moved_before(row, &folder)? {
+                End::Left(_) => Ok(End::Left(FileEvent::Replace)),
+                found => Ok(found),
+            },
             Moved::Gone => self.moved_before(row, &folder),
         }
     }
@@ -162,15 +166,12 @@ impl Intake {
         Ok(End::Left(FileEvent::Vanish))
     }
 
+    /// The note of a slide; where nobody may write there is none, and the ledger tells alone.
     fn note_beside(&self, row: &FileRow, root: &Dir) -> Result<End, FilingError> {
-        let parent = row.path.parent().unwrap_or(Path::new(""));
-        let name = row.path.file_name().unwrap_or(OsStr::new("unnamed"));
-        if let Err(error) = root
-            .below(parent)
-            .map_err(FilingError::from)
-            .and_then(|folder| self.render(row, &folder, &names::target(name, "long")))
-        {
-            tracing::warn!(event = "note", job = row.id, %error);
+        let folder = root.below(row.path.parent().unwrap_or(Path::new("")))?;
+        match self.render(row, &folder, &slides_name(row)) {
+            Err(FilingError::Io(error)) if is_denied(&error) => tracing::warn!(event = "note", job = row.id, %error),
+            other => other?,
         }
         Ok(End::Stays)
     }
@@ -227,6 +228,8 @@ impl Intake {
     /// # Errors
     /// The file is not where it failed any more ([`Exit::NotFound`]), or I/O; its row is then as it was.
     pub fn bring_back(&self, row: &FileRow, actor: &str) -> Result<(), Failure> {
+        // Nobody else puts files away meanwhile: one that fails anew at once has its new note where the old one is removed.
+        let _one = world::lock(&self.filing);
         bring_back(&self.ledger, &self.folder, row, actor)?;
         self.desk.forget(&Key::from(row));
         Ok(())
@@ -286,6 +289,26 @@ fn lies_at(folder: &Folder, path: &Path) -> io::Result<Option<(Dir, OsString, St
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other,
     }
+}
+
+/// Under which name a slide's note lies beside it.
+fn slides_name(row: &FileRow) -> OsString {
+    names::target(row.path.file_name().unwrap_or(OsStr::new("unnamed")), "long")
+}
+
+/// Whether a slide has its note.
+///
+/// # Errors
+/// I/O.
+pub fn has_note(root: &Dir, row: &FileRow) -> io::Result<bool> {
+    let folder = root.below(row.path.parent().unwrap_or(Path::new("")))?;
+    Ok(folder.stat(&names::beside(&slides_name(row), ".note.json"))?.is_some())
+}
+
+fn is_denied(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::ACCESS | Errno::PERM | Errno::ROFS))
 }
 
 /// The mark that tells a file from others of its name.

@@ -1,13 +1,14 @@
 //! What a start does with everything that the last end left half done. Each state on disk and in the ledger has one way on.
 
+use std::io;
 use std::path::Path;
 
 use super::Intake;
 use super::desk::{Key, Task};
-use super::filing::source_of;
+use super::filing::{has_note, source_of};
 use crate::error::Failure;
 use crate::failpoint;
-use crate::files::{self, Moved};
+use crate::files::{self, Dir, Moved};
 use crate::ledger::{FileEvent, FileRow, FileState, NewFile, read, record};
 
 /// Finishes retries, gives claims of ended runs back, and puts on the desk what was judged but not put away. `died`: the last run ended
@@ -31,22 +32,29 @@ pub fn recover(intake: &Intake, died: bool) -> Result<(), Failure> {
     let root = intake.folder.inbox();
     for row in intake.ledger.read(read::unfinished)? {
         crate::progress::beat();
-        let state = match &root {
-            Ok(root) => files::state(&source_of(root, &row)).map_err(|error| error.to_string()),
+        let found = match &root {
+            Ok(root) => look(root, &row).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        match state {
-            Ok(state) => resume(intake, row, state)?,
+        match found {
+            Ok((state, noted)) => resume(intake, row, state, noted)?,
             Err(error) => postpone(intake, row, &error),
         }
     }
     failpoint::pass("recovery.after").map_err(|error| Failure::io("recovery", Path::new(inbox), &error))
 }
 
-fn resume(intake: &Intake, row: FileRow, state: Moved) -> Result<(), Failure> {
+/// Where the file is, and whether it has its note if it is a slide.
+fn look(root: &Dir, row: &FileRow) -> io::Result<(Moved, bool)> {
+    let state = files::state(&source_of(root, row))?;
+    Ok((state, row.state == FileState::Refused && state == Moved::Yes && has_note(root, row)?))
+}
+
+fn resume(intake: &Intake, row: FileRow, state: Moved, noted: bool) -> Result<(), Failure> {
     match (row.state, state) {
         (FileState::Reported | FileState::Rejected, _) => drop(intake.desk.offer(Task::PutAway(Box::new(row)))),
-        (FileState::Refused, Moved::Yes) => intake.desk.rest(Key::from(&row)),
+        (FileState::Refused, Moved::Yes) if noted => intake.desk.rest(Key::from(&row)),
+        (FileState::Refused, Moved::Yes) => drop(intake.desk.offer(Task::PutAway(Box::new(row)))),
         (FileState::Waiting | FileState::Refused, Moved::Gone) => leave(intake, &row, FileEvent::Vanish)?,
         (FileState::Waiting | FileState::Refused, Moved::Changed | Moved::Taken) => leave(intake, &row, FileEvent::Replace)?,
         // It had settled: it is looked at before it can change and leave its row behind.
