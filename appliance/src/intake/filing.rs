@@ -302,7 +302,9 @@ fn slides_name(row: &FileRow) -> OsString {
 /// I/O.
 pub fn has_note(root: &Dir, row: &FileRow) -> io::Result<bool> {
     let folder = root.below(row.path.parent().unwrap_or(Path::new("")))?;
-    Ok(folder.stat(&names::beside(&slides_name(row), ".note.json"))?.is_some())
+    let name = slides_name(row);
+    let there = |suffix: &str| Ok(folder.stat(&names::beside(&name, suffix))?.is_some());
+    Ok(there(".note.html")? && there(".note.json")?)
 }
 
 fn is_denied(error: &io::Error) -> bool {

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use mmlnb_appliance::config::Config;
 use mmlnb_appliance::error::Exit;
-use mmlnb_appliance::files::names;
 use mmlnb_appliance::ledger::read;
 use mmlnb_appliance::world::World;
 use rustix::fs::{Timespec, Timestamps};
@@ -18,7 +17,7 @@ use rustix::fs::{Timespec, Timestamps};
 use crate::below;
 use crate::content::{self, Catalogue, Kind};
 use crate::machine::{Death, Faults, Machine};
-use crate::outcome::{self, Dropped, Stamp};
+use crate::outcome::{self, Counts, Dropped, Stamp};
 use crate::program::{Place, Program};
 use crate::watcher::Happened;
 
@@ -49,7 +48,7 @@ pub struct History {
     away: bool,
     /// Starts in a row that ended uncleanly and finished nothing.
     fruitless: Vec<Duration>,
-    finished: i64,
+    counts: Counts,
     problem: Option<String>,
 }
 
@@ -90,7 +89,7 @@ impl History {
             numbers: 0,
             away: false,
             fruitless: Vec::new(),
-            finished: 0,
+            counts: Counts::default(),
             problem: None,
         }
     }
@@ -424,7 +423,7 @@ impl History {
         let inbox = &self.place.config.inbox;
         let beside = inbox.with_file_name("inbox-away");
         let empty = self.machine().chance(|chance| chance.once_in(2));
-        if !self.away && !inbox.join(names::MARKER).exists() {
+        if !self.away && !outcome::is_adopted(&self.place) {
             // What was never adopted is not known again.
             return;
         }
@@ -558,17 +557,19 @@ impl History {
         let result = outcome::between(&self.place, clean);
         match result {
             Err(wrong) => self.wrong(wrong),
-            Ok(finished) => self.count(clean, finished, brake, now),
+            Ok(counts) => self.count(clean, counts, brake, now),
         }
     }
 
     /// Start after start without success: the brake has to be on after ten within an hour.
-    fn count(&mut self, clean: bool, finished: i64, brake: bool, now: Duration) {
-        if clean || finished != self.finished {
+    fn count(&mut self, clean: bool, counts: Counts, brake: bool, now: Duration) {
+        let (began, achieved) = (counts.runs > self.counts.runs, counts.ended != self.counts.ended);
+        self.counts = counts;
+        if clean || achieved {
             self.fruitless.clear();
+            return;
         }
-        self.finished = finished;
-        if clean {
+        if !began {
             return;
         }
         self.fruitless.push(now);

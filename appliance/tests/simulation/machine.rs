@@ -247,7 +247,8 @@ impl Machine {
         }
         let me = ME.get();
         let next = self.lock().hand_over(me, state);
-        if next != me {
+        if let Some(next) = next {
+            next.unpark();
             self.await_turn(me);
         }
         assert!(me != HISTORY || self.lock().turns < ENDLESS, "threads have turn after turn and never sleep");
@@ -257,7 +258,8 @@ impl Machine {
     }
 
     fn leave(&self) {
-        self.lock().hand_over(ME.get(), State::Gone);
+        let next = self.lock().hand_over(ME.get(), State::Gone);
+        next.expect("one that is gone has no more turns").unpark();
     }
 
     fn injected(&self, point: &str) -> io::Result<bool> {
@@ -310,8 +312,8 @@ impl Inner {
         });
     }
 
-    /// Whose turn it is now.
-    fn hand_over(&mut self, me: usize, state: State) -> usize {
+    /// Whose turn it is now, if it is another thread's.
+    fn hand_over(&mut self, me: usize, state: State) -> Option<Thread> {
         self.turns += 1;
         // A thread that dies with its program does so at its next turn, wherever it waits.
         let state = if self.death.is_some() && me != HISTORY && state != State::Gone { State::Ready } else { state };
@@ -328,11 +330,8 @@ impl Inner {
             State::Locked(_) => State::Locked(true),
             _ => State::Ready,
         };
-        if next != me {
-            self.running = next;
-            self.places[next].thread.unpark();
-        }
-        next
+        self.running = next;
+        (next != me).then(|| self.places[next].thread.clone())
     }
 
     fn choose(&mut self) -> usize {

@@ -18,6 +18,8 @@ mod watcher;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mmlnb_appliance::config::{Config, Need};
@@ -63,15 +65,25 @@ fn every_file_ends_once_and_nothing_is_blamed_for_what_is_not_its_own() {
         tell(seed, &template, true).unwrap_or_else(|wrong| panic!("{wrong}"));
         return;
     }
-    let wished = number("MMLNB_SIMULATION_HISTORIES");
-    let begun = Instant::now();
-    let mut seed = number("MMLNB_SIMULATION_FIRST").unwrap_or(0);
-    let last = wished.map(|count| seed + count);
-    while last.map_or(begun.elapsed() < TIME, |last| seed < last) {
-        tell(seed, &template, false).unwrap_or_else(|wrong| panic!("{wrong}\ntell it again with MMLNB_SIMULATION_SEED={seed}"));
-        seed += 1;
-    }
-    println!("{seed} histories in {:.1} s", begun.elapsed().as_secs_f64());
+    let first = number("MMLNB_SIMULATION_FIRST").unwrap_or(0);
+    let last = number("MMLNB_SIMULATION_HISTORIES").map(|count| first + count);
+    let (begun, next, wrong) = (Instant::now(), AtomicU64::new(first), Mutex::new(Vec::new()));
+    let work = || {
+        while wrong.lock().unwrap().is_empty() && (last.is_some() || begun.elapsed() < TIME) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if last.is_some_and(|last| seed >= last) {
+                return;
+            }
+            if let Err(found) = tell(seed, &template, false) {
+                return wrong.lock().unwrap().push(format!("{found}\ntell it again with MMLNB_SIMULATION_SEED={seed}"));
+            }
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
+    println!("{} histories in {:.1} s", next.into_inner() - first, begun.elapsed().as_secs_f64());
+    let wrong = wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
 /// Where a history's folders lie.

@@ -55,14 +55,29 @@ pub fn rows(place: &Place) -> String {
     rows.join("\n")
 }
 
-/// What holds whenever the program is not running; how many jobs have ended so far.
-pub fn between(place: &Place, clean: bool) -> Result<i64, String> {
-    let Ok(connection) = open::reader(&place.config.ledger()) else { return Ok(0) };
+/// What the ledger counts.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Runs that began.
+    pub runs: i64,
+    /// Jobs that ended.
+    pub ended: i64,
+}
+
+/// What holds whenever the program is not running, and what the ledger counts then.
+pub fn between(place: &Place, clean: bool) -> Result<Counts, String> {
+    let Ok(connection) = open::reader(&place.config.ledger()) else { return Ok(Counts::default()) };
     let claimed = count(&connection, "SELECT count(*) FROM job WHERE state = 'claimed'");
     if clean && claimed > 0 {
         return Err(format!("{claimed} claims were not given back"));
     }
-    Ok(count(&connection, "SELECT count(*) FROM job WHERE state IN ('committed', 'rejected')"))
+    let ended = count(&connection, "SELECT count(*) FROM job WHERE state IN ('committed', 'rejected')");
+    Ok(Counts { runs: count(&connection, "SELECT count(*) FROM run"), ended })
+}
+
+/// Whether the ledger knows the inbox.
+pub fn is_adopted(place: &Place) -> bool {
+    open::reader(&place.config.ledger()).is_ok_and(|connection| count(&connection, "SELECT count(*) FROM folder") > 0)
 }
 
 /// Whether nothing is left to be done.
