@@ -303,7 +303,7 @@ fn slides_name(row: &FileRow) -> OsString {
 pub fn has_note(root: &Dir, row: &FileRow) -> io::Result<bool> {
     let folder = root.below(row.path.parent().unwrap_or(Path::new("")))?;
     let name = slides_name(row);
-    let there = |suffix: &str| Ok(folder.stat(&names::beside(&name, suffix))?.is_some());
+    let there = |suffix: &str| -> io::Result<bool> { Ok(folder.stat(&names::beside(&name, suffix))?.is_some()) };
     Ok(there(".note.html")? && there(".note.json")?)
 }
 
