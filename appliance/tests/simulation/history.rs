@@ -176,6 +176,7 @@ impl History {
             }
             36 => self.retry(),
             37 => self.drop_link(),
+            38 => self.move_done(),
             _ => {}
         }
     }
@@ -450,6 +451,15 @@ impl History {
         self.away = !self.away;
     }
 
+    /// The folder for reports goes away, or comes back.
+    fn move_done(&mut self) {
+        let done = &self.place.config.done;
+        let beside = done.with_file_name("done-away");
+        let (from, to) = if beside.is_dir() { (&beside, done) } else { (done, &beside) };
+        self.machine().say(|| format!("{} is {} now", from.display(), to.display()));
+        std::fs::rename(from, to).unwrap();
+    }
+
     // Fate.
 
     fn deny(&mut self) {
@@ -487,6 +497,10 @@ impl History {
             6 => faults.spawn = true,
             _ => faults.watches = true,
         });
+        // Some faults last.
+        if self.machine().chance(|chance| chance.once_in(5)) {
+            self.pass(Duration::from_secs(240));
+        }
     }
 
     fn mend(&mut self) {
@@ -501,6 +515,12 @@ impl History {
             self.machine().say(|| "SIGTERM".into());
             program.signal();
             self.asked_to_stop = true;
+            if self.machine().chance(|chance| chance.once_in(3)) {
+                let wait = self.machine().chance(|chance| chance.time(10, 3000));
+                self.pass(wait);
+                self.machine().say(|| "SIGTERM again".into());
+                self.program.iter().for_each(Program::signal);
+            }
         }
     }
 
@@ -585,6 +605,9 @@ impl History {
         self.mend();
         if self.away {
             self.move_inbox();
+        }
+        if !self.place.config.done.is_dir() {
+            self.move_done();
         }
         let begun = self.machine().boot();
         let mut restarted = false;
