@@ -41,22 +41,15 @@ pub struct Engine {
     /// Time of a step and most tokens of a description.
     pace: (Duration, usize),
     line: Mutex<Line<Job>>,
-    closed: Mutex<bool>,
 }
 
 impl Engine {
     pub fn new(machine: Arc<Machine>, catalogue: Arc<Catalogue>, slots: usize, pace: (Duration, usize)) -> Engine {
-        Engine { machine, catalogue, slots, pace, line: Mutex::default(), closed: Mutex::new(false) }
+        Engine { machine, catalogue, slots, pace, line: Mutex::default() }
     }
 
     fn line(&self) -> MutexGuard<'_, Line<Job>> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The program is about to end.
-    pub fn close(&self) {
-        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.machine.tell();
     }
 
     /// Assesses an image; blocks.
@@ -76,10 +69,10 @@ impl Engine {
         }
     }
 
-    /// Serves requests until it is closed; for a thread of its own.
+    /// Serves requests until the program ends; for a thread of its own.
     pub fn serve(&self) {
         let mut active: Vec<Job> = Vec::new();
-        while !*self.closed.lock().unwrap_or_else(PoisonError::into_inner) {
+        loop {
             self.dismiss();
             while active.len() < self.slots {
                 let Some(job) = self.line().next() else { break };

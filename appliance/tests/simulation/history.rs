@@ -356,15 +356,19 @@ impl History {
             return;
         }
         self.machine().say(|| format!("S1 is {} now", to.display()));
-        let lies = self
-            .dropped
-            .iter_mut()
-            .map(|dropped| &mut dropped.path)
-            .chain(self.writers.iter_mut().map(|writer| &mut writer.path));
-        for path in lies {
-            if let Ok(rest) = path.strip_prefix(&from) {
-                *path = to.join(rest);
+        let place = self.place.clone();
+        let new = |path: &Path| Some(to.join(path.strip_prefix(&from).ok()?));
+        for dropped in &mut self.dropped {
+            // Those that have been put away keep the name that they had.
+            let lies = |path: &PathBuf| {
+                std::fs::symlink_metadata(place.config.inbox.join(path)).is_ok_and(|found| Stamp::of(&found) == dropped.stamp)
+            };
+            if let Some(path) = new(&dropped.path).filter(lies) {
+                dropped.path = path;
             }
+        }
+        for writer in &mut self.writers {
+            writer.path = new(&writer.path).unwrap_or_else(|| writer.path.clone());
         }
     }
 

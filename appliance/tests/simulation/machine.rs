@@ -16,7 +16,7 @@ use crate::chance::Chance;
 /// The history's own thread: it is no part of the program and never dies.
 pub const HISTORY: usize = 0;
 /// More turns than any history needs: somebody spins.
-const ENDLESS: u64 = 20_000_000;
+const ENDLESS: u64 = 5_000_000;
 
 thread_local! {
     static ME: Cell<usize> = const { Cell::new(HISTORY) };

@@ -48,7 +48,10 @@ fn configuration(root: &Path) -> Config {
 /// Tells one history; what was wrong with it.
 fn tell(seed: u64, template: &Config, told: bool) -> Result<(), String> {
     let dir = workplace();
-    history::History::new(seed, template, dir.path(), told).tell().map_err(|wrong| format!("seed {seed}: {wrong}"))
+    let history = history::History::new(seed, template, dir.path(), told);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| history.tell()));
+    let result = result.unwrap_or_else(|_| Err("the history itself panicked".into()));
+    result.map_err(|wrong| format!("seed {seed}: {wrong}"))
 }
 
 fn template() -> (tempfile::TempDir, Config) {

@@ -66,11 +66,9 @@ impl Program {
         program.spawn(place, move || {
             let result = this.live(&at);
             at.machine.say(|| format!("the program ends: {result:?}"));
-            let left = matches!(result, Ok((_, true)));
-            *lock(&this.ended) = Some(result.map(|(exit, _)| exit));
-            if left {
-                at.machine.kill(Death::Left);
-            }
+            *lock(&this.ended) = Some(result);
+            // Whatever still runs ends with the program.
+            at.machine.kill(Death::Left);
         });
         program
     }
@@ -110,8 +108,8 @@ impl Program {
         death
     }
 
-    /// As `daemon::run_with`; whether it left threads behind.
-    fn live(&self, place: &Arc<Place>) -> Result<(Exit, bool), Failure> {
+    /// As `daemon::run_with`.
+    fn live(&self, place: &Arc<Place>) -> Result<Exit, Failure> {
         let (machine, config) = (&place.machine, place.config.clone());
         let ledger = Ledger::open(&config.ledger(), self.stop.clone())?;
         let folder = Folder::new(&config);
@@ -161,16 +159,13 @@ impl Program {
         let serving = engine.clone();
         self.spawn(place, move || serving.serve());
         *lock(&self.intake) = Some(intake.clone());
-        let left = self.supervise(place, &intake, &awaited);
-        if !left {
-            engine.close();
-        }
+        self.supervise(place, &intake, &awaited);
         let fatal = lock(&intake.fatal).take();
         let reason = if fatal.is_some() { "fatal" } else { "stop" };
         let written = intake.ledger.write("ledger.end_run", |tx| record::end_run(tx, run, reason));
         match fatal {
             Some(failure) => Err(failure),
-            None => Ok(written.map(|()| (Exit::Done, left))?),
+            None => Ok(written.map(|()| Exit::Done)?),
         }
     }
 
@@ -189,16 +184,15 @@ impl Program {
         self.spawn(place, move || Scanner::with(intake, make).look_on());
     }
 
-    /// Until the awaited threads are gone; whether some were left behind.
-    fn supervise(&self, place: &Place, intake: &Intake, awaited: &std::ops::Range<usize>) -> bool {
+    /// Until the awaited threads are gone, or had time enough.
+    fn supervise(&self, place: &Place, intake: &Intake, awaited: &std::ops::Range<usize>) {
         let mut supervisor = Supervisor::default();
         while !place.machine.are_gone(awaited.clone()) {
             match supervisor.look(intake, self.signals.load(Ordering::Relaxed)) {
                 Course::On => world::sleep(LOOK),
-                Course::Leave => return true,
+                Course::Leave => return,
                 Course::Stuck => place.machine.kill(Death::Own),
             }
         }
-        false
     }
 }
