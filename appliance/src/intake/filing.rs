@@ -16,6 +16,8 @@ use crate::report::{hex, json, note, page};
 use crate::{progress, world};
 
 const BUDGET: Duration = Duration::from_secs(120);
+/// A file that was never read is looked for under so many names.
+const MOST_NAMES: usize = 1000;
 const HTML: Points = Points { write: "render.html_write", rename: "render.html_rename" };
 const JSON: Points = Points { write: "render.json_write", rename: "render.json_rename" };
 const NOTE: Points = Points { write: "render.note_write", rename: "render.note_rename" };
@@ -154,10 +156,12 @@ impl Intake {
         Ok(End::Placed(folder.path().join(name)))
     }
 
-    /// A file that was never read is recognised by its inode.
+    /// A file that was never read is recognised by its inode, under one of the names that it can have got: under another one it is the
+    /// same file, but was renamed in the inbox and has a row of its own.
     fn moved_unhashed(&self, row: &FileRow, folder: &Dir) -> Result<End, FilingError> {
-        for (name, found) in folder.entries()? {
-            progress::beat();
+        let name = row.path.file_name().unwrap_or(OsStr::new("unnamed"));
+        for name in files::candidates(name, &mark_of(row)).take(MOST_NAMES) {
+            let Some(found) = folder.stat(&name)? else { break };
             if Stamp::from(&found) == row.stamp {
                 self.render(row, folder, &name)?;
                 return Ok(End::Placed(folder.path().join(name)));

@@ -192,10 +192,10 @@ impl Intake {
     /// The image was not read; who looks again when.
     fn unread(&self, file: NewFile, error: ReadError) -> Result<(), LedgerError> {
         match error {
-            ReadError::Gone | ReadError::Changed => {
-                self.ledger.write("ledger.left", |tx| record::gone(tx, &file))?;
-                self.desk.forget(&Key::from(&file));
-            }
+            ReadError::Gone | ReadError::Changed => match self.ledger.write("ledger.left", |tx| record::gone(tx, &file))? {
+                Some(row) => self.put_away(row)?,
+                None => self.desk.forget(&Key::from(&file)),
+            },
             ReadError::Special => {
                 self.end_unread(&file, &rejection("not_a_file", "This is no regular file"), false)?;
             }

@@ -508,26 +508,19 @@ pub fn left(tx: &Transaction<'_>, file: i64, event: FileEvent) -> Result<FileSta
     Ok(state)
 }
 
-/// A file that was sighted but left the inbox before it was judged.
-pub fn gone(tx: &Transaction<'_>, file: &NewFile) -> Result<()> {
+/// A file that was sighted but left the inbox before it was judged. Its row if its twin was judged meanwhile: it has to be put away.
+pub fn gone(tx: &Transaction<'_>, file: &NewFile) -> Result<Option<FileRow>> {
     let stamp = file.stamp;
-    let vanished = file_step("sighted", FileState::Waiting, FileEvent::Vanish)?;
-    tx.execute(
-        "UPDATE file SET state = ?7, filed_at = ?6 WHERE folder = ?8 AND path = ?1 AND dev = ?2 AND ino = ?3 AND size = ?4
-           AND mtime_ns = ?5 AND filed_at IS NULL AND state = ?9",
-        params![
-            file.path.as_os_str().as_bytes(),
-            stamp.dev as i64,
-            stamp.ino as i64,
-            stamp.size as i64,
-            stamp.mtime_ns,
-            utc_now(),
-            vanished,
-            file.folder,
-            FileState::Waiting
-        ],
-    )?;
-    Ok(())
+    let path = file.path.as_os_str().as_bytes();
+    let key = params![path, stamp.dev as i64, stamp.ino as i64, stamp.size as i64, stamp.mtime_ns, file.folder];
+    let open =
+        "f.path = ?1 AND f.dev = ?2 AND f.ino = ?3 AND f.size = ?4 AND f.mtime_ns = ?5 AND f.folder = ?6 AND f.filed_at IS NULL";
+    let row = tx.query_row(&format!("SELECT {FILE_COLUMNS} WHERE {open}"), key, file_row).optional()?;
+    match row {
+        Some(row) if row.state == FileState::Waiting => left(tx, row.id, FileEvent::Vanish).map(|_| None),
+        Some(row) if matches!(row.state, FileState::Reported | FileState::Rejected) => Ok(Some(row)),
+        _ => Ok(None),
+    }
 }
 
 /// First half of a retry: the job forgets its failures, the file is about to return to the inbox. `actor`: who asked for it.
