@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use crate::world;
+
 /// Now as ISO 8601 in UTC with milliseconds, e.g. `2026-01-31T12:00:00.123Z`.
 pub fn utc_now() -> String {
-    utc(jiff::Timestamp::now())
+    utc(now())
 }
 
 /// UTC `after` from now, in the form of [`utc_now`].
 pub fn utc_in(after: Duration) -> String {
-    let now = jiff::Timestamp::now();
+    let now = now();
     let span = jiff::SignedDuration::try_from(after).unwrap_or(jiff::SignedDuration::MAX);
     utc(now.checked_add(span).unwrap_or(now))
 }
@@ -17,6 +19,10 @@ pub fn utc_in(after: Duration) -> String {
 /// Milliseconds since `start`.
 pub fn milliseconds(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1000.0
+}
+
+fn now() -> jiff::Timestamp {
+    world::ask(|world| world.utc()).unwrap_or_else(jiff::Timestamp::now)
 }
 
 fn utc(at: jiff::Timestamp) -> String {
@@ -39,6 +45,10 @@ pub fn local(stored: &str) -> String {
 
 /// Time since boot including suspend; never jumps with the wall clock.
 pub fn boot() -> Duration {
+    world::ask(|world| world.boot()).unwrap_or_else(since_boot)
+}
+
+fn since_boot() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
 }

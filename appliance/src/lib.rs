@@ -20,3 +20,4 @@ pub mod progress;
 pub mod qualify;
 pub mod report;
 pub mod verdict;
+pub mod world;

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use mmlnb_appliance::assess::bytes::Bytes;
-use mmlnb_appliance::assess::reader::{Found, Reader, Settings, Unread};
+use mmlnb_appliance::assess::reader::{Decoder, Found, Reader, Settings, Unread};
 use mmlnb_appliance::assess::wire::{Ask, Want};
 
 const CHILD: &str = env!("CARGO_BIN_EXE_mmlnb-appliance");

@@ -25,11 +25,18 @@ fn open_book() -> Book {
     Book { dir, ledger, run, bundle }
 }
 
+/// Each start has a time of its own.
+fn another_moment() -> String {
+    static SECONDS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let second = SECONDS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    format!("2026-01-31T{:02}:{:02}:{:02}.000Z", second / 3600, second / 60 % 60, second % 60)
+}
+
 fn begin(ledger: &Ledger) -> (i64, i64) {
     let start = RunStart {
+        started_at: another_moment(),
         boot_id: "b".into(),
         host: "h".into(),
-        provider: "cpu".into(),
         bundle_sha256: "ab".repeat(32),
         classes: ["X", "Y"].map(String::from).to_vec(),
         qualification_sha256: None,
@@ -137,9 +144,9 @@ fn another_bundle_gives_another_report() {
     let job = book.work(&file("a.png", 1), &SHA, 1);
     book.ledger.write("ledger.commit_report", |tx| record::commit(tx, job, &image(1), &report(None))).unwrap();
     let start = RunStart {
+        started_at: another_moment(),
         boot_id: String::new(),
         host: String::new(),
-        provider: "cpu".into(),
         bundle_sha256: "cd".repeat(32),
         classes: vec!["X".into(), "Y".into()],
         qualification_sha256: None,
@@ -271,9 +278,9 @@ fn foreign_and_newer_files_are_refused_and_damage_is_found() {
 /// The next run after one that ended without saying so; the kernel has killed `oom_kills` processes by now.
 fn next_run(book: &mut Book, died: bool, oom_kills: Option<i64>) -> Vec<bool> {
     let start = RunStart {
+        started_at: another_moment(),
         boot_id: "b".into(),
         host: "h".into(),
-        provider: "cpu".into(),
         bundle_sha256: "ab".repeat(32),
         classes: vec![],
         qualification_sha256: None,

@@ -57,6 +57,8 @@ fn the_unit_and_the_program_agree() {
     let text = std::fs::read_to_string(Path::new(SYSTEMD).join("mmlnb-appliance.service")).unwrap();
     let has = |line: &str| assert!(text.lines().any(|found| found == line), "{line}");
     has("Type=notify");
+    // The brake of a loop of crashes is the program's own: safe mode, which tells why.
+    has("StartLimitIntervalSec=0");
     has(&format!("ExecStart=/usr/bin/mmlnb-appliance run --config {}", mmlnb_appliance::config::DEFAULT_FILE));
     has("RestartPreventExitStatus=2 65 77 78");
     has("User=mmlnb");

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::bytes::Bytes;
-use super::reader::{Decoded, Found, Reader, Settings, Unread};
+use super::reader::{Decoded, Decoder, Found, Reader, Settings, Unread};
 use super::wire::{Ask, Want};
 use crate::engine::{Assessment, PatchImage};
 use crate::error::{Exit, Failure};
@@ -57,7 +57,7 @@ pub enum NoPatch {
 ///
 /// # Errors
 /// [`NoPatch`].
-pub fn decode(reader: &mut Reader, bytes: &Bytes, ask: &Ask, read_ms: f64) -> Result<Patch, NoPatch> {
+pub fn decode(reader: &mut dyn Decoder, bytes: &Bytes, ask: &Ask, read_ms: f64) -> Result<Patch, NoPatch> {
     let begun = Instant::now();
     let decoded = match reader.ask(ask, bytes.as_fd()) {
         Ok(Found::Image(decoded)) => *decoded,

@@ -82,6 +82,24 @@ pub enum Unread {
     Later(String),
 }
 
+/// What finds out about files: a child, or in tests something that knows what they are.
+pub trait Decoder: Send {
+    /// What is found in a file.
+    ///
+    /// # Errors
+    /// [`Unread`]; the next call may succeed.
+    fn ask(&mut self, ask: &Ask, file: BorrowedFd<'_>) -> Result<Found, Unread>;
+
+    /// The thumbnail of the image that was asked for last, a JPEG.
+    ///
+    /// # Errors
+    /// [`Unread::Died`].
+    fn thumbnail(&mut self) -> Result<Vec<u8>, Unread>;
+
+    /// Longest and shortest side.
+    fn sides(&self) -> (u32, u32);
+}
+
 /// One child at a time, for one thread: a child ends with the thread that started it.
 pub struct Reader {
     settings: Settings,
@@ -129,51 +147,12 @@ impl Reader {
         Reader { settings, running: None }
     }
 
-    /// Longest and shortest side.
-    pub fn sides(&self) -> (u32, u32) {
-        self.settings.sides
-    }
-
     /// Starts the child before it is needed.
     ///
     /// # Errors
     /// It cannot be started.
     pub fn start(&mut self) -> io::Result<()> {
         self.child().map(drop)
-    }
-
-    /// What the child finds in a file.
-    ///
-    /// # Errors
-    /// [`Unread`]; the next call starts another child where this one is gone.
-    pub fn ask(&mut self, ask: &Ask, file: BorrowedFd<'_>) -> Result<Found, Unread> {
-        let later = |error: io::Error| Unread::Later(format!("the decoder could not be started: {error}"));
-        failpoint::pass("decode.spawn").map_err(later)?;
-        let limits = look::limits(self.settings.sides);
-        let timeout = self.settings.timeout;
-        match self.child().map_err(later)?.converse(ask, file, Instant::now() + timeout, &limits) {
-            Ok(found) => {
-                self.retire();
-                found.map_err(Unread::Rejected)
-            }
-            Err(error) => Err(self.died(&error)),
-        }
-    }
-
-    /// The thumbnail of the image that was asked for last, a JPEG.
-    ///
-    /// # Errors
-    /// [`Unread::Died`].
-    pub fn thumbnail(&mut self) -> Result<Vec<u8>, Unread> {
-        let until = Instant::now() + self.settings.timeout;
-        let found = self.running.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into());
-        match found.and_then(|running| running.thumbnail(until)) {
-            Ok(jpeg) => {
-                self.retire();
-                Ok(jpeg)
-            }
-            Err(error) => Err(self.died(&error)),
-        }
     }
 
     /// Ends a child that has worked enough.
@@ -214,6 +193,38 @@ impl Reader {
             None => Running::start(&self.settings)?,
         };
         Ok(self.running.insert(running))
+    }
+}
+
+impl Decoder for Reader {
+    fn ask(&mut self, ask: &Ask, file: BorrowedFd<'_>) -> Result<Found, Unread> {
+        let later = |error: io::Error| Unread::Later(format!("the decoder could not be started: {error}"));
+        failpoint::pass("decode.spawn").map_err(later)?;
+        let limits = look::limits(self.settings.sides);
+        let timeout = self.settings.timeout;
+        match self.child().map_err(later)?.converse(ask, file, Instant::now() + timeout, &limits) {
+            Ok(found) => {
+                self.retire();
+                found.map_err(Unread::Rejected)
+            }
+            Err(error) => Err(self.died(&error)),
+        }
+    }
+
+    fn thumbnail(&mut self) -> Result<Vec<u8>, Unread> {
+        let until = Instant::now() + self.settings.timeout;
+        let found = self.running.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into());
+        match found.and_then(|running| running.thumbnail(until)) {
+            Ok(jpeg) => {
+                self.retire();
+                Ok(jpeg)
+            }
+            Err(error) => Err(self.died(&error)),
+        }
+    }
+
+    fn sides(&self) -> (u32, u32) {
+        self.settings.sides
     }
 }
 

@@ -85,6 +85,12 @@ pub const KEYS: &[Key] = &[
         "After this many deaths of the program on one file the file is set aside.",
     ),
     key(
+        "safe_mode_after",
+        Kind::Whole(0, 1000),
+        Some("10"),
+        "After this many starts within an hour that ended uncleanly and finished no image nothing is assessed until a clean restart; 0: never.",
+    ),
+    key(
         "ignore",
         Kind::Patterns,
         Some(

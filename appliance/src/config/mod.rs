@@ -86,6 +86,8 @@ pub struct Config {
     pub min_side: u32,
     /// Deaths of the program that one file may cause.
     pub max_attempts: u32,
+    /// Starts without success within an hour that lead to safe mode; 0: never.
+    pub safe_mode_after: u32,
     /// What becomes of damaged images.
     pub damaged: Damaged,
     /// Names that stay in the inbox and are never looked at.
@@ -337,6 +339,7 @@ fn assemble(file: &Path, base: &Path, settings: &BTreeMap<&'static str, Placed>)
         max_side: whole("max_side_px") as u32,
         min_side: whole("min_side_px") as u32,
         max_attempts: whole("max_attempts") as u32,
+        safe_mode_after: whole("safe_mode_after") as u32,
         damaged: match text("damaged").as_str() {
             "abstain" => Damaged::Abstain,
             _ => Damaged::Fail,

@@ -3,7 +3,9 @@
 pub mod control;
 mod death;
 mod notify;
+pub mod safe_mode;
 mod status;
+pub mod supervisor;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -26,16 +28,12 @@ use crate::ledger::{Ledger, RunStart, check, record};
 use crate::qualify::answers;
 use crate::{clock, verdict};
 use death::DeathMark;
+use supervisor::{Course, Supervisor};
 
 const TICK: Duration = Duration::from_millis(100);
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// A change is shown after at most this.
 const STATUS_SOON: Duration = Duration::from_secs(2);
-/// After the first signal images that are begun get this long to end; then they are given back.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// After that, or after a second signal, the threads get this long.
-const AT_ONCE: Duration = Duration::from_secs(1);
-const AFTER_PATIENCE: Duration = Duration::from_secs(8);
 
 /// What the signals asked for.
 #[derive(Clone, Default)]
@@ -109,20 +107,25 @@ pub fn run_with(file: &Path, load: impl FnOnce(&Config, &Bundle) -> Result<Asses
     let asked = listen_to_signals()?;
     let _lock = intake::lock(&config.state.join("lock"), "another appliance uses this state folder")?;
     let (mark, died) = DeathMark::open(&config.state).map_err(|error| Failure::io("the state folder", &config.state, &error))?;
-    let ledger = notify::while_loading(&asked.count, "checking the ledger", || open_ledger(&config, &asked))?;
+    let ledger = notify::while_loading(&asked.count, "checking the ledger", || open_ledger(&config, &asked), || ())?;
     let folder = Folder::new(&config);
     if let Adoption::Absent(reason) = folder.adopt(&ledger)? {
         tracing::warn!(event = "inbox_missing", inbox = %config.inbox.display(), reason);
     }
-    let loaded = notify::while_loading(&asked.count, "loading the bundle", || {
-        let bundle = bundle::open(&config.bundle)?;
-        bundle::require_classifier(&bundle)?;
-        let assessor = load(&config, &bundle)?;
-        Ok::<_, Failure>((bundle, assessor))
-    });
-    let (bundle, assessor) = loaded?;
+    let bundle = notify::while_loading(&asked.count, "checking the bundle", || open_bundle(&config), || ())?;
+    let start = run_start(&config, &bundle)?;
+    let (run, bundle_row) = ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start))?;
+    let safe_mode = ledger.read(|connection| safe_mode::due(connection, run, config.safe_mode_after, &start.started_at))?;
+    let assessor = match &safe_mode {
+        Some(reason) => {
+            tracing::error!(event = "safe_mode", reason);
+            nothing_is_assessed()
+        }
+        None => begin_loading(&ledger, run, &asked, || load(&config, &bundle))?,
+    };
     let slots = assessor.slots;
-    let intake = Arc::new(begin(config, folder, ledger, &bundle, assessor, &asked)?);
+    let known = Known { config, folder, ledger, bundle: &bundle, run, bundle_row, safe_mode };
+    let intake = Arc::new(put_together(known, assessor, &asked));
     intake::recover(&intake, died)?;
     mark.clear().and_then(|()| mark.watch()).map_err(|error| Failure::internal("the signal handlers cannot be set", error))?;
     let started = clock::utc_now();
@@ -165,37 +168,88 @@ fn open_ledger(config: &Config, asked: &Asked) -> Result<Ledger, Failure> {
     Ok(ledger)
 }
 
+fn open_bundle(config: &Config) -> Result<Bundle, Failure> {
+    let bundle = bundle::open(&config.bundle)?;
+    bundle::require_classifier(&bundle)?;
+    Ok(bundle)
+}
+
 #[expect(clippy::disallowed_methods, reason = "the kernel's files")]
-fn begin(
+fn run_start(config: &Config, bundle: &Bundle) -> Result<RunStart, Failure> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    Ok(RunStart {
+        started_at: clock::utc_now(),
+        boot_id,
+        host,
+        bundle_sha256: bundle.sha256.clone(),
+        classes: bundle.manifest.classifier.as_ref().map(|part| part.classes.clone()).unwrap_or_default(),
+        qualification_sha256: qualification(&config.bundle)?,
+        oom_kills: death::oom_kills(),
+    })
+}
+
+/// Loads what assesses images. The run is in the ledger already, so that a death while loading is known to the next start; an end for
+/// which the service manager starts no other is none of a loop.
+fn begin_loading(
+    ledger: &Ledger,
+    run: i64,
+    asked: &Asked,
+    load: impl FnOnce() -> Result<Assessor, Failure> + Send,
+) -> Result<Assessor, Failure> {
+    let end = |reason| {
+        if let Err(error) = ledger.write("ledger.end_run", |tx| record::end_run(tx, run, reason)) {
+            tracing::warn!(event = "end_run", %error);
+        }
+    };
+    match notify::while_loading(&asked.count, "loading the bundle", load, || end("stop")) {
+        Ok(assessor) => {
+            ledger.write("ledger.begin_run", |tx| record::set_device(tx, run, assessor.provider.name))?;
+            Ok(assessor)
+        }
+        Err(failure) if failure.exit == Exit::Internal => {
+            end("fatal");
+            Err(failure)
+        }
+        Err(failure) => {
+            ledger.write("ledger.begin_run", |tx| record::forget_run(tx, run))?;
+            Err(failure)
+        }
+    }
+}
+
+fn nothing_is_assessed() -> Assessor {
+    Assessor {
+        assess: Arc::new(|_, _| Err(EngineError::Internal("safe mode: nothing is assessed".into()))),
+        decoder: "/proc/self/exe".into(),
+        provider: Provider { name: "none", note: None },
+        slots: 0,
+        notices: Vec::new(),
+    }
+}
+
+/// What a start knows before its engine is loaded.
+struct Known<'a> {
     config: Config,
     folder: Folder,
     ledger: Ledger,
-    bundle: &Bundle,
-    assessor: Assessor,
-    asked: &Asked,
-) -> Result<Intake, Failure> {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-    let classes = bundle.manifest.classifier.as_ref().map(|part| part.classes.clone()).unwrap_or_default();
-    let provider = assessor.provider.name.to_owned();
-    let start = RunStart {
-        boot_id,
-        host,
-        provider,
-        bundle_sha256: bundle.sha256.clone(),
-        classes,
-        qualification_sha256: qualification(&config.bundle)?,
-        oom_kills: death::oom_kills(),
-    };
-    let (run, bundle_row) = ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start))?;
+    bundle: &'a Bundle,
+    run: i64,
+    bundle_row: i64,
+    safe_mode: Option<String>,
+}
+
+fn put_together(known: Known<'_>, assessor: Assessor, asked: &Asked) -> Intake {
+    let Known { config, folder, ledger, bundle, run, bundle_row, safe_mode } = known;
     let calibration = bundle.manifest.classifier.as_ref().and_then(|part| part.calibration.clone());
-    Ok(Intake {
+    Intake {
         folder,
         ledger,
         desk: Default::default(),
         board: Default::default(),
         assess: assessor.assess,
         notices: assessor.notices,
+        safe_mode,
         mode: if bundle.manifest.describer.is_some() { Mode::Both } else { Mode::Classify },
         reading: Settings::new(assessor.decoder, config.decode, (config.max_side, config.min_side)),
         patience: Default::default(),
@@ -209,7 +263,7 @@ fn begin(
         filing: Default::default(),
         sight: Mutex::default(),
         config,
-    })
+    }
 }
 
 /// SHA-256 of what `qualify` found for the bundle, if it stands in a file of its own.
@@ -232,8 +286,9 @@ fn start_threads(intake: &Arc<Intake>, slots: usize, started: &str) -> Result<Ve
         thread.map_err(|error| Failure::internal("a thread cannot be started", error))
     };
     let mut threads = Vec::new();
-    // Two more than the slots: while those are full, one image is decoded and one is committed.
-    for _ in 0..slots + 2 {
+    // Two more than the slots: while those are full, one image is decoded and one is committed. None in safe mode.
+    let workers = if intake.safe_mode.is_some() { 0 } else { slots + 2 };
+    for _ in 0..workers {
         let intake = intake.clone();
         threads.push(spawn("worker", Box::new(move || intake::work(&intake)))?);
     }
@@ -249,26 +304,14 @@ fn start_threads(intake: &Arc<Intake>, slots: usize, started: &str) -> Result<Ve
 
 /// Feeds the watchdog, writes the status and waits for the end of all threads.
 fn supervise(intake: &Arc<Intake>, asked: &Asked, threads: &[JoinHandle<()>], started: &str) {
-    let mut watchdog = notify::Watchdog::new();
-    let (mut written, mut shown, mut second) = (None::<Instant>, String::new(), None::<Instant>);
-    let mut stopped = None;
+    let mut supervisor = Supervisor::default();
+    let (mut written, mut shown) = (None::<Instant>, String::new());
     while !threads.iter().all(JoinHandle::is_finished) {
-        if intake.stopping() && stopped.is_none() {
-            stopped = Some(Instant::now());
-            notify::stopping();
-            tracing::info!(event = "stopping", finishing = intake.desk.load().working);
-            intake.desk.close();
+        match supervisor.look(intake, asked.count.load(Ordering::Relaxed)) {
+            Course::On => {}
+            Course::Leave => return,
+            Course::Stuck => std::process::abort(),
         }
-        let long = stopped.is_some_and(|since: Instant| since.elapsed() > PATIENCE);
-        if long || asked.count.load(Ordering::Relaxed) > 1 {
-            let since = *second.get_or_insert_with(Instant::now);
-            intake.halt.store(true, Ordering::Relaxed);
-            intake.board.cancel_all();
-            if since.elapsed() > if asked.count.load(Ordering::Relaxed) > 1 { AT_ONCE } else { AFTER_PATIENCE } {
-                return;
-            }
-        }
-        watchdog.look(&intake.board);
         let load = intake.desk.load();
         let now_shown = format!("{load:?}");
         let age = written.map_or(Duration::MAX, |at| at.elapsed());
@@ -293,7 +336,11 @@ fn show(intake: &Intake, started: &str) {
 fn finish(intake: &Intake, started: &str) -> Result<Exit, Failure> {
     let fatal = intake.fatal.lock().unwrap_or_else(PoisonError::into_inner).take();
     let reason = if fatal.is_some() { "fatal" } else { "stop" };
-    intake.ledger.write("ledger.end_run", |tx| record::end_run(tx, intake.run, reason))?;
+    match intake.ledger.write("ledger.end_run", |tx| record::end_run(tx, intake.run, reason)) {
+        Ok(()) => {}
+        Err(error) if fatal.is_some() => tracing::warn!(event = "end_run", %error),
+        Err(error) => return Err(error.into()),
+    }
     control::remove(&intake.config.state);
     if let Ok(mut last) = status::now(intake, started) {
         last.headline = "STOPPED".to_owned();

@@ -36,14 +36,16 @@ pub fn status(line: &str) {
     send(&[NotifyState::Status(line)]);
 }
 
-/// Runs a long load while the service manager is kept patient; a signal meanwhile ends the program at once, for nothing is begun yet.
-pub fn while_loading<T: Send>(signals: &AtomicUsize, what: &str, load: impl FnOnce() -> T + Send) -> T {
+/// Runs a long load while the service manager is kept patient; a signal meanwhile ends the program at once, after `end`, for no image is
+/// begun yet.
+pub fn while_loading<T: Send>(signals: &AtomicUsize, what: &str, load: impl FnOnce() -> T + Send, end: impl Fn() + Send) -> T {
     std::thread::scope(|scope| {
-        let (done, end) = mpsc::channel::<()>();
+        let (done, loaded) = mpsc::channel::<()>();
         scope.spawn(move || {
             let mut told = None::<Instant>;
-            while end.recv_timeout(Duration::from_millis(100)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            while loaded.recv_timeout(Duration::from_millis(100)) == Err(mpsc::RecvTimeoutError::Timeout) {
                 if signals.load(Ordering::Relaxed) > 0 {
+                    end();
                     std::process::exit(0);
                 }
                 if told.is_none_or(|at| at.elapsed() > LOADING_EVERY) {
@@ -52,9 +54,9 @@ pub fn while_loading<T: Send>(signals: &AtomicUsize, what: &str, load: impl FnOn
                 }
             }
         });
-        let loaded = load();
+        let result = load();
         drop(done);
-        loaded
+        result
     })
 }
 
@@ -70,23 +72,25 @@ impl Watchdog {
         Watchdog { interval: sd_notify::watchdog_enabled().map(|limit| limit / 3), fed: None }
     }
 
-    /// Asks overdue threads to give up; feeds the dog, or lets it bite.
-    pub fn look(&mut self, board: &Board) {
+    /// Asks overdue threads to give up; feeds the dog, or lets it bite. True when there is none and it should have.
+    pub fn look(&mut self, board: &Board) -> bool {
         let worst =
             board.busy().into_iter().filter_map(|activity| Some((activity.overdue()?, activity))).max_by_key(|(over, _)| *over);
-        let Some((over, activity)) = worst else { return self.feed() };
+        let Some((over, activity)) = worst else {
+            self.feed();
+            return false;
+        };
         if board.cancel_overdue() > 0 {
             tracing::warn!(event = "overdue", stage = activity.stage, silent_s = activity.silent.as_secs());
         }
-        match self.interval {
-            Some(_) if over < GRACE => self.feed(),
-            Some(_) => {}
-            None if over > OWN_PATIENCE => {
-                tracing::error!(event = "stuck", stage = activity.stage, silent_s = activity.silent.as_secs());
-                std::process::abort();
-            }
-            None => {}
+        if self.interval.is_none() && over > OWN_PATIENCE {
+            tracing::error!(event = "stuck", stage = activity.stage, silent_s = activity.silent.as_secs());
+            return true;
         }
+        if over < GRACE {
+            self.feed();
+        }
+        false
     }
 
     fn feed(&mut self) {

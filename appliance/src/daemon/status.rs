@@ -42,7 +42,7 @@ pub fn now(intake: &Intake, started_at: &str) -> Result<Status, LedgerError> {
     if let Some(reason) = load.reason.as_ref().filter(|_| load.later > unreadable.len()) {
         notices.push(format!("{} files are tried again later: {reason}", load.later));
     }
-    let help = needs_help(&sight, &busy, trouble.as_ref());
+    let help = needs_help(intake.safe_mode.as_ref(), &sight, &busy, trouble.as_ref());
     let full = trouble.filter(|trouble| trouble.full).map(|trouble| format!("disk full: {}", trouble.reason));
     let pause = full.as_ref().or(load.pause.as_ref());
     let (headline, level) = headline(&load, &sight, help, pause, !notices.is_empty());
@@ -92,7 +92,10 @@ fn line(activity: &Activity) -> String {
     }
 }
 
-fn needs_help(sight: &Sight, busy: &[Activity], trouble: Option<&Trouble>) -> Option<String> {
+fn needs_help(safe_mode: Option<&String>, sight: &Sight, busy: &[Activity], trouble: Option<&Trouble>) -> Option<String> {
+    if safe_mode.is_some() {
+        return safe_mode.cloned();
+    }
     if let Some(reason) = &sight.blind {
         return Some(reason.clone());
     }

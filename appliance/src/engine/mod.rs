@@ -11,6 +11,7 @@ mod cache;
 mod classifier;
 mod decoder;
 mod describer;
+mod line;
 mod memory;
 mod prompt;
 mod provider;
@@ -20,6 +21,7 @@ mod trace;
 mod types;
 mod vision;
 
+pub use line::{Asks, Line};
 pub use runtime::disable_telemetry;
 pub use trace::{Trace, Values};
 pub use types::{

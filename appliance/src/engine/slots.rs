@@ -3,13 +3,13 @@
 //! Requests join whenever a slot is free and leave when they end; active slots stay in front, the last one moves into a gap. The rows of a batch
 //! do not see each other, so the tokens of a request do not depend on what else runs.
 
-use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
 use mmlnb_models::prepare::sampling::Sampler;
 
 use super::decoder::Decoder;
+use super::line::{Asks, Line};
 use super::prompt::Prompt;
 use super::runtime::Runtime;
 use super::vision::Embedder;
@@ -25,6 +25,12 @@ pub(super) struct Job {
     pub request: Request,
     pub reply: Sender<Result<Answer, EngineError>>,
     pub queued: Instant,
+}
+
+impl Asks for Job {
+    fn request(&self) -> &Request {
+        &self.request
+    }
 }
 
 /// The tokens of a description.
@@ -45,8 +51,7 @@ pub(super) struct Worker {
     embedder: Embedder,
     decoder: Decoder,
     slots: usize,
-    /// Requests without a slot, the first one first.
-    waiting: VecDeque<Job>,
+    waiting: Line<Job>,
     active: Vec<Row>,
 }
 
@@ -76,7 +81,7 @@ struct Reading {
 impl Worker {
     /// A thread's state without requests.
     pub fn new(runtime: Runtime, embedder: Embedder, decoder: Decoder, slots: usize) -> Worker {
-        Worker { runtime, embedder, decoder, slots, waiting: VecDeque::new(), active: Vec::new() }
+        Worker { runtime, embedder, decoder, slots, waiting: Line::default(), active: Vec::new() }
     }
 
     /// Serves requests until nobody can send any more.
@@ -84,18 +89,19 @@ impl Worker {
         loop {
             if self.active.is_empty() && self.waiting.is_empty() {
                 match queue.recv() {
-                    Ok(job) => self.waiting.push_back(job),
+                    Ok(job) => self.waiting.join([job]),
                     Err(_) => return,
                 }
             }
-            self.waiting.extend(queue.try_iter());
+            self.waiting.join(queue.try_iter());
             while self.active.len() < self.slots {
-                let Some(job) = self.waiting.pop_front() else { break };
-                self.show_that_they_wait();
+                self.dismiss();
+                let Some(job) = self.waiting.next() else { break };
                 self.admit(job);
-                self.waiting.extend(queue.try_iter());
+                self.waiting.join(queue.try_iter());
             }
-            self.show_that_they_wait();
+            self.dismiss();
+            self.waiting.show_life();
             for slot in (0..self.active.len()).rev() {
                 if self.active[slot].job.request.is_cancelled() {
                     self.leave(slot, Err(EngineError::Cancelled));
@@ -107,12 +113,10 @@ impl Worker {
         }
     }
 
-    /// Waiting for a slot is not hanging: as long as the describer goes on, requests in its queue show life. Cancelled ones leave.
-    fn show_that_they_wait(&mut self) {
-        let (cancelled, waiting): (Vec<Job>, Vec<Job>) = self.waiting.drain(..).partition(|job| job.request.is_cancelled());
-        self.waiting = waiting.into();
+    /// Answers those in line that were given up.
+    fn dismiss(&mut self) {
+        let cancelled = self.waiting.leave_cancelled();
         cancelled.into_iter().for_each(|job| Row::new(job).answer(Err(EngineError::Cancelled)));
-        self.waiting.iter().for_each(|job| (job.request.beat)());
     }
 
     /// Reads the prompt of a job into the next slot and writes its first token.

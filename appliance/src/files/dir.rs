@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use crate::world::{self, Reach};
 use crate::{failpoint, progress};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -28,6 +29,7 @@ impl Dir {
     /// # Errors
     /// `ENOENT`, `ENOTDIR`, ...
     pub fn open(path: &Path) -> io::Result<Dir> {
+        world::reach(|| path.to_owned(), Reach::Open)?;
         Ok(Dir { fd: rustix::fs::open(path, FOLDER, Mode::empty())?, path: path.to_owned() })
     }
 
@@ -78,6 +80,7 @@ impl Dir {
     }
 
     fn open_at(&self, relative: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        world::reach(|| self.path.join(relative), Reach::Open)?;
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         match rustix::fs::openat2(&self.fd, relative, flags, Mode::empty(), resolve) {
@@ -92,6 +95,7 @@ impl Dir {
     /// # Errors
     /// I/O other than its absence.
     pub fn stat(&self, name: &OsStr) -> io::Result<Option<Stat>> {
+        world::reach(|| self.path.join(name), Reach::Look)?;
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => Ok(Some(found)),
             Err(Errno::NOENT) => Ok(None),

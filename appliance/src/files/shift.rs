@@ -25,18 +25,25 @@ pub enum Moved {
     Taken,
 }
 
+/// The names that `name` may get, the first that is free: its own, marked, marked and numbered.
+pub fn candidates(name: &OsStr, mark: &str) -> impl Iterator<Item = OsString> {
+    let marked = (0u32..).map(move |number| match number {
+        0 => mark.to_owned(),
+        _ => format!("{mark}-{}", number + 1),
+    });
+    std::iter::once(names::target(name, mark)).chain(marked.map(move |mark| names::marked(name, &mark)))
+}
+
 /// The name for `name` in `folder`, and whether the same bytes lie there already. `same` says whether a name there holds them.
 ///
 /// # Errors
 /// I/O.
 pub fn choose(folder: &Dir, name: &OsStr, mark: &str, same: impl Fn(&OsStr) -> io::Result<bool>) -> io::Result<(OsString, bool)> {
-    let mut candidate = names::target(name, mark);
-    for number in 2u32.. {
+    for candidate in candidates(name, mark) {
         match folder.stat(&candidate)? {
             None => return Ok((candidate, false)),
             Some(found) if is_regular(&found) && same(&candidate)? => return Ok((candidate, true)),
-            Some(_) if number == 2 => candidate = names::marked(name, mark),
-            Some(_) => candidate = names::marked(name, &format!("{mark}-{}", number - 1)),
+            Some(_) => {}
         }
     }
     Err(Errno::EXIST.into())
@@ -115,8 +122,9 @@ pub fn relocate(source: &Source<'_>, target: &Dir, name: &OsStr) -> io::Result<M
         Err(Errno::XDEV) => return copy(source, &folder, from, target, name),
         Err(error) => return Err(error.into()),
     }
+    // Somebody may have written to it, or put another in its place, between the look and the move.
     if let Some(found) = target.stat(name)?
-        && found.st_ino != source.stamp.ino
+        && (Stamp { dev: source.stamp.dev, ..Stamp::from(&found) }) != source.stamp
     {
         rename(target, name, &folder, from)?;
         return Ok(Moved::Changed);

@@ -10,6 +10,7 @@ use super::trouble;
 use crate::clock;
 use crate::files::Stamp;
 use crate::ledger::{FileRow, NewFile, Rejection};
+use crate::world::{self, Lacks};
 
 /// One state of one file in the inbox.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -113,7 +114,7 @@ impl Desk {
         inner.held.insert(key, Held::Queued);
         inner.ready.push_back(task);
         drop(inner);
-        self.changed.notify_one();
+        self.tell(1);
         true
     }
 
@@ -129,18 +130,47 @@ impl Desk {
             if inner.closed {
                 return None;
             }
-            if let Some(task) = inner.ready.pop_front() {
-                inner.held.insert(task.key(), Held::Working);
-                return Some(task);
+            while let Some(task) = inner.ready.pop_front() {
+                // Meanwhile another worker may have taken the file over, or it was forgotten.
+                if let Some(held @ Held::Queued) = inner.held.get_mut(&task.key()) {
+                    *held = Held::Working;
+                    return Some(task);
+                }
             }
-            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            inner = self.wait(inner);
         }
+    }
+
+    fn wait<'a>(&'a self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        if !world::is_made_up() {
+            return self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(inner);
+        world::ask(|world| world.wait(Lacks::Work));
+        self.lock()
+    }
+
+    fn tell(&self, tasks: usize) {
+        (0..tasks).for_each(|_| self.changed.notify_one());
+        world::ask(|world| world.tell());
+    }
+
+    /// The file ends together with its twin, whose worker asks: from now on it is that worker's. False while another one looks at it,
+    /// who will find out by itself.
+    pub fn take_over(&self, key: Key) -> bool {
+        let mut inner = self.lock();
+        if matches!(inner.held.get(&key), Some(Held::Working)) {
+            return false;
+        }
+        inner.held.insert(key, Held::Working);
+        true
     }
 
     /// No further task is given out.
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
+        world::ask(|world| world.tell());
     }
 
     /// The file left the inbox, or its state changed: the next scan judges what is there then.
@@ -179,8 +209,7 @@ impl Desk {
         let mut inner = self.lock();
         let key = task.key();
         let tries = inner.tries.entry(key.clone()).and_modify(|tries| *tries += 1).or_insert(1);
-        let noise = f64::from(std::process::id().wrapping_mul(*tries).wrapping_add(key.stamp.ino as u32) % 101) / 100.0;
-        let wait = trouble::backoff(*tries, noise);
+        let wait = trouble::backoff(*tries, trouble::noise(&key.path, *tries));
         inner.held.insert(key, Held::Later(clock::boot() + wait, task, reason.to_owned()));
         wait
     }
@@ -188,18 +217,19 @@ impl Desk {
     /// Makes tasks ready whose wait is over; when the next one is due.
     pub fn wake(&self, now: Duration) -> Option<Duration> {
         let mut inner = self.lock();
-        let due: Vec<Key> = inner
-            .held
-            .iter()
-            .filter(|(_, held)| matches!(held, Held::Later(at, ..) if *at <= now))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in due {
-            if let Some(Held::Later(_, task, _)) = inner.held.insert(key, Held::Queued) {
+        let due = inner.held.iter().filter_map(|(key, held)| match held {
+            Held::Later(at, ..) if *at <= now => Some((*at, key.clone())),
+            _ => None,
+        });
+        let mut due: Vec<(Duration, Key)> = due.collect();
+        // Whoever has waited longest comes first.
+        due.sort_by(|(a, left), (b, right)| (a, &left.path).cmp(&(b, &right.path)));
+        for (_, key) in &due {
+            if let Some(Held::Later(_, task, _)) = inner.held.insert(key.clone(), Held::Queued) {
                 inner.ready.push_back(task);
-                self.changed.notify_one();
             }
         }
+        self.tell(due.len());
         let waiting = inner.held.values().filter_map(|held| match held {
             Held::Later(at, ..) => Some(*at),
             _ => None,
@@ -279,6 +309,19 @@ mod tests {
         assert_eq!(desk.load().later, 0);
         desk.detach(7);
         assert_eq!(desk.load().later, 1);
+    }
+
+    #[test]
+    fn a_file_that_ends_with_its_twin_is_not_given_out_any_more() {
+        let desk = Desk::default();
+        desk.offer(Task::Judge(file("a")));
+        desk.offer(Task::Judge(file("b")));
+        desk.take().unwrap();
+        assert!(!desk.take_over(Key::from(&file("a"))), "somebody looks at it");
+        assert!(desk.take_over(Key::from(&file("b"))));
+        desk.forget(&Key::from(&file("b")));
+        desk.offer(Task::Judge(file("c")));
+        assert!(matches!(desk.take(), Some(Task::Judge(found)) if found.path == *"c"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::Intake;
@@ -16,14 +16,16 @@ use crate::error::{Exit, Failure};
 use crate::failpoint;
 use crate::files::{self, Dir, Moved, Points, Source, Stamp, names};
 use crate::ledger::{FileEvent, FileRow, FileState, LedgerError, ReportRow, read, record};
-use crate::progress;
 use crate::report::{hex, json, note, page};
+use crate::{progress, world};
 
 const BUDGET: Duration = Duration::from_secs(120);
 /// So many files at most get their receipts in one transaction.
 const TOGETHER: usize = 16;
 /// The last number of cases at which pages are written anew.
 const MOST_CASES: u32 = 8;
+/// A file that was never read is looked for under so many names.
+const MOST_NAMES: usize = 1000;
 const HTML: Points = Points { write: "render.html_write", rename: "render.html_rename" };
 const JSON: Points = Points { write: "render.json_write", rename: "render.json_rename" };
 const NOTE: Points = Points { write: "render.note_write", rename: "render.note_rename" };
@@ -56,7 +58,7 @@ pub struct Filing {
 
 impl Filing {
     fn waiting(&self) -> MutexGuard<'_, VecDeque<FileRow>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        world::lock(&self.waiting)
     }
 
     fn take(&self) -> Vec<FileRow> {
@@ -71,7 +73,7 @@ impl Intake {
     pub(super) fn put_away(&self, rows: Vec<FileRow>) -> Result<(), LedgerError> {
         progress::enter("file", rows.first().map_or("", |row| &row.path_text), BUDGET);
         self.filing.waiting().extend(rows);
-        let mut sidecars = self.filing.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sidecars = world::lock(&self.filing.turn);
         loop {
             let rows = self.filing.take();
             if rows.is_empty() {
@@ -144,7 +146,11 @@ impl Intake {
         let folder = end.make_below(parent).map_err(|error| in_the_way(&end, parent, error))?;
         match state {
             Moved::Yes => self.carry(row, &source, &folder, sidecars),
-            Moved::Changed | Moved::Taken => Ok(End::Left(FileEvent::Replace)),
+            // What has its name now may have come after it was moved and before that was noted.
+            Moved::Changed | Moved::Taken => match self.moved_before(row, &folder)? {
+                End::Left(_) => Ok(End::Left(FileEvent::Replace)),
+                found => Ok(found),
+            },
             Moved::Gone => self.moved_before(row, &folder),
         }
     }
@@ -197,10 +203,12 @@ impl Intake {
         Ok(End::Placed(folder.path().join(name)))
     }
 
-    /// A file that was never read is recognised by its inode.
+    /// A file that was never read is recognised by its inode, under one of the names that it can have got: under another one it is the
+    /// same file, but was renamed in the inbox and has a row of its own.
     fn moved_unhashed(&self, row: &FileRow, folder: &Dir) -> Result<End, FilingError> {
-        for (name, found) in folder.entries()? {
-            progress::beat();
+        let name = row.path.file_name().unwrap_or(OsStr::new("unnamed"));
+        for name in files::candidates(name, &mark_of(row)).take(MOST_NAMES) {
+            let Some(found) = folder.stat(&name)? else { break };
             if Stamp::from(&found) == row.stamp {
                 self.render(row, folder, &name)?;
                 return Ok(End::Placed(folder.path().join(name)));
@@ -209,15 +217,12 @@ impl Intake {
         Ok(End::Left(FileEvent::Vanish))
     }
 
+    /// The note of a slide; where nobody may write there is none, and the ledger tells alone.
     fn note_beside(&self, row: &FileRow, root: &Dir) -> Result<End, FilingError> {
-        let parent = row.path.parent().unwrap_or(Path::new(""));
-        let name = row.path.file_name().unwrap_or(OsStr::new("unnamed"));
-        if let Err(error) = root
-            .below(parent)
-            .map_err(FilingError::from)
-            .and_then(|folder| self.render(row, &folder, &names::target(name, "long")))
-        {
-            tracing::warn!(event = "note", job = row.id, %error);
+        let folder = root.below(row.path.parent().unwrap_or(Path::new("")))?;
+        match self.render(row, &folder, &slides_name(row)) {
+            Err(FilingError::Io(error)) if is_denied(&error) => tracing::warn!(event = "note", job = row.id, %error),
+            other => other?,
         }
         Ok(End::Stays)
     }
@@ -278,6 +283,8 @@ impl Intake {
     /// # Errors
     /// The file is not where it failed any more ([`Exit::NotFound`]), or I/O; its row is then as it was.
     pub fn bring_back(&self, row: &FileRow, actor: &str) -> Result<(), Failure> {
+        // Nobody else puts files away meanwhile: one that fails anew at once has its new note where the old one is removed.
+        let _one = world::lock(&self.filing.turn);
         bring_back(&self.ledger, &self.folder, row, actor)?;
         self.desk.forget(&Key::from(row));
         Ok(())
@@ -337,6 +344,28 @@ fn lies_at(folder: &Folder, path: &Path) -> io::Result<Option<(Dir, OsString, St
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         other => other,
     }
+}
+
+/// Under which name a slide's note lies beside it.
+fn slides_name(row: &FileRow) -> OsString {
+    names::target(row.path.file_name().unwrap_or(OsStr::new("unnamed")), "long")
+}
+
+/// Whether a slide has its note.
+///
+/// # Errors
+/// I/O.
+pub fn has_note(root: &Dir, row: &FileRow) -> io::Result<bool> {
+    let folder = root.below(row.path.parent().unwrap_or(Path::new("")))?;
+    let name = slides_name(row);
+    let there = |suffix: &str| -> io::Result<bool> { Ok(folder.stat(&names::beside(&name, suffix))?.is_some()) };
+    Ok(there(".note.html")? && there(".note.json")?)
+}
+
+fn is_denied(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::ACCESS | Errno::PERM | Errno::ROFS))
 }
 
 /// The mark that tells a file from others of its name.

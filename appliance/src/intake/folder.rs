@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
@@ -15,6 +15,7 @@ use crate::error::{Exit, Failure};
 use crate::files::names::MARKER;
 use crate::files::{Dir, Stamp};
 use crate::ledger::{INBOX, Ledger, LedgerError, read, record};
+use crate::world;
 
 /// A daemon that was killed while it started a decoder holds its locks until that child has become the decoder.
 const RELEASE: Duration = Duration::from_millis(700);
@@ -81,32 +82,50 @@ impl Folder {
     /// # Errors
     /// [`Exit::Locked`] when another daemon reads it, [`Exit::Permission`], or the ledger.
     pub fn adopt(&self, ledger: &Ledger) -> Result<Adoption, Failure> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = world::lock(&self.held);
         if held.is_some() {
             return Ok(Adoption::Held);
         }
-        let cannot = |error: io::Error| Failure::io("the inbox's marker cannot be used", &self.inbox.join(MARKER), &error);
         let (inbox, key) = match Dir::open(&self.inbox).and_then(|inbox| Ok((inbox, real_path(&self.inbox)?))) {
             Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(cannot(error)),
-            Err(error) => return Ok(Adoption::Absent(error.to_string())),
+            Err(error) => return self.unusable(&error),
         };
         let known = ledger.read(|tx| read::marker(tx, &key))?;
-        let marker = match known {
-            Some(marker) if marker_of(&inbox).map_err(cannot)?.as_ref() == Some(&marker) => marker,
-            Some(_) => return Ok(Adoption::Absent(NOT_MOUNTED.to_owned())),
-            None => {
-                let marker = write_marker(&inbox).map_err(cannot)?;
+        let found = match known {
+            Some(_) => marker_of(&inbox),
+            None => write_marker(&inbox).map(Some),
+        };
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return self.unusable(&error),
+        };
+        let marker = match (known, found) {
+            (Some(known), Some(found)) if known == found => known,
+            (Some(_), _) | (None, None) => return Ok(Adoption::Absent(NOT_MOUNTED.to_owned())),
+            (None, Some(marker)) => {
                 ledger.write("ledger.begin_run", |tx| -> Result<(), LedgerError> {
                     record::adopt_folder(tx, INBOX, &key, &marker)
                 })?;
                 marker
             }
         };
-        let file = inbox.open_or_create(OsStr::new(MARKER)).map_err(cannot)?;
+        let file = match inbox.open_or_create(OsStr::new(MARKER)) {
+            Ok(file) => file,
+            Err(error) => return self.unusable(&error),
+        };
         hold(&file, &self.inbox.join(MARKER), "another appliance reads this inbox")?;
         *held = Some(Held { marker, lock: file });
         Ok(Adoption::Held)
+    }
+
+    /// Without permission a person has to help; any other error may pass while the appliance waits.
+    fn unusable(&self, error: &io::Error) -> Result<Adoption, Failure> {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                Err(Failure::io("the inbox's marker cannot be used", &self.inbox.join(MARKER), error))
+            }
+            _ => Ok(Adoption::Absent(error.to_string())),
+        }
     }
 
     /// The inbox, opened: it is mounted, and it is the one that was adopted.
@@ -115,7 +134,7 @@ impl Folder {
     /// `NotFound` when it is not there or not mounted, else I/O.
     pub fn inbox(&self) -> io::Result<Dir> {
         let inbox = Dir::open(&self.inbox)?;
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = world::lock(&self.held);
         let Some(held) = held.as_mut() else { return Err(io::Error::new(io::ErrorKind::NotFound, NOT_MOUNTED)) };
         if marker_of(&inbox)?.as_ref() != Some(&held.marker) {
             return Err(io::Error::new(io::ErrorKind::NotFound, NOT_MOUNTED));

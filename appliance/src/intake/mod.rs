@@ -10,6 +10,7 @@ pub mod scan;
 mod scanner;
 pub mod settle;
 mod sidecars;
+mod sight;
 pub mod trouble;
 mod watch;
 mod worker;
@@ -24,11 +25,13 @@ use crate::engine::{Assessment, EngineError, Mode, PatchImage, Request};
 use crate::error::Failure;
 use crate::ledger::Ledger;
 use crate::progress::Board;
-use crate::verdict;
+use crate::{clock, verdict, world};
 pub use folder::{Adoption, Folder, lock, write_marker};
 pub use recovery::recover;
-pub use scanner::{Scanner, Sight};
-pub use worker::work;
+pub use scanner::Scanner;
+pub use sight::Sight;
+pub use watch::{MakeWatcher, OnEvent};
+pub use worker::{work, work_with};
 
 /// What assesses an image: the engine, or in tests something with known answers.
 pub type Assess = Arc<dyn Fn(PatchImage, &Request) -> Result<Assessment, EngineError> + Send + Sync>;
@@ -49,6 +52,8 @@ pub struct Intake {
     pub assess: Assess,
     /// What people should know of the bundle on this machine.
     pub notices: Vec<String>,
+    /// Why no file is taken, after a loop of crashes.
+    pub safe_mode: Option<String>,
     /// What the bundle can do.
     pub mode: Mode,
     /// How files are read, each worker with a child of its own.
@@ -91,16 +96,19 @@ impl Intake {
 
     /// Sleeps in small pieces, showing life; true when the program is ending.
     fn nap(&self, time: std::time::Duration) -> bool {
-        let end = std::time::Instant::now() + time;
-        while std::time::Instant::now() < end && !self.stopping() {
+        let end = clock::boot() + time;
+        while clock::boot() < end && !self.stopping() {
             crate::progress::beat();
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            world::sleep(std::time::Duration::from_millis(250));
         }
         self.stopping()
     }
 
     /// Free bytes on the tightest of the file systems that are written to, and where that is.
     pub fn free_space(&self) -> Option<(u64, PathBuf)> {
+        if let Some(free) = world::ask(|world| world.free_space()) {
+            return Some((free, self.config.state.clone()));
+        }
         let folders = [&self.config.state, &self.config.done, &self.config.inbox];
         let free = folders.into_iter().filter_map(|folder| {
             let found = rustix::fs::statvfs(folder).ok()?;

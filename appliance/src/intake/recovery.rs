@@ -1,14 +1,15 @@
 //! What a start does with everything that the last end left half done. Each state on disk and in the ledger has one way on.
 
+use std::io;
 use std::path::Path;
 
 use super::Intake;
 use super::desk::{Key, Task};
-use super::filing::source_of;
+use super::filing::{has_note, source_of};
 use crate::error::Failure;
 use crate::failpoint;
-use crate::files::{self, Moved};
-use crate::ledger::{FileEvent, FileRow, FileState, read, record};
+use crate::files::{self, Dir, Moved};
+use crate::ledger::{FileEvent, FileRow, FileState, NewFile, read, record};
 
 /// Finishes retries, gives claims of ended runs back, and puts on the desk what was judged but not put away. `died`: the last run ended
 /// by a fault of its own. A file that cannot be looked at is left to a later look: it keeps no other file, and no start, waiting.
@@ -31,26 +32,33 @@ pub fn recover(intake: &Intake, died: bool) -> Result<(), Failure> {
     let root = intake.folder.inbox();
     for row in intake.ledger.read(read::unfinished)? {
         crate::progress::beat();
-        let state = match &root {
-            Ok(root) => files::state(&source_of(root, &row)).map_err(|error| error.to_string()),
+        let found = match &root {
+            Ok(root) => look(root, &row).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        match state {
-            Ok(state) => resume(intake, row, state)?,
+        match found {
+            Ok((state, noted)) => resume(intake, row, state, noted)?,
             Err(error) => postpone(intake, row, &error),
         }
     }
     failpoint::pass("recovery.after").map_err(|error| Failure::io("recovery", Path::new(inbox), &error))
 }
 
-fn resume(intake: &Intake, row: FileRow, state: Moved) -> Result<(), Failure> {
+/// Where the file is, and whether it has its note if it is a slide.
+fn look(root: &Dir, row: &FileRow) -> io::Result<(Moved, bool)> {
+    let state = files::state(&source_of(root, row))?;
+    Ok((state, row.state == FileState::Refused && state == Moved::Yes && has_note(root, row)?))
+}
+
+fn resume(intake: &Intake, row: FileRow, state: Moved, noted: bool) -> Result<(), Failure> {
     match (row.state, state) {
         (FileState::Reported | FileState::Rejected, _) => drop(intake.desk.offer(Task::PutAway(Box::new(row)))),
-        (FileState::Refused, Moved::Yes) => intake.desk.rest(Key::from(&row)),
+        (FileState::Refused, Moved::Yes) if noted => intake.desk.rest(Key::from(&row)),
+        (FileState::Refused, Moved::Yes) => drop(intake.desk.offer(Task::PutAway(Box::new(row)))),
         (FileState::Waiting | FileState::Refused, Moved::Gone) => leave(intake, &row, FileEvent::Vanish)?,
         (FileState::Waiting | FileState::Refused, Moved::Changed | Moved::Taken) => leave(intake, &row, FileEvent::Replace)?,
-        // A waiting file that lies there unchanged is found by the scan and finds its row again.
-        (FileState::Waiting, Moved::Yes) => {}
+        // It had settled: it is looked at before it can change and leave its row behind.
+        (FileState::Waiting, Moved::Yes) => drop(intake.desk.offer(Task::Judge(file_of(row)))),
         // A retry that was given up a moment ago has its old state again; the others have a last place and are not read here.
         (
             FileState::Retrying
@@ -70,11 +78,27 @@ fn leave(intake: &Intake, row: &FileRow, event: FileEvent) -> Result<(), Failure
     Ok(())
 }
 
-/// The file could not be looked at. What was judged is tried again by and by, with a notice in the status; the rest is the scan's.
+fn file_of(row: FileRow) -> NewFile {
+    NewFile { folder: row.folder, path: row.path, stamp: row.stamp, owner: row.owner }
+}
+
+/// The file could not be looked at: it is tried again by and by, with a notice in the status. One that was not judged yet too: it may
+/// have been taken away, and then no scan would find it.
 fn postpone(intake: &Intake, row: FileRow, error: &str) {
     let reason = format!("{} cannot be looked at: {error}", row.path_text);
     tracing::warn!(event = "recovery", job = row.id, reason);
-    if matches!(row.state, FileState::Reported | FileState::Rejected | FileState::Refused) {
-        intake.desk.later(Task::PutAway(Box::new(row)), &reason);
+    match row.state {
+        FileState::Reported | FileState::Rejected | FileState::Refused => {
+            intake.desk.later(Task::PutAway(Box::new(row)), &reason);
+        }
+        FileState::Waiting => {
+            intake.desk.later(Task::Judge(file_of(row)), &reason);
+        }
+        FileState::Filed
+        | FileState::Failed
+        | FileState::Vanished
+        | FileState::Replaced
+        | FileState::Retrying
+        | FileState::Retried => {}
     }
 }

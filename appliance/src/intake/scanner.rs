@@ -4,18 +4,17 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::desk::{Key, Task};
 use super::scan::{Folders, Found, Kind, Scan};
 use super::settle::{Hint, Next, Rules, Watched, look};
-use super::watch::{Events, Watch};
-use super::{Adoption, Intake, trouble};
-use crate::config;
+use super::watch::{self, Events, MakeWatcher, Watch};
+use super::{Adoption, Intake, Sight, trouble};
 use crate::files::{Dir, names};
 use crate::ledger::Rejection;
 use crate::ledger::open::network_file_system;
-use crate::progress;
+use crate::{clock, config, progress, world};
 
 /// Least and most time between the looks of a burst.
 const SOONEST: Duration = Duration::from_millis(5);
@@ -26,19 +25,6 @@ const POLL: Duration = Duration::from_secs(5);
 const TEMPORARY: Duration = Duration::from_secs(20);
 const SETTLE_POLLING: Duration = Duration::from_secs(10);
 const BUDGET: Duration = Duration::from_secs(120);
-
-/// What the scanner sees, for the status.
-#[derive(Clone, Debug, Default)]
-pub struct Sight {
-    /// Files that are still being written.
-    pub settling: usize,
-    /// Why nothing can be seen.
-    pub blind: Option<String>,
-    /// Anything that is not as it should be.
-    pub notices: Vec<String>,
-    /// Whether the first scan is done.
-    pub ready: bool,
-}
 
 /// The scanner.
 pub struct Scanner {
@@ -56,6 +42,11 @@ pub struct Scanner {
 impl Scanner {
     /// A scanner for the calling thread.
     pub fn new(intake: Arc<Intake>) -> Scanner {
+        Scanner::with(intake, watch::recommended())
+    }
+
+    /// A scanner for the calling thread that is told by watchers which `make` makes.
+    pub fn with(intake: Arc<Intake>, make: MakeWatcher) -> Scanner {
         let config = &intake.config;
         let polling = match config.watch {
             config::Watch::Poll => Some("the inbox is polled, as configured".to_owned()),
@@ -67,7 +58,7 @@ impl Scanner {
         };
         let settle = if polling.is_some() { config.settle.max(SETTLE_POLLING) } else { config.settle };
         let rules = Rules { settle, incomplete: config.incomplete };
-        let watch = Watch::new(&config.inbox, polling);
+        let watch = Watch::new(&config.inbox, polling, make);
         Scanner {
             intake,
             watch,
@@ -81,41 +72,43 @@ impl Scanner {
     }
 
     /// Scans until the program ends.
-    pub fn run(mut self) {
+    pub fn run(self) {
         let _together = super::EndTogether;
+        self.look_on();
+    }
+
+    /// As [`Scanner::run`], for a thread whose death somebody else notices.
+    pub fn look_on(mut self) {
         let intake = self.intake.clone();
         intake.board.join();
         while !intake.stopping() {
             progress::enter("scan", "", BUDGET);
-            let begun = Instant::now();
+            let begun = clock::boot();
             let wait = self.pass();
             progress::idle();
-            self.wait(wait, begun.elapsed());
+            self.wait(wait, clock::boot().saturating_sub(begun));
         }
     }
 
     /// Until something happens or the time is over. The first event is answered at once; a burst is taken in looks that leave the
     /// machine at least four fifths of the time.
     fn wait(&self, time: Duration, looked: Duration) {
-        let begun = Instant::now();
-        while begun.elapsed() < time
-            && !self.intake.stopping()
-            && !self.watch.take_dirty()
-            && !self.intake.patience.take_returned()
-        {
+        let begun = clock::boot();
+        let waited = || clock::boot().saturating_sub(begun);
+        while waited() < time && !self.intake.stopping() && !self.watch.take_dirty() && !self.intake.patience.take_returned() {
             // A worker may have put a file off since `time` was reckoned.
-            self.intake.desk.wake(crate::clock::boot());
-            std::thread::park_timeout((time - begun.elapsed().min(time)).min(Duration::from_secs(1)));
+            self.intake.desk.wake(clock::boot());
+            world::park(time.saturating_sub(waited()).min(Duration::from_secs(1)));
         }
         let pace = (looked * 4).clamp(SOONEST, LATEST);
         if !self.intake.stopping() {
-            std::thread::sleep(pace.saturating_sub(begun.elapsed()));
+            world::sleep(pace.saturating_sub(waited()));
         }
     }
 
     /// One look at the inbox; how long nothing will be due.
     fn pass(&mut self) -> Duration {
-        let now = crate::clock::boot();
+        let now = clock::boot();
         let due = self.intake.desk.wake(now).map(|due| due.saturating_sub(now));
         // Before the scan: a file that is renamed in after it must keep its hint for the next look.
         let events = self.watch.take_events();

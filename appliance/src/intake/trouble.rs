@@ -1,6 +1,8 @@
 //! Which errors pass by themselves, and how long to wait for it. Pure.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -41,6 +43,13 @@ pub fn backoff(tries: u32, noise: f64) -> Duration {
     Duration::from_secs_f64(seconds * (0.8 + 0.4 * noise.clamp(0.0, 1.0)))
 }
 
+/// What spreads the waits of files that failed together, in 0..=1: from the name alone, so that a history can be told again.
+pub fn noise(path: &Path, tries: u32) -> f64 {
+    let mixed =
+        path.as_os_str().as_bytes().iter().fold(tries, |mixed, byte| (mixed ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    f64::from(mixed % 101) / 100.0
+}
+
 /// Free bytes that are needed before a file of this size is taken.
 pub fn needed_space(min_free: u64, file_size: u64) -> u64 {
     min_free.max(file_size.saturating_mul(4))
@@ -62,6 +71,14 @@ mod tests {
         assert_eq!(backoff(1, 0.0), Duration::from_millis(800));
         assert_eq!(backoff(1, 1.0), Duration::from_millis(1200));
         assert_eq!(backoff(u32::MAX, 0.5).as_secs(), 300);
+    }
+
+    #[test]
+    fn the_noise_differs_by_name_and_try() {
+        let noises: Vec<f64> =
+            ["a.png", "b.png", "c/a.png"].iter().flat_map(|path| [1, 2].map(|tries| noise(Path::new(path), tries))).collect();
+        assert!(noises.iter().all(|noise| (0.0..=1.0).contains(noise)));
+        assert!(noises.windows(2).all(|pair| pair[0] != pair[1]), "{noises:?}");
     }
 
     #[test]

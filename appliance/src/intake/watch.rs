@@ -9,7 +9,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
-use notify::{ErrorKind, Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::{ErrorKind, Event, EventKind, RecursiveMode, Watcher};
 
 use super::settle::Hint;
 use crate::clock;
@@ -31,10 +31,21 @@ pub struct Events {
     pub missed: bool,
 }
 
+/// What a watcher of the file system calls with each event.
+pub type OnEvent = Box<dyn FnMut(notify::Result<Event>) + Send>;
+/// Makes a watcher of the file system.
+pub type MakeWatcher = Box<dyn Fn(OnEvent) -> notify::Result<Box<dyn Watcher + Send>> + Send>;
+
+/// The system's own watcher.
+pub fn recommended() -> MakeWatcher {
+    Box::new(|on_event| Ok(Box::new(notify::recommended_watcher(on_event)?)))
+}
+
 /// The watch over the inbox.
 pub struct Watch {
     root: PathBuf,
-    watcher: Option<RecommendedWatcher>,
+    make: MakeWatcher,
+    watcher: Option<Box<dyn Watcher + Send>>,
     watched: HashSet<PathBuf>,
     dirty: Arc<AtomicBool>,
     /// Something may have happened of which no event tells.
@@ -48,10 +59,11 @@ pub struct Watch {
 
 impl Watch {
     /// A watch that wakes the calling thread; with a reason for polling it stays blind.
-    pub fn new(root: &Path, polling: Option<String>) -> Watch {
+    pub fn new(root: &Path, polling: Option<String>, make: MakeWatcher) -> Watch {
         let (sender, hints) = sync_channel(HINTS);
         let mut watch = Watch {
             root: root.to_owned(),
+            make,
             watcher: None,
             watched: HashSet::new(),
             dirty: Arc::default(),
@@ -82,7 +94,7 @@ impl Watch {
             dirty.store(true, Ordering::Relaxed);
             scanner.unpark();
         };
-        match notify::recommended_watcher(handler) {
+        match (self.make)(Box::new(handler)) {
             Ok(watcher) => self.watcher = Some(watcher),
             Err(error) => self.refused(&error),
         }
@@ -231,7 +243,7 @@ mod tests {
     #[test]
     fn closing_and_renaming_leave_hints_and_our_own_files_do_not() {
         let dir = tempfile::tempdir().unwrap();
-        let mut watch = Watch::new(dir.path(), None);
+        let mut watch = Watch::new(dir.path(), None, recommended());
         if watch.polling().is_some() {
             eprintln!("this system refuses to watch; nothing to check");
             return;

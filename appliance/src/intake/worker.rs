@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -12,15 +12,15 @@ use super::patch::{self, ReadError};
 use super::{Intake, trouble};
 use crate::assess::bytes::Bytes;
 use crate::assess::pipeline::{self, NoPatch, Patch};
-use crate::assess::reader::{Found, Reader, Unread};
+use crate::assess::reader::{Decoder, Found, Reader, Unread};
 use crate::assess::wire::{Ask, Want};
 use crate::clock::milliseconds;
 use crate::config::Damaged;
 use crate::engine::{EngineError, Request};
 use crate::error::{Exit, Failure};
 use crate::files::names;
-use crate::ledger::{Claim, Image, LedgerError, NewFile, NewReport, Rejection, read, record};
-use crate::{failpoint, progress};
+use crate::ledger::{Claim, Hold, Image, LedgerError, NewFile, NewReport, Rejection, read, record};
+use crate::{failpoint, progress, world};
 
 const READ: Duration = Duration::from_secs(120);
 const SPACE_AGAIN: Duration = Duration::from_secs(30);
@@ -57,6 +57,11 @@ pub fn work(intake: &Arc<Intake>) {
     if let Err(error) = reader.start() {
         tracing::warn!(event = "decoder", %error);
     }
+    work_with(intake, &mut reader);
+}
+
+/// As [`work`] with any decoder, for a thread that is on the board and whose death somebody else notices.
+pub fn work_with(intake: &Intake, reader: &mut dyn Decoder) {
     loop {
         progress::idle();
         let Some(task) = intake.desk.take() else { return };
@@ -64,7 +69,7 @@ pub fn work(intake: &Arc<Intake>) {
             Task::Judge(file) | Task::Reject(file, _) | Task::Refuse(file, _) => Key::from(file),
             Task::PutAway(row) => Key::from(row.as_ref()),
         };
-        match intake.perform(task, &mut reader) {
+        match intake.perform(task, reader) {
             Ok(()) => {}
             Err(LedgerError::Stopped(_)) => intake.desk.forget(&key),
             Err(error) => {
@@ -76,7 +81,7 @@ pub fn work(intake: &Arc<Intake>) {
 }
 
 impl Intake {
-    fn perform(&self, task: Task, reader: &mut Reader) -> Result<(), LedgerError> {
+    fn perform(&self, task: Task, reader: &mut dyn Decoder) -> Result<(), LedgerError> {
         match task {
             Task::Judge(file) => self.judge(file, reader),
             Task::Reject(file, why) => self.end_unread(&file, &why, false),
@@ -92,7 +97,7 @@ impl Intake {
     }
 
     /// The one way of every settled file: open, size, read, claim, and only then the first look at its content.
-    fn judge(&self, file: NewFile, reader: &mut Reader) -> Result<(), LedgerError> {
+    fn judge(&self, file: NewFile, reader: &mut dyn Decoder) -> Result<(), LedgerError> {
         let name = names::text(std::os::unix::ffi::OsStrExt::as_bytes(file.path.as_os_str()));
         progress::enter("read", &name, READ);
         if self.wait_for_space(file.stamp.size.min(self.config.max_file)) {
@@ -133,7 +138,7 @@ impl Intake {
         bytes: &Bytes,
         ask: &Ask,
         read_ms: f64,
-        reader: &mut Reader,
+        reader: &mut dyn Decoder,
     ) -> Result<(), LedgerError> {
         progress::idle();
         let _permit = self.permit(&bytes.sha256)?;
@@ -149,13 +154,13 @@ impl Intake {
             }
             Claim::Work { job, attempts } => {
                 let outcome = self.assess_claimed(name, bytes, ask, read_ms, reader);
-                self.conclude(job, attempts, file, outcome)
+                self.conclude(Hold { job, run, token }, attempts, file, outcome)
             }
         }
     }
 
     /// A file above the limit is never read: it fails, or is a slide and stays. A child that dies of it ends the question.
-    fn judge_large(&self, file: NewFile, opened: &std::fs::File, reader: &mut Reader) -> Result<(), LedgerError> {
+    fn judge_large(&self, file: NewFile, opened: &std::fs::File, reader: &mut dyn Decoder) -> Result<(), LedgerError> {
         let (size, limit) = (file.stamp.size >> 20, self.config.max_file >> 20);
         let too_large = rejection("file_too_large", format!("The file has {size} MB, the limit is {limit} MB"));
         progress::enter("decode", &file.path.display().to_string(), self.config.decode + Duration::from_secs(10));
@@ -187,10 +192,10 @@ impl Intake {
     /// The image was not read; who looks again when.
     fn unread(&self, file: NewFile, error: ReadError) -> Result<(), LedgerError> {
         match error {
-            ReadError::Gone | ReadError::Changed => {
-                self.ledger.write("ledger.left", |tx| record::gone(tx, &file))?;
-                self.desk.forget(&Key::from(&file));
-            }
+            ReadError::Gone | ReadError::Changed => match self.ledger.write("ledger.left", |tx| record::gone(tx, &file))? {
+                Some(row) => self.put_away(vec![row])?,
+                None => self.desk.forget(&Key::from(&file)),
+            },
             ReadError::Special => {
                 self.end_unread(&file, &rejection("not_a_file", "This is no regular file"), false)?;
             }
@@ -238,19 +243,26 @@ impl Intake {
     fn permit(&self, sha256: &[u8; 32]) -> Result<Permit<'_>, LedgerError> {
         let suspect = self.ledger.read(|connection| read::is_suspect(connection, sha256))?;
         Ok(match suspect {
-            true => Permit::Alone(self.alone.write().unwrap_or_else(PoisonError::into_inner)),
-            false => Permit::Shared(self.alone.read().unwrap_or_else(PoisonError::into_inner)),
+            true => Permit::Alone(world::write(&self.alone)),
+            false => Permit::Shared(world::read(&self.alone)),
         })
     }
 
-    fn assess_claimed(&self, name: &str, bytes: &Bytes, ask: &Ask, read_ms: f64, reader: &mut Reader) -> Outcome {
+    fn assess_claimed(&self, name: &str, bytes: &Bytes, ask: &Ask, read_ms: f64, reader: &mut dyn Decoder) -> Outcome {
         match self.try_assess(name, bytes, ask, read_ms, reader) {
             Ok(outcome) => outcome,
             Err(error) => Outcome::GiveBack(error.to_string()),
         }
     }
 
-    fn try_assess(&self, name: &str, bytes: &Bytes, ask: &Ask, read_ms: f64, reader: &mut Reader) -> std::io::Result<Outcome> {
+    fn try_assess(
+        &self,
+        name: &str,
+        bytes: &Bytes,
+        ask: &Ask,
+        read_ms: f64,
+        reader: &mut dyn Decoder,
+    ) -> std::io::Result<Outcome> {
         failpoint::pass("claim.after")?;
         progress::enter("decode", name, self.config.decode + Duration::from_secs(10));
         let patch = match pipeline::decode(reader, bytes, ask, read_ms) {
@@ -308,7 +320,8 @@ impl Intake {
         }
     }
 
-    fn conclude(&self, job: i64, attempts: u32, file: NewFile, outcome: Outcome) -> Result<(), LedgerError> {
+    fn conclude(&self, hold: Hold, attempts: u32, file: NewFile, outcome: Outcome) -> Result<(), LedgerError> {
+        let job = hold.job;
         progress::enter("commit", &names::text(std::os::unix::ffi::OsStrExt::as_bytes(file.path.as_os_str())), READ);
         let rows = match outcome {
             Outcome::Report(image, report) => {
@@ -326,7 +339,7 @@ impl Intake {
             }
             Outcome::Reject(why) => self.reject(job, &why)?,
             Outcome::Refuse(why) => {
-                self.ledger.write("ledger.release", |tx| record::unclaim(tx, job, self.run))?;
+                self.ledger.write("ledger.release", |tx| record::unclaim(tx, &hold))?;
                 self.desk.detach(job);
                 return self.end_unread(&file, &why, true);
             }
@@ -336,22 +349,22 @@ impl Intake {
                 self.reject(job, &rejection("truncated", message))?
             }
             Outcome::Unfinished(what) => {
-                self.ledger.write("ledger.release", |tx| record::unclaim(tx, job, self.run))?;
+                self.ledger.write("ledger.release", |tx| record::unclaim(tx, &hold))?;
                 self.desk.detach(job);
                 self.wait_on(&file, &what);
                 return Ok(());
             }
             Outcome::TryAgain(why) if attempts >= self.config.max_attempts => self.reject(job, &why)?,
             Outcome::TryAgain(why) => {
-                self.ledger.write("ledger.release", |tx| record::retry_later(tx, job, &why))?;
+                self.ledger.write("ledger.release", |tx| record::retry_later(tx, &hold, &why))?;
                 return self.again(job, file, &why.message);
             }
             Outcome::GiveBack(reason) => {
-                self.ledger.write("ledger.release", |tx| record::release(tx, job, self.run))?;
+                self.ledger.write("ledger.release", |tx| record::release(tx, &hold))?;
                 return self.again(job, file, &reason);
             }
             Outcome::Pause(reason) => {
-                self.ledger.write("ledger.release", |tx| record::release(tx, job, self.run))?;
+                self.ledger.write("ledger.release", |tx| record::release(tx, &hold))?;
                 self.again(job, file, &reason)?;
                 self.desk.pause(Some(reason));
                 self.nap(SPACE_AGAIN);
@@ -359,13 +372,18 @@ impl Intake {
                 return Ok(());
             }
             Outcome::End(failure) => {
-                self.ledger.write("ledger.release", |tx| record::release(tx, job, self.run))?;
+                self.ledger.write("ledger.release", |tx| record::release(tx, &hold))?;
                 self.end_with(failure);
                 return self.again(job, file, "the program is ending");
             }
         };
-        // Twins are in `rows` too: the transaction saw every file that was attached.
-        self.put_away(rows)
+        // Twins are in `rows` too: the transaction saw every file that was attached, or waited from before.
+        let own = Key::from(&file);
+        let mine = |row: &crate::ledger::FileRow| {
+            let key = Key::from(row);
+            key == own || self.desk.take_over(key)
+        };
+        self.put_away(rows.into_iter().filter(mine).collect())
     }
 
     fn reject(&self, job: i64, why: &Rejection) -> Result<Vec<crate::ledger::FileRow>, LedgerError> {

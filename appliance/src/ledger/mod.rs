@@ -6,6 +6,7 @@ pub mod open;
 pub mod read;
 pub mod record;
 mod rows;
+pub mod runs;
 pub mod state;
 mod writer;
 
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 
 use crate::error::{Exit, Failure};
 pub use rows::{
-    Claim, Classified, Described, FileRow, INBOX, Image, NewFile, NewReport, RecoveredJob, Rejection, ReportRow, RunStart,
+    Claim, Classified, Described, FileRow, Hold, INBOX, Image, NewFile, NewReport, RecoveredJob, Rejection, ReportRow, RunStart,
 };
 pub use state::{FileEvent, FileState, JobEvent, JobState};
 pub use writer::{Health, Ledger, Trouble};

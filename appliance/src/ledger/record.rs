@@ -8,7 +8,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::read::{self, FILE_COLUMNS, file_row};
-use super::{Claim, FileRow, Image, LedgerError, NewFile, NewReport, RecoveredJob, Rejection, RunStart};
+use super::{Claim, FileRow, Hold, Image, LedgerError, NewFile, NewReport, RecoveredJob, Rejection, RunStart};
 use super::{FileEvent, FileState, JobEvent, JobState};
 use crate::clock::utc_now;
 use crate::files::names;
@@ -18,7 +18,10 @@ type Result<T> = std::result::Result<T, LedgerError>;
 /// After so many times `max_attempts` ends that nothing explains, all while it ran alone, an image is set aside too.
 const UNEXPLAINED_PER_ATTEMPT: u32 = 4;
 
-/// Begins a run: (run id, bundle id).
+/// The device of a run that has loaded none yet.
+const NO_DEVICE: &str = "none";
+
+/// Begins a run, which has no device yet: (run id, bundle id).
 pub fn begin_run(tx: &Transaction<'_>, start: &RunStart) -> Result<(i64, i64)> {
     let classes = serde_json::json!(start.classes).to_string();
     tx.execute(
@@ -26,21 +29,39 @@ pub fn begin_run(tx: &Transaction<'_>, start: &RunStart) -> Result<(i64, i64)> {
         params![start.bundle_sha256, classes, utc_now()],
     )?;
     let bundle = tx.query_row("SELECT id FROM bundle WHERE sha256 = ?1", [&start.bundle_sha256], |row| row.get(0))?;
+    let begun =
+        "SELECT id FROM run WHERE id = (SELECT max(id) FROM run) AND started_at = ?1 AND boot_id = ?2 AND ended_at IS NULL";
+    let begun = tx.query_row(begun, params![start.started_at, start.boot_id], |row| row.get(0)).optional()?;
+    if let Some(run) = begun {
+        return Ok((run, bundle));
+    }
     tx.execute(
         "INSERT INTO run(started_at, boot_id, host, version, provider, bundle_id, qualification_sha256, oom_kills)
          VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         params![
-            utc_now(),
+            start.started_at,
             start.boot_id,
             start.host,
             env!("CARGO_PKG_VERSION"),
-            start.provider,
+            NO_DEVICE,
             bundle,
             start.qualification_sha256,
             start.oom_kills
         ],
     )?;
     Ok((tx.last_insert_rowid(), bundle))
+}
+
+/// The device that a run computes on.
+pub fn set_device(tx: &Transaction<'_>, run: i64, device: &str) -> Result<()> {
+    tx.execute("UPDATE run SET provider = ?2 WHERE id = ?1", params![run, device])?;
+    Ok(())
+}
+
+/// A run that could not begin, for a reason that only a person can mend.
+pub fn forget_run(tx: &Transaction<'_>, run: i64) -> Result<()> {
+    tx.execute("DELETE FROM run WHERE id = ?1", [run])?;
+    Ok(())
 }
 
 /// Ends a run; claims that it still holds are given back with their attempt.
@@ -82,7 +103,11 @@ pub fn recover(tx: &Transaction<'_>, run: i64, died: bool, max_attempts: u32) ->
             (false, false) => (crashes, kills.max(1)),
         };
         move_job(tx, job, JobEvent::Release)?;
-        tx.execute("UPDATE job SET crashes = ?2, kills = ?3 WHERE id = ?1", params![job, crashes, kills])?;
+        // The attempt is given back: what ended it is counted as a crash or a kill, and not as a failure of the engine too.
+        tx.execute(
+            "UPDATE job SET crashes = ?2, kills = ?3, attempts = max(attempts - 1, 0) WHERE id = ?1",
+            params![job, crashes, kills],
+        )?;
         let rejected = alone && (crashes >= max_attempts || kills > max_attempts * UNEXPLAINED_PER_ATTEMPT);
         if rejected {
             reject(tx, job, &crashed_repeatedly(crashes + kills))?;
@@ -421,23 +446,32 @@ fn unfiled_of(tx: &Transaction<'_>, job: i64, state: FileState) -> Result<Vec<Fi
     Ok(statement.query_map(params![job, state], file_row)?.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Whether the claim is still the caller's, in this state.
+fn holds(tx: &Transaction<'_>, hold: &Hold, state: JobState) -> Result<bool> {
+    let sql = "SELECT EXISTS(SELECT 1 FROM job WHERE id = ?1 AND run_id = ?2 AND token = ?3 AND state = ?4)";
+    Ok(tx.query_row(sql, params![hold.job, hold.run, hold.token, state], |row| row.get(0))?)
+}
+
 /// The attempt did not count: the program stops, or the cause is not the file's own.
-pub fn release(tx: &Transaction<'_>, job: i64, run: i64) -> Result<()> {
-    let held = "SELECT EXISTS(SELECT 1 FROM job WHERE id = ?1 AND run_id = ?2 AND state = ?3)";
-    if tx.query_row(held, params![job, run, JobState::Claimed], |row| row.get(0))? {
-        move_job(tx, job, JobEvent::Release)?;
-        tx.execute("UPDATE job SET attempts = max(attempts - 1, 0) WHERE id = ?1", [job])?;
+pub fn release(tx: &Transaction<'_>, hold: &Hold) -> Result<()> {
+    if holds(tx, hold, JobState::Claimed)? {
+        move_job(tx, hold.job, JobEvent::Release)?;
+        tx.execute("UPDATE job SET attempts = max(attempts - 1, 0) WHERE id = ?1", [hold.job])?;
     }
     Ok(())
 }
 
-/// The bytes are no whole file yet, or none that is judged: the claim is undone, and a job that never was more than this claim is gone
-/// with what the claim wrote.
-pub fn unclaim(tx: &Transaction<'_>, job: i64, run: i64) -> Result<()> {
-    release(tx, job, run)?;
-    let fresh = "SELECT sha256 FROM job WHERE id = ?1 AND state = 'released' AND attempts = 0 AND crashes = 0 AND kills = 0";
-    let Some(sha256) = tx.query_row(fresh, [job], |row| row.get::<_, [u8; 32]>(0)).optional()? else { return Ok(()) };
+/// The bytes are no whole file yet, or none that is judged: the claim is undone with the files that it wrote, which come again when they
+/// are whole, and a job that never was more than this claim is gone.
+pub fn unclaim(tx: &Transaction<'_>, hold: &Hold) -> Result<()> {
+    release(tx, hold)?;
+    if !holds(tx, hold, JobState::Released)? {
+        return Ok(());
+    }
+    let job = hold.job;
     tx.execute("DELETE FROM file WHERE job_id = ?1 AND filed_at IS NULL AND state = 'waiting'", [job])?;
+    let fresh = "SELECT sha256 FROM job WHERE id = ?1 AND attempts = 0 AND crashes = 0 AND kills = 0";
+    let Some(sha256) = tx.query_row(fresh, [job], |row| row.get::<_, [u8; 32]>(0)).optional()? else { return Ok(()) };
     tx.execute("DELETE FROM job WHERE id = ?1 AND NOT EXISTS(SELECT 1 FROM file WHERE job_id = ?1)", [job])?;
     tx.execute(
         "DELETE FROM content WHERE sha256 = ?1 AND NOT EXISTS(SELECT 1 FROM job WHERE sha256 = ?1) AND NOT EXISTS(SELECT 1 FROM file WHERE sha256 = ?1)",
@@ -447,9 +481,12 @@ pub fn unclaim(tx: &Transaction<'_>, job: i64, run: i64) -> Result<()> {
 }
 
 /// The attempt counts, and there will be another.
-pub fn retry_later(tx: &Transaction<'_>, job: i64, why: &Rejection) -> Result<()> {
-    move_job(tx, job, JobEvent::TryLater)?;
-    tx.execute("UPDATE job SET code = ?2, message = ?3 WHERE id = ?1", params![job, why.code, why.message])?;
+pub fn retry_later(tx: &Transaction<'_>, hold: &Hold, why: &Rejection) -> Result<()> {
+    // From `Released`: a worker may still finish what the end of its run has given back.
+    if holds(tx, hold, JobState::Claimed)? || holds(tx, hold, JobState::Released)? {
+        move_job(tx, hold.job, JobEvent::TryLater)?;
+        tx.execute("UPDATE job SET code = ?2, message = ?3 WHERE id = ?1", params![hold.job, why.code, why.message])?;
+    }
     Ok(())
 }
 
@@ -471,26 +508,19 @@ pub fn left(tx: &Transaction<'_>, file: i64, event: FileEvent) -> Result<FileSta
     Ok(state)
 }
 
-/// A file that was sighted but left the inbox before it was judged.
-pub fn gone(tx: &Transaction<'_>, file: &NewFile) -> Result<()> {
+/// A file that was sighted but left the inbox before it was judged. Its row if its twin was judged meanwhile: it has to be put away.
+pub fn gone(tx: &Transaction<'_>, file: &NewFile) -> Result<Option<FileRow>> {
     let stamp = file.stamp;
-    let vanished = file_step("sighted", FileState::Waiting, FileEvent::Vanish)?;
-    tx.execute(
-        "UPDATE file SET state = ?7, filed_at = ?6 WHERE folder = ?8 AND path = ?1 AND dev = ?2 AND ino = ?3 AND size = ?4
-           AND mtime_ns = ?5 AND filed_at IS NULL AND state = ?9",
-        params![
-            file.path.as_os_str().as_bytes(),
-            stamp.dev as i64,
-            stamp.ino as i64,
-            stamp.size as i64,
-            stamp.mtime_ns,
-            utc_now(),
-            vanished,
-            file.folder,
-            FileState::Waiting
-        ],
-    )?;
-    Ok(())
+    let path = file.path.as_os_str().as_bytes();
+    let key = params![path, stamp.dev as i64, stamp.ino as i64, stamp.size as i64, stamp.mtime_ns, file.folder];
+    let open =
+        "f.path = ?1 AND f.dev = ?2 AND f.ino = ?3 AND f.size = ?4 AND f.mtime_ns = ?5 AND f.folder = ?6 AND f.filed_at IS NULL";
+    let row = tx.query_row(&format!("SELECT {FILE_COLUMNS} WHERE {open}"), key, file_row).optional()?;
+    match row {
+        Some(row) if row.state == FileState::Waiting => left(tx, row.id, FileEvent::Vanish).map(|_| None),
+        Some(row) if matches!(row.state, FileState::Reported | FileState::Rejected) => Ok(Some(row)),
+        _ => Ok(None),
+    }
 }
 
 /// First half of a retry: the job forgets its failures, the file is about to return to the inbox. `actor`: who asked for it.

@@ -25,12 +25,12 @@ pub struct NewFile {
 /// The start of a run of the daemon.
 #[derive(Clone, Debug)]
 pub struct RunStart {
+    /// When, UTC; tells a repeated call from another start.
+    pub started_at: String,
     /// The kernel's boot identifier.
     pub boot_id: String,
     /// Host name.
     pub host: String,
-    /// Device that computes.
-    pub provider: String,
     /// SHA-256 of the bundle's manifest, hex.
     pub bundle_sha256: String,
     /// The bundle's classes.
@@ -58,6 +58,17 @@ pub enum Claim {
     },
     /// The bytes have a report or were rejected under this bundle already: only the file is left to be put away.
     Known(Box<FileRow>),
+}
+
+/// The claim that a worker holds: whatever it does to the job a second time must find this very claim, not another worker's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hold {
+    /// The job.
+    pub job: i64,
+    /// The run.
+    pub run: i64,
+    /// The worker's own number for the claim.
+    pub token: i64,
 }
 
 /// Why a file or job ends without a report.

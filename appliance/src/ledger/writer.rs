@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::{LedgerError, open};
-use crate::{failpoint, progress};
+use crate::{clock, failpoint, progress, world};
 
 /// What hinders the ledger at present.
 #[derive(Default, Debug)]
@@ -111,7 +111,7 @@ impl Ledger {
     /// As [`Ledger::write`].
     pub fn read<T>(&self, query: impl Fn(&Connection) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
         let result = {
-            let mut guard = lock(&self.connection);
+            let mut guard = world::lock(&self.connection);
             let connection = match guard.take() {
                 Some(connection) => guard.insert(connection),
                 None => guard.insert(open::writer(&self.path)?),
@@ -125,7 +125,7 @@ impl Ledger {
     }
 
     fn once<T>(&self, point: &str, operation: impl Fn(&Transaction<'_>) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
-        let mut guard = lock(&self.connection);
+        let mut guard = world::lock(&self.connection);
         let connection = match guard.take() {
             Some(connection) => guard.insert(connection),
             None => guard.insert(open::writer(&self.path)?),
@@ -141,13 +141,13 @@ impl Ledger {
 
     /// Sleeps in small pieces; true when the program is stopping.
     fn sleep(&self, time: Duration) -> bool {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
+        let end = clock::boot() + time;
+        while clock::boot() < end {
             if self.stop.load(Ordering::Relaxed) {
                 return true;
             }
             progress::beat();
-            std::thread::sleep(Duration::from_millis(50));
+            world::sleep(Duration::from_millis(100));
         }
         self.stop.load(Ordering::Relaxed)
     }
@@ -157,7 +157,7 @@ impl Ledger {
     /// # Errors
     /// I/O.
     pub fn checkpoint(&self) -> Result<(), LedgerError> {
-        match lock(&self.connection).as_ref() {
+        match world::lock(&self.connection).as_ref() {
             Some(connection) => Ok(connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?),
             None => Ok(()),
         }
@@ -173,5 +173,6 @@ fn transact<T>(
     failpoint::pass(point)?;
     let value = operation(&transaction)?;
     transaction.commit()?;
+    failpoint::pass("ledger.committed")?;
     Ok(value)
 }

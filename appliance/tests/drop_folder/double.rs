@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use mmlnb_appliance::daemon::{self, Assessor};
 use mmlnb_appliance::engine::{Assessment, Classification, Description, EngineError, PatchImage, Provider, Request, StopReason};
+use mmlnb_appliance::error::{Exit, Failure};
 
 /// Names the configuration; set only for the copy of the test program that is the daemon.
 pub const CONFIGURATION: &str = "DOUBLE_CONFIGURATION";
@@ -27,6 +28,12 @@ fn daemon_process() {
     let (delay, loading) = (milliseconds("DOUBLE_DELAY_MS"), milliseconds("DOUBLE_LOAD_MS"));
     let result = daemon::run_with(Path::new(&file), |_, _| {
         std::thread::sleep(loading);
+        if is_set("DOUBLE_DIES_LOADING") {
+            std::process::abort();
+        }
+        if is_set("DOUBLE_REFUSES_BUNDLE") {
+            return Err(Failure::new(Exit::Configuration, "this bundle cannot run", "", "export it again"));
+        }
         Ok(Assessor {
             assess: Arc::new(move |image, request| assess(&image, request, delay)),
             decoder: env!("CARGO_BIN_EXE_mmlnb-appliance").into(),
@@ -44,6 +51,9 @@ fn daemon_process() {
 
 fn assess(image: &PatchImage, request: &Request, delay: Duration) -> Result<Assessment, EngineError> {
     count(image);
+    if is_set("DOUBLE_LOSES_GPU") {
+        return Err(EngineError::Gpu("CUDA failure 700: an illegal memory access was encountered".into()));
+    }
     match image.rgb.width {
         ABORTS => std::process::abort(),
         HANGS => {
@@ -64,6 +74,10 @@ fn assess(image: &PatchImage, request: &Request, delay: Duration) -> Result<Asse
         std::thread::sleep(Duration::from_millis(5).min(delay));
     }
     Ok(answer(image))
+}
+
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some()
 }
 
 /// One line for each image that was really assessed.

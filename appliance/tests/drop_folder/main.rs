@@ -6,4 +6,5 @@ mod commands;
 mod crashes;
 mod double;
 mod everyday;
+mod safe_mode;
 mod wrong_inputs;
