@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use mmlnb_appliance::files::Stamp;
 use mmlnb_appliance::ledger::{
-    Claim, Classified, FileState, INBOX, Image, Ledger, LedgerError, NewFile, NewReport, Rejection, RunStart, open, read, record,
+    Claim, Classified, FileState, Hold, INBOX, Image, Ledger, LedgerError, NewFile, NewReport, Rejection, RunStart, open, read,
+    record,
 };
 
 const SHA: [u8; 32] = [5; 32];
@@ -186,6 +187,70 @@ fn a_stop_gives_the_attempt_back() {
 
 fn record_unclean(connection: &rusqlite::Connection) -> Result<bool, LedgerError> {
     record::unclean(connection)
+}
+
+#[test]
+fn what_a_worker_repeats_does_not_hit_the_claim_of_another() {
+    let book = open_book();
+    let why = Rejection { code: "engine_failed".into(), message: "again".into() };
+    let first = Hold { job: book.work(&file("a.png", 1), &SHA, 1), run: book.run, token: 1 };
+    book.ledger.write("ledger.release", |tx| record::unclaim(tx, &first)).unwrap();
+    assert_eq!(book.number("SELECT count(*) FROM job"), 0, "nothing is left of it");
+    let job = book.work(&file("b.png", 2), &SHA, 2);
+    assert_eq!(job, first.job, "SQLite gives the number again");
+    book.ledger.write("ledger.release", |tx| record::unclaim(tx, &first)).unwrap();
+    book.ledger.write("ledger.release", |tx| record::release(tx, &first)).unwrap();
+    book.ledger.write("ledger.release", |tx| record::retry_later(tx, &first, &why)).unwrap();
+    assert_eq!(book.number("SELECT count(*) FROM job WHERE state = 'claimed' AND attempts = 1"), 1);
+    assert_eq!(book.number("SELECT count(*) FROM files WHERE state = 'waiting'"), 1);
+}
+
+#[test]
+fn a_file_that_waits_to_be_whole_leaves_no_row_although_it_was_there_when_the_program_was_killed() {
+    let mut book = open_book();
+    book.work(&file("a.png", 1), &SHA, 1);
+    let (run, _) = begin(&book.ledger);
+    book.ledger.write("ledger.begin_run", |tx| record::recover(tx, run, false, 3)).unwrap();
+    book.run = run;
+    let job = book.work(&file("a.png", 1), &SHA, 2);
+    assert_eq!(book.number("SELECT attempts FROM job"), 1, "a kill is no failure");
+    book.ledger.write("ledger.release", |tx| record::unclaim(tx, &Hold { job, run, token: 2 })).unwrap();
+    assert_eq!(book.number("SELECT count(*) FROM files"), 0);
+    assert_eq!(book.number("SELECT kills FROM job"), 1, "that is not forgotten");
+}
+
+#[test]
+fn a_start_that_is_repeated_begins_one_run() {
+    let book = open_book();
+    let start = RunStart {
+        started_at: another_moment(),
+        boot_id: "b".into(),
+        host: "h".into(),
+        bundle_sha256: "ab".repeat(32),
+        classes: vec![],
+        qualification_sha256: None,
+        oom_kills: None,
+    };
+    let twice = [(); 2].map(|()| book.ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap());
+    assert_eq!(twice[0], twice[1]);
+    assert_eq!(book.number("SELECT count(*) FROM run"), 2, "with the book's own");
+}
+
+#[test]
+fn a_file_that_is_gone_is_put_away_if_its_twin_was_judged_meanwhile() {
+    let book = open_book();
+    let gone = |path: &str, ino: u64| book.ledger.write("ledger.left", |tx| record::gone(tx, &file(path, ino))).unwrap();
+    let job = book.work(&file("a.png", 1), &SHA, 1);
+    assert!(matches!(book.claim(&file("b.png", 2), &SHA, 2), Claim::Attached { .. }));
+    book.ledger.write("ledger.commit_report", |tx| record::commit(tx, job, &image(1), &report(None))).unwrap();
+    assert!(gone("b.png", 2).is_some_and(|row| row.state == FileState::Reported));
+    book.ledger
+        .write("ledger.wait", |tx| {
+            record::wait(tx, &file("c.png", 3), &Rejection { code: "unreadable".into(), message: "no".into() })
+        })
+        .unwrap();
+    assert!(gone("c.png", 3).is_none() && gone("never.png", 4).is_none());
+    assert_eq!(book.number("SELECT count(*) FROM files WHERE state = 'vanished'"), 1);
 }
 
 #[test]

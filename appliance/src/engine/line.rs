@@ -31,7 +31,7 @@ impl<T: Asks> Line<T> {
     }
 
     /// The first one leaves for a free slot; the others see that it goes on.
-    pub fn next(&mut self) -> Option<T> {
+    pub fn take_first(&mut self) -> Option<T> {
         let first = self.0.pop_front();
         self.show_life();
         first
@@ -75,12 +75,12 @@ mod tests {
         let (first, given_up, last) = (ask(), ask(), ask());
         let mut line = Line::default();
         line.join([first, given_up.clone(), last]);
-        assert!(line.next().is_some_and(|request| !request.is_cancelled()));
+        assert!(line.take_first().is_some_and(|request| !request.is_cancelled()));
         assert_eq!(beats.load(Ordering::Relaxed), 2, "the two that are left");
         given_up.cancel.store(true, Ordering::Relaxed);
         assert_eq!(line.leave_cancelled().len(), 1);
         line.show_life();
         assert_eq!(beats.load(Ordering::Relaxed), 3);
-        assert!(line.next().is_some() && line.is_empty());
+        assert!(line.take_first().is_some() && line.is_empty());
     }
 }

@@ -96,7 +96,7 @@ impl Worker {
             self.waiting.join(queue.try_iter());
             while self.active.len() < self.slots {
                 self.dismiss();
-                let Some(job) = self.waiting.next() else { break };
+                let Some(job) = self.waiting.take_first() else { break };
                 self.admit(job);
                 self.waiting.join(queue.try_iter());
             }

@@ -75,7 +75,7 @@ impl Engine {
         loop {
             self.dismiss();
             while active.len() < self.slots {
-                let Some(job) = self.line().next() else { break };
+                let Some(job) = self.line().take_first() else { break };
                 active.extend(self.admit(job));
                 self.dismiss();
             }

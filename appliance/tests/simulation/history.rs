@@ -169,11 +169,7 @@ impl History {
                 });
                 self.machine().doom(points, death);
             }
-            35 => {
-                if self.program.is_some() {
-                    self.machine().kill(Death::Outside);
-                }
-            }
+            35 if self.program.is_some() => self.machine().kill(Death::Outside),
             36 => self.retry(),
             37 => self.drop_link(),
             38 => self.move_done(),

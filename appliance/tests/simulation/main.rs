@@ -27,6 +27,10 @@ use mmlnb_appliance::config::{Config, Need};
 /// Without a wish: as many histories as fit into this time.
 const TIME: Duration = Duration::from_secs(15);
 
+/// Histories in which faults showed that have been mended: a file withdrawn while the inbox was away, an inbox that failed at the start,
+/// twins filed twice, no brake, want of memory, waiting in line, another's claim given back, a file that recovery could not look at.
+const FOUND: [u64; 8] = [1, 3, 7, 21, 23, 96, 105, 361];
+
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}: `{text}` is no number")))
@@ -67,6 +71,9 @@ fn every_file_ends_once_and_nothing_is_blamed_for_what_is_not_its_own() {
         tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time().init();
         tell(seed, &template, true).unwrap_or_else(|wrong| panic!("{wrong}"));
         return;
+    }
+    for seed in FOUND {
+        tell(seed, &template, false).unwrap_or_else(|wrong| panic!("{wrong}"));
     }
     let first = number("MMLNB_SIMULATION_FIRST").unwrap_or(0);
     let last = number("MMLNB_SIMULATION_HISTORIES").map(|count| first + count);
