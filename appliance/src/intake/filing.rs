@@ -46,7 +46,8 @@ impl Intake {
         let key = Key::from(&row);
         match self.try_put_away(&row) {
             Ok(End::Stays) => self.desk.rest(key),
-            Ok(End::Placed(_) | End::Left(_)) => self.desk.forget(&key),
+            Ok(End::Placed(_)) => {}
+            Ok(End::Left(_)) => self.desk.forget(&key),
             Err(FilingError::Ledger(error)) => return Err(error),
             Err(FilingError::Io(error)) => {
                 let reason = format!("{} cannot be put away: {error}", row.path_text);
@@ -62,6 +63,8 @@ impl Intake {
         let end = self.end_of(row)?;
         match &end {
             End::Placed(path) => {
+                // Before the row says so: a worker that has read the file meanwhile must not claim it after that.
+                self.desk.forget(&Key::from(row));
                 let state = self.ledger.write("ledger.filed", |tx| record::placed(tx, row.id, path))?;
                 self.pass_point("filed.after");
                 let sha8 = row.sha256.map(|sha256| hex(&sha256[..4])).unwrap_or_default();
@@ -228,8 +231,13 @@ impl Intake {
     /// # Errors
     /// The file is not where it failed any more ([`Exit::NotFound`]), or I/O; its row is then as it was.
     pub fn bring_back(&self, row: &FileRow, actor: &str) -> Result<(), Failure> {
+        // The file may fail again at once: its new note must not be taken for the old one, which is removed after the move.
+        let _one = self.filing.lock().unwrap_or_else(PoisonError::into_inner);
         bring_back(&self.ledger, &self.folder, row, actor)?;
-        self.desk.forget(&Key::from(row));
+        // One that stayed in the inbox was resting there; one that came back may be in work already.
+        if row.filed_path.is_none() {
+            self.desk.forget(&Key::from(row));
+        }
         Ok(())
     }
 }

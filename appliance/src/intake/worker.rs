@@ -140,8 +140,14 @@ impl Intake {
         progress::enter("claim", name, READ);
         static TOKEN: AtomicI64 = AtomicI64::new(1);
         let token = TOKEN.fetch_add(1, Ordering::Relaxed);
-        let (run, bundle) = (self.run, self.bundle);
-        match self.ledger.write("ledger.claim", |tx| record::claim(tx, &file, &bytes.sha256, bundle, run, token))? {
+        let (run, bundle, key) = (self.run, self.bundle, Key::from(&file));
+        // The worker of a twin may have put this very file away since it was read: it has its one row, and a claim would write another.
+        let claim = self.ledger.write("ledger.claim", |tx| match self.desk.holds(&key) {
+            true => record::claim(tx, &file, &bytes.sha256, bundle, run, token).map(Some),
+            false => Ok(None),
+        });
+        let Some(claim) = claim? else { return Ok(()) };
+        match claim {
             Claim::Known(row) => self.put_away(*row),
             Claim::Attached { job } => {
                 self.desk.attach(file, job);
