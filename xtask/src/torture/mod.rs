@@ -1,0 +1,172 @@
+//! `cargo xtask torture`: the figures of docs/reliability.md, played on the built daemon.
+
+mod arena;
+mod copies;
+mod failpoints;
+mod figure;
+mod injection;
+mod kills;
+mod migration;
+mod mutants;
+mod names;
+mod order;
+mod play;
+mod poison;
+mod record;
+mod stops;
+mod strace;
+mod table;
+
+use crate::{boot, checkout, setup};
+use anyhow::{Result, bail, ensure};
+use clap::Args;
+use figure::Figure;
+use play::Play;
+use record::Record;
+use std::{path::Path, process::Command, time::Instant};
+
+/// All figures, in the order of the page.
+static FIGURES: [&Figure; 12] = [
+    &kills::F1,
+    &failpoints::F2,
+    &injection::F3,
+    &order::F4,
+    &mutants::F5,
+    &mutants::F5_INBOX,
+    &stops::F14,
+    &copies::F15,
+    &poison::F16,
+    &stops::F17,
+    &names::F19,
+    &migration::F22,
+];
+
+/// What to play.
+#[derive(Args)]
+pub struct Options {
+    /// Figures such as F1; none: all of them
+    #[arg(value_name = "FIGURE")]
+    figures: Vec<String>,
+    /// Rounds of each figure, as whole steps; its own number where absent
+    #[arg(long, value_name = "N")]
+    rounds: Option<u64>,
+    /// Steps at the same time, where nothing is timed; as many as there are processors where absent
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+    /// A few rounds of what takes seconds; nothing is kept
+    #[arg(long, conflicts_with_all = ["rounds", "replay"])]
+    short: bool,
+    /// The step of this round once more; nothing is kept
+    #[arg(long, value_name = "ROUND", requires = "figures")]
+    replay: Option<u64>,
+    /// Write docs/reliability.md from what is kept, and play nothing
+    #[arg(long, conflicts_with_all = ["rounds", "replay", "short"])]
+    page: bool,
+}
+
+/// Plays what is asked for and writes the page; fails when a figure did.
+pub fn run(options: &Options) -> Result<()> {
+    let figures = chosen(&options.figures)?;
+    if options.page {
+        return table::write();
+    }
+    setup::run(&setup::Options { appliance_only: true, ..Default::default() })?;
+    build()?;
+    if let Some(round) = options.replay {
+        return figures.into_iter().try_for_each(|figure| replay(figure, round));
+    }
+    if options.short {
+        return short(&figures, jobs(options)?);
+    }
+    let mut failed = Vec::new();
+    let commit = record::commit()?;
+    for figure in figures {
+        let kept = Record::kept(figure)?.filter(|record| record.commit == commit && !commit.ends_with('+'));
+        let mut record = kept.map_or_else(|| Record::new(&commit), Ok)?;
+        record.skipped = (figure.hindrance)();
+        match &record.skipped {
+            Some(why) => eprintln!("== {}: SKIPPED, {why}", figure.name),
+            None => {
+                let rounds = options.rounds.unwrap_or_else(|| (figure.full)());
+                if !play::play(figure, &mut record, &Play { rounds, jobs: jobs(options)?, keep: true })? {
+                    failed.push(figure.name);
+                }
+            }
+        }
+        record.keep(figure)?;
+        table::write()?;
+    }
+    ensure!(failed.is_empty(), "{} failed: what replays it stands above", failed.join(", "));
+    Ok(())
+}
+
+/// [`run`] with `--short`, in the gate, with the programs that it has built.
+pub fn in_gate() -> Result<()> {
+    short(&FIGURES, std::thread::available_parallelism()?.get())
+}
+
+fn short(figures: &[&'static Figure], jobs: usize) -> Result<()> {
+    let begun = Instant::now();
+    let mut failed = Vec::new();
+    for figure in figures {
+        let Some(rounds) = figure.short else { continue };
+        if let Some(why) = (figure.hindrance)() {
+            eprintln!("== {}: SKIPPED, {why}", figure.name);
+        } else if !play::play(figure, &mut Record::new("short")?, &Play { rounds, jobs, keep: false })? {
+            failed.push(figure.name);
+        }
+    }
+    ensure!(failed.is_empty(), "{} failed: what replays it stands above", failed.join(", "));
+    eprintln!("the short form of the figures passed in {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn replay(figure: &'static Figure, round: u64) -> Result<()> {
+    ensure!(round < (figure.full)(), "{} has {} {} only", figure.name, (figure.full)(), figure.unit);
+    if let Some(why) = (figure.hindrance)() {
+        bail!("{} cannot be played here: {why}", figure.name);
+    }
+    match play::one(figure, &play::step(figure, round / figure.step * figure.step)) {
+        Ok(measures) => eprintln!("== {}: {}", figure.name, measures.text()),
+        Err(why) => bail!("{}: {why}", figure.name),
+    }
+    Ok(())
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static Figure>> {
+    let known = |name: &String| FIGURES.iter().any(|figure| figure.name.eq_ignore_ascii_case(name));
+    let unknown: Vec<&str> = names.iter().filter(|name| !known(name)).map(String::as_str).collect();
+    let all: Vec<&str> = FIGURES.iter().map(|figure| figure.name).collect();
+    ensure!(unknown.is_empty(), "no figure {}; there are {}", unknown.join(", "), all.join(" "));
+    let wanted = |figure: &&&Figure| names.is_empty() || names.iter().any(|name| figure.name.eq_ignore_ascii_case(name));
+    Ok(FIGURES.iter().filter(wanted).copied().collect())
+}
+
+fn jobs(options: &Options) -> Result<usize> {
+    Ok(options.jobs.unwrap_or(std::thread::available_parallelism()?.get()).max(1))
+}
+
+/// The programs as the gate builds them.
+fn build() -> Result<()> {
+    let words = ["build", "--bin", "mmlnb-appliance", "--bin", "mmlnb-export", "--features", "mmlnb-appliance/failpoints"];
+    let status = Command::new(env!("CARGO")).args(words).current_dir(checkout()).status()?;
+    ensure!(status.success(), "the programs cannot be built: cargo's messages stand above");
+    Ok(())
+}
+
+/// Why a figure that needs these programs cannot be played.
+fn absent(programs: &[&str]) -> Option<String> {
+    let missing: Vec<&str> = programs.iter().filter(|program| !boot::on_path(program)).copied().collect();
+    (!missing.is_empty()).then(|| format!("{} not installed", missing.join(" and ")))
+}
+
+/// Why a figure that needs root cannot be played.
+#[expect(dead_code)]
+fn not_root() -> Option<String> {
+    (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned())
+}
+
+/// A folder of the sources.
+fn source(path: &str) -> std::path::PathBuf {
+    Path::join(checkout(), path)
+}
