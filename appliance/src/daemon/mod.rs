@@ -269,8 +269,8 @@ fn supervise(intake: &Arc<Intake>, asked: &Asked, threads: &[JoinHandle<()>], st
             }
         }
         watchdog.look(&intake.board);
-        let load = intake.desk.load();
-        let now_shown = format!("{load:?}");
+        let sight = intake.sight.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now_shown = format!("{:?} {sight:?}", intake.desk.load());
         let age = written.map_or(Duration::MAX, |at| at.elapsed());
         if age > STATUS_EVERY || age > STATUS_SOON && now_shown != shown {
             show(intake, started);
