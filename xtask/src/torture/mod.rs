@@ -1,21 +1,28 @@
 //! `cargo xtask torture`: the figures of docs/reliability.md, played on the built daemon.
 
 mod arena;
+mod bursts;
+mod clock;
 mod copies;
 mod failpoints;
 mod figure;
 mod injection;
 mod kills;
+mod large;
+mod limits;
 mod migration;
 mod mutants;
 mod names;
 mod order;
+mod overhead;
 mod play;
 mod poison;
+mod presence;
 mod record;
 mod stops;
 mod strace;
 mod table;
+mod writers;
 
 use crate::{boot, checkout, setup};
 use anyhow::{Result, bail, ensure};
@@ -26,19 +33,28 @@ use record::Record;
 use std::{path::Path, process::Command, time::Instant};
 
 /// All figures, in the order of the page.
-static FIGURES: [&Figure; 12] = [
+static FIGURES: [&Figure; 21] = [
     &kills::F1,
     &failpoints::F2,
     &injection::F3,
     &order::F4,
     &mutants::F5,
     &mutants::F5_INBOX,
+    &bursts::F6,
+    &writers::F7,
+    &presence::F8,
+    &bursts::F10,
+    &limits::F11,
+    &limits::F13,
     &stops::F14,
     &copies::F15,
     &poison::F16,
     &stops::F17,
+    &clock::F18,
     &names::F19,
     &migration::F22,
+    &overhead::F23,
+    &large::F24,
 ];
 
 /// What to play.
@@ -158,12 +174,6 @@ fn build() -> Result<()> {
 fn absent(programs: &[&str]) -> Option<String> {
     let missing: Vec<&str> = programs.iter().filter(|program| !boot::on_path(program)).copied().collect();
     (!missing.is_empty()).then(|| format!("{} not installed", missing.join(" and ")))
-}
-
-/// Why a figure that needs root cannot be played.
-#[expect(dead_code)]
-fn not_root() -> Option<String> {
-    (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned())
 }
 
 /// A folder of the sources.
