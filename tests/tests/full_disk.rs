@@ -1,6 +1,5 @@
 //! A full disk is nobody's fault: the queue pauses and says so, nothing is lost, and work goes on by itself afterwards.
 
-use std::fs;
 use std::time::Duration;
 
 use mmlnb_tests::{Appliance, Patch, Tmpfs, drop_by_copy, has_failpoints, patches, skipped, wait_for};
