@@ -2,7 +2,7 @@
 
 use super::{
     arena::{Arena, Drop1, stream, wait_for_ends},
-    figure::{Figure, Measures, Step, spread},
+    figure::{Figure, Measures, Step},
     strace,
 };
 use mmlnb_tests::{Daemon, Dropped, drop_by_copy};
@@ -29,7 +29,7 @@ pub static F3: Figure = Figure {
     wanted: "the program may exit; no row lies meanwhile, invariant I after the restart",
     unit: "rounds",
     full: || CALLS.len() as u64 * ERRORS.len() as u64 * TIMES,
-    short: Some(14),
+    short: Some(28),
     step: 1,
     alone: false,
     hindrance: strace::hindrance,
@@ -39,10 +39,10 @@ pub static F3: Figure = Figure {
 fn play(step: &Step) -> Measures {
     let mut measures = Measures::default();
     for round in step.rounds() {
-        let number = spread(round, (F3.full)());
-        // The short form should meet the faults: low numbers come first in each tenth.
-        let (kind, time) = (number % (CALLS.len() * ERRORS.len()) as u64, 1 + number / (CALLS.len() * ERRORS.len()) as u64);
-        let (call, error) = (CALLS[kind as usize / ERRORS.len()], ERRORS[kind as usize % ERRORS.len()]);
+        // All kinds of calls, then the next time: 1, 8, 15, .. with all hundred in the end.
+        let kinds = (CALLS.len() * ERRORS.len()) as u64;
+        let (kind, time) = ((round % kinds) as usize, 1 + round / kinds * 7 % TIMES);
+        let (call, error) = (CALLS[kind / ERRORS.len()], ERRORS[kind % ERRORS.len()]);
         inject(step, round, &format!("{call}:error={error}:when={time}"), call, &mut measures);
     }
     measures

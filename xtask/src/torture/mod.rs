@@ -149,12 +149,18 @@ fn replay(figure: &'static Figure, round: u64) -> Result<()> {
     Ok(())
 }
 
+/// The figures of these names; `F5` means `F5-inbox` too.
 fn chosen(names: &[String]) -> Result<Vec<&'static Figure>> {
-    let known = |name: &String| FIGURES.iter().any(|figure| figure.name.eq_ignore_ascii_case(name));
-    let unknown: Vec<&str> = names.iter().filter(|name| !known(name)).map(String::as_str).collect();
+    let means = |name: &String, figure: &Figure| {
+        let name = name.to_uppercase();
+        let figure = figure.name.to_uppercase();
+        figure.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    let unknown = names.iter().filter(|name| !FIGURES.iter().any(|figure| means(name, figure)));
+    let unknown: Vec<&str> = unknown.map(String::as_str).collect();
     let all: Vec<&str> = FIGURES.iter().map(|figure| figure.name).collect();
     ensure!(unknown.is_empty(), "no figure {}; there are {}", unknown.join(", "), all.join(" "));
-    let wanted = |figure: &&&Figure| names.is_empty() || names.iter().any(|name| figure.name.eq_ignore_ascii_case(name));
+    let wanted = |figure: &&&Figure| names.is_empty() || names.iter().any(|name| means(name, figure));
     Ok(FIGURES.iter().filter(wanted).copied().collect())
 }
 
@@ -179,4 +185,20 @@ fn absent(programs: &[&str]) -> Option<String> {
 /// A folder of the sources.
 fn source(path: &str) -> std::path::PathBuf {
     Path::join(checkout(), path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_chosen_by_name() {
+        let of = |names: &[&str]| -> Vec<&str> {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            chosen(&names).unwrap().iter().map(|figure| figure.name).collect()
+        };
+        assert_eq!(of(&["f5", "F1"]), ["F1", "F5", "F5-inbox"]);
+        assert_eq!(of(&[]).len(), FIGURES.len());
+        assert!(chosen(&["F99".to_owned()]).is_err() && chosen(&["F".to_owned()]).is_err());
+    }
 }
