@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::{Appliance, sha256_hex};
+use crate::{Appliance, FileRow, sha256_hex};
 
 /// How a file has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +88,15 @@ impl Appliance {
     #[track_caller]
     fn rows_agree(&self, wanted: &BTreeMap<&str, (usize, End)>, done: &Lying, failed: &Lying, story: &str) {
         let mut rows: BTreeMap<String, usize> = BTreeMap::new();
-        // A file that went back to the inbox got a row of its own there.
-        for row in self.files().into_iter().filter(|row| row.state != "retried") {
+        let all = self.files();
+        // A file that went back to the inbox got a row of its own there; one that was claimed while it was still being written, and the
+        // program killed before it knew, is told as replaced by what it became.
+        let followed = |row: &FileRow| {
+            row.state == "retried"
+                || row.state == "replaced"
+                    && all.iter().any(|other| other.source == row.source && other.id > row.id && other.state != "replaced")
+        };
+        for row in all.iter().filter(|row| !followed(row)) {
             let sha256 = row.image_sha256.clone().unwrap_or_default();
             let lies = match row.state.as_str() {
                 "filed" => done.count(&sha256) > 0 && row.report_id.is_some(),
