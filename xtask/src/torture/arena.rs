@@ -103,7 +103,7 @@ pub fn no_image(draw: &mut Draw) -> Vec<u8> {
 }
 
 /// A file to drop: its path below the inbox, its bytes, its end.
-pub struct Drop1 {
+pub struct Parcel {
     /// Path below the inbox.
     pub path: String,
     /// All bytes.
@@ -112,7 +112,7 @@ pub struct Drop1 {
     pub end: End,
 }
 
-impl Drop1 {
+impl Parcel {
     /// As the invariant wants it.
     pub fn dropped(&self) -> Dropped {
         Dropped::new(&self.bytes, self.end)
@@ -120,17 +120,17 @@ impl Drop1 {
 }
 
 /// A stream of files in two cases: distinct images, every tenth no image, every twelfth a second copy of an earlier one in the same case.
-pub fn stream(draw: &mut Draw, count: usize, name: &str) -> Vec<Drop1> {
-    let mut files: Vec<Drop1> = Vec::new();
+pub fn stream(draw: &mut Draw, count: usize, name: &str) -> Vec<Parcel> {
+    let mut files: Vec<Parcel> = Vec::new();
     for at in 0..count {
         let case = ["left", "right"][at % 2];
         let file = if at % 10 == 9 {
-            Drop1 { path: format!("{case}/{name}-{at}.png"), bytes: no_image(draw), end: End::Failure }
+            Parcel { path: format!("{case}/{name}-{at}.png"), bytes: no_image(draw), end: End::Failure }
         } else if at % 12 == 10 {
-            Drop1 { path: format!("{case}/{name}-{at}.png"), bytes: files[at - 8].bytes.clone(), end: files[at - 8].end }
+            Parcel { path: format!("{case}/{name}-{at}.png"), bytes: files[at - 8].bytes.clone(), end: files[at - 8].end }
         } else {
             let (bytes, ending) = image(draw);
-            Drop1 { path: format!("{case}/{name}-{at}.{ending}"), bytes, end: End::Report }
+            Parcel { path: format!("{case}/{name}-{at}.{ending}"), bytes, end: End::Report }
         };
         files.push(file);
     }

@@ -1,7 +1,7 @@
 //! F2: each named point of a file's way ends the program, fails or waits once, and after it every file still ends.
 
 use super::{
-    arena::{Arena, Drop1, image_as, no_image, wait_for_ends},
+    arena::{Arena, Parcel, image_as, no_image, wait_for_ends},
     figure::{Figure, Measures, Step, spread},
     source,
 };
@@ -78,7 +78,7 @@ struct Round {
     point: String,
     act: String,
     story: String,
-    files: Vec<Drop1>,
+    files: Vec<Parcel>,
 }
 
 impl Round {
@@ -86,14 +86,14 @@ impl Round {
         let mut draw = step.draw(round);
         let arena = Arena::new(step, round);
         arena.set("max_attempts", "5");
-        let good = |draw: &mut Draw, at: usize| Drop1 {
+        let good = |draw: &mut Draw, at: usize| Parcel {
             path: format!("case/{at}.png"),
             bytes: image_as(draw, ImageFormat::Png, 56),
             // A decoder that dies itself is the one case in which an image may be blamed.
             end: if point == "decode.child" { End::Either } else { End::Report },
         };
-        let mut files: Vec<Drop1> = (0..2).map(|at| good(&mut draw, at)).collect();
-        files.push(Drop1 { path: "case/broken.png".into(), bytes: no_image(&mut draw), end: End::Failure });
+        let mut files: Vec<Parcel> = (0..2).map(|at| good(&mut draw, at)).collect();
+        files.push(Parcel { path: "case/broken.png".into(), bytes: no_image(&mut draw), end: End::Failure });
         Round { arena, point: point.into(), act: act.into(), story: format!("round {round}, {point}={act}"), files }
     }
 
@@ -165,7 +165,7 @@ impl Round {
         let mut daemon = self.arena.daemon().start();
         wait_for_ends(&self.arena, &mut daemon, self.files.len(), ENDS, &self.story);
         assert_eq!(daemon.stop(Duration::from_secs(30)), 0, "{}", self.story);
-        let dropped: Vec<Dropped> = self.files.iter().map(Drop1::dropped).collect();
+        let dropped: Vec<Dropped> = self.files.iter().map(Parcel::dropped).collect();
         self.arena.assert_each_ended_once(&dropped, &self.story);
     }
 
@@ -194,7 +194,7 @@ impl Round {
         wait_for(ENDS, &self.story, || ended() && self.arena.listing("inbox").is_empty());
         daemon.assert_alive();
         assert_eq!(daemon.stop(Duration::from_secs(30)), 0, "{}", self.story);
-        let dropped: Vec<Dropped> = self.files.iter().map(Drop1::dropped).collect();
+        let dropped: Vec<Dropped> = self.files.iter().map(Parcel::dropped).collect();
         self.arena.assert_each_ended_once(&dropped, &self.story);
     }
 
@@ -222,7 +222,7 @@ impl Round {
         let mut daemon = start("").start();
         wait_for_ends(&self.arena, &mut daemon, self.files.len(), ENDS, &self.story);
         assert_eq!(daemon.stop(Duration::from_secs(30)), 0, "{}", self.story);
-        let dropped: Vec<Dropped> = self.files.iter().map(Drop1::dropped).collect();
+        let dropped: Vec<Dropped> = self.files.iter().map(Parcel::dropped).collect();
         self.arena.assert_each_ended_once(&dropped, &self.story);
     }
 

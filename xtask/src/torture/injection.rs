@@ -1,7 +1,7 @@
 //! F3: the daemon's own system calls fail, each kind at each of its first hundred times.
 
 use super::{
-    arena::{Arena, Drop1, stream, wait_for_ends},
+    arena::{Arena, Parcel, stream, wait_for_ends},
     figure::{Figure, Measures, Step},
     strace,
 };
@@ -78,7 +78,7 @@ fn inject(step: &Step, round: u64, fault: &str, call: &str, measures: &mut Measu
     let mut daemon = arena.daemon().start();
     wait_for_ends(&arena, &mut daemon, files.len(), ENDS, &story);
     assert_eq!(daemon.stop(Duration::from_secs(30)), 0, "{story}");
-    let dropped: Vec<Dropped> = files.iter().map(Drop1::dropped).collect();
+    let dropped: Vec<Dropped> = files.iter().map(Parcel::dropped).collect();
     arena.assert_each_ended_once(&dropped, &story);
 }
 

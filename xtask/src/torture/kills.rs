@@ -1,6 +1,6 @@
 //! F1: the program is killed at a random moment of a stream of files and started again.
 
-use super::arena::{Arena, Drop1, LONG, stream, wait_for_ends};
+use super::arena::{Arena, LONG, Parcel, stream, wait_for_ends};
 use super::figure::{Figure, Measures, Step};
 use mmlnb_models::random::Draw;
 use mmlnb_tests::{Dropped, End, drop_by_copy, drop_by_rename, drop_in_pieces};
@@ -39,7 +39,7 @@ fn play(step: &Step) -> Measures {
         let moment = Duration::from_millis(draw.below(window) as u64);
         let pauses: Vec<Duration> = files.iter().map(|_| Duration::from_millis(draw.below(40) as u64)).collect();
         let ways: Vec<usize> = files.iter().map(|_| draw.below(3)).collect();
-        dropped.extend(files.iter().map(Drop1::dropped));
+        dropped.extend(files.iter().map(Parcel::dropped));
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for ((file, pause), way) in files.iter().zip(&pauses).zip(&ways) {
@@ -67,7 +67,7 @@ fn play(step: &Step) -> Measures {
     measures
 }
 
-fn drop_one(arena: &Arena, file: &Drop1, way: usize) {
+fn drop_one(arena: &Arena, file: &Parcel, way: usize) {
     let target = arena.inbox(&file.path);
     match way {
         0 => drop_by_copy(&file.bytes, &target),

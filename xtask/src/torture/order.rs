@@ -1,7 +1,7 @@
 //! F4: the order in which the daemon makes things durable, read from its system calls.
 
 use super::{
-    arena::{Arena, Drop1, LONG, stream, wait_for_ends},
+    arena::{Arena, LONG, Parcel, stream, wait_for_ends},
     failpoints::Other,
     figure::{Figure, Measures, Step},
     strace::{self, Call},
@@ -39,7 +39,7 @@ fn play(step: &Step) -> Measures {
     files.iter().for_each(|file| drop_by_copy(&file.bytes, &arena.inbox(&file.path)));
     wait_for_ends(&arena, &mut daemon, files.len(), LONG, "under strace");
     assert_eq!(daemon.stop(Duration::from_secs(30)), 0, "a clean stop");
-    let dropped: Vec<Dropped> = files.iter().map(Drop1::dropped).collect();
+    let dropped: Vec<Dropped> = files.iter().map(Parcel::dropped).collect();
     arena.assert_each_ended_once(&dropped, "under strace");
     let calls = strace::calls(&log);
     let moves = moves(&calls, &arena);

@@ -1,7 +1,7 @@
 //! F8: files that come while nobody looks.
 
 use super::{
-    arena::{Arena, Drop1, stream, wait_for_ends},
+    arena::{Arena, Parcel, stream, wait_for_ends},
     figure::{Figure, Measures, Step},
 };
 use mmlnb_tests::{Daemon, Dropped, drop_by_copy, wait_for};
@@ -39,7 +39,7 @@ fn play(step: &Step) -> Measures {
             1 => while_down(&arena, first, second),
             _ => while_away(&arena, first, second, &mut measures),
         };
-        let dropped: Vec<Dropped> = files.iter().map(Drop1::dropped).collect();
+        let dropped: Vec<Dropped> = files.iter().map(Parcel::dropped).collect();
         assert_eq!(daemon.stop(Duration::from_secs(30)), 0, "a clean stop");
         arena.assert_each_ended_once(&dropped, &format!("round {round}"));
         measures.count("files", FILES as u64);
@@ -47,11 +47,11 @@ fn play(step: &Step) -> Measures {
     measures
 }
 
-fn drop_all(arena: &Arena, files: &[Drop1]) {
+fn drop_all(arena: &Arena, files: &[Parcel]) {
     files.iter().for_each(|file| drop_by_copy(&file.bytes, &arena.inbox(&file.path)));
 }
 
-fn before_the_start(arena: &Arena, first: &[Drop1], second: &[Drop1]) -> Daemon {
+fn before_the_start(arena: &Arena, first: &[Parcel], second: &[Parcel]) -> Daemon {
     drop_all(arena, first);
     drop_all(arena, second);
     let mut daemon = arena.daemon().start();
@@ -59,7 +59,7 @@ fn before_the_start(arena: &Arena, first: &[Drop1], second: &[Drop1]) -> Daemon 
     daemon
 }
 
-fn while_down(arena: &Arena, first: &[Drop1], second: &[Drop1]) -> Daemon {
+fn while_down(arena: &Arena, first: &[Parcel], second: &[Parcel]) -> Daemon {
     drop_all(arena, first);
     let mut daemon = arena.daemon().start();
     wait_for_ends(arena, &mut daemon, first.len(), LIMIT, "before the stop");
@@ -71,7 +71,7 @@ fn while_down(arena: &Arena, first: &[Drop1], second: &[Drop1]) -> Daemon {
 }
 
 /// As a share that is not mounted: the folder is there and empty, without the marker.
-fn while_away(arena: &Arena, first: &[Drop1], second: &[Drop1], measures: &mut Measures) -> Daemon {
+fn while_away(arena: &Arena, first: &[Parcel], second: &[Parcel], measures: &mut Measures) -> Daemon {
     drop_all(arena, first);
     let mut daemon = arena.daemon().start();
     wait_for_ends(arena, &mut daemon, first.len(), LIMIT, "before the inbox went away");

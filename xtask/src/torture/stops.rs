@@ -27,10 +27,10 @@ pub static F17: Figure = Figure {
     what: "one SIGTERM while idle; one while an image is being assessed for a minute",
     wanted: "ended within 2 s; within 30 s with the attempt given back; invariant I",
     unit: "rounds",
-    full: || 100,
+    full: || 40,
     short: Some(4),
     step: 1,
-    alone: false,
+    alone: true,
     hindrance: || None,
     play: stops,
 };
