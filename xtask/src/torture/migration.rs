@@ -21,8 +21,8 @@ pub static F22: Figure = Figure {
     wanted: "the old ledger or the new one, whole, with every row; with the new one a copy of the old; the next start is ready and files an image",
     unit: "kills",
     full: || 50,
-    short: Some(6),
-    step: 1,
+    short: Some(10),
+    step: 10,
     alone: false,
     hindrance: || None,
     play,
@@ -30,13 +30,13 @@ pub static F22: Figure = Figure {
 
 fn play(step: &Step) -> Measures {
     let mut measures = Measures::default();
+    let whole = undisturbed(step);
     for round in step.rounds() {
         let arena = Arena::new(step, round);
         arena.write_old_ledger(true);
         let mut draw = step.draw(round);
         let daemon = arena.daemon().launch();
-        // The migration lies somewhere in the first half second of a start.
-        std::thread::sleep(Duration::from_millis(draw.below(400) as u64));
+        std::thread::sleep(whole.mul_f64(draw.uniform()));
         daemon.kill();
         let after = version(&arena, &format!("kill {round}"));
         measures.count(if after == 1 { "left the old ledger" } else { "left the new ledger" }, 1);
@@ -49,6 +49,17 @@ fn play(step: &Step) -> Measures {
         assert_eq!(arena.number("PRAGMA user_version"), 2, "the next start migrates");
     }
     measures
+}
+
+/// How long a start with a migration takes that nobody kills: the moments spread over it.
+fn undisturbed(step: &Step) -> Duration {
+    let arena = Arena::new(step, step.first + step.count);
+    arena.write_old_ledger(true);
+    let begun = Instant::now();
+    let daemon = arena.daemon().start();
+    let whole = begun.elapsed();
+    assert_eq!(daemon.stop(Duration::from_secs(30)), 0, "a clean stop");
+    whole
 }
 
 /// The version of a whole ledger with all its rows; a new one has a whole copy of the old one beside it.
