@@ -77,13 +77,13 @@ pub use active::pass;
 #[cfg(feature = "failpoints")]
 mod active {
     use std::collections::HashMap;
-    use std::io;
+    use std::io::{self, Write};
     use std::sync::{Mutex, OnceLock, PoisonError};
     use std::time::Duration;
 
     use crate::world;
 
-    #[derive(Clone, Copy)]
+    #[derive(Clone, Copy, Debug)]
     enum Act {
         Abort,
         Error(rustix::io::Errno),
@@ -121,6 +121,8 @@ mod active {
                 _ => return Ok(()),
             }
         };
+        // A test must be able to tell that the point was met. In the decoder's child nobody listens.
+        let _ = writeln!(io::stderr(), "failpoint {name}: {act:?}");
         match act {
             Act::Abort => std::process::abort(),
             Act::Error(errno) => Err(errno.into()),

@@ -125,6 +125,32 @@ impl Appliance {
         ledger::files(&self.ledger())
     }
 
+    /// The only number that a query on the ledger gives.
+    ///
+    /// # Panics
+    /// When it gives something else.
+    #[track_caller]
+    pub fn number(&self, query: &str) -> i64 {
+        ledger::number_in(&self.ledger(), query)
+    }
+
+    /// Writes a ledger as version 1 of its schema left it, with thousands of rows or none. No daemon has run here yet.
+    ///
+    /// # Panics
+    /// On I/O errors.
+    pub fn write_old_ledger(&self, with_rows: bool) {
+        ledger::write_old(&self.ledger(), with_rows);
+    }
+
+    /// Runs statements on the ledger, which no daemon may hold.
+    ///
+    /// # Panics
+    /// When they do not fit.
+    #[track_caller]
+    pub fn execute(&self, statements: &str) {
+        ledger::execute(&self.ledger(), statements);
+    }
+
     /// The only row of `files` with this source.
     #[track_caller]
     pub fn file(&self, source: &str) -> FileRow {

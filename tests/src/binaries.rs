@@ -43,10 +43,14 @@ impl Ran {
     }
 }
 
-/// The folder `target/PROFILE` that the running test was built into.
+/// The folder `target/PROFILE` that the running test, in its `deps`, or program was built into.
 pub(crate) fn build_folder() -> PathBuf {
-    let test = std::env::current_exe().expect("a running test has a path");
-    test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps").to_owned()
+    let running = std::env::current_exe().expect("a running program has a path");
+    let folder = running.parent().expect("a program lies in a folder");
+    match folder.file_name().is_some_and(|name| name == "deps") {
+        true => folder.parent().expect("tests lie in target/PROFILE/deps").to_owned(),
+        false => folder.to_owned(),
+    }
 }
 
 /// A built binary of the workspace.
@@ -118,13 +122,19 @@ pub fn run(command: &mut Command) -> Ran {
     Ran { code, out, err }
 }
 
+/// The exit status of a child that has ended; a signal's number plus 128 when one ended it.
+pub(crate) fn ended(child: &mut Child) -> Option<i32> {
+    use std::os::unix::process::ExitStatusExt;
+    let status = child.try_wait().expect("a child can be waited for")?;
+    Some(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+}
+
 /// Waits for a child's end; kills it after `limit` and answers `None`.
 pub(crate) fn wait(child: &mut Child, limit: Duration) -> Option<i32> {
-    use std::os::unix::process::ExitStatusExt;
     let started = Instant::now();
     while started.elapsed() < limit {
-        if let Some(status) = child.try_wait().expect("a child can be waited for") {
-            return Some(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)));
+        if let Some(code) = ended(child) {
+            return Some(code);
         }
         std::thread::sleep(Duration::from_millis(10));
     }

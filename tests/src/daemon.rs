@@ -39,9 +39,19 @@ impl Starting {
     }
 
     /// As another user and group without any privilege, through `setpriv`.
-    pub fn user(mut self, user: u32) -> Starting {
-        let mut outer = Command::new("setpriv");
-        outer.arg(format!("--reuid={user}")).arg(format!("--regid={user}")).args(["--clear-groups", "--"]);
+    pub fn user(self, user: u32) -> Starting {
+        let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
+        self.through(&["setpriv", &user, &group, "--clear-groups", "--"])
+    }
+
+    /// Through another program that becomes the daemon, or leaves it a direct child: its words come first.
+    ///
+    /// # Panics
+    /// Without a word.
+    pub fn through(mut self, words: &[&str]) -> Starting {
+        let (program, words) = words.split_first().expect("a program has a name");
+        let mut outer = Command::new(program);
+        outer.args(words);
         outer.arg(self.command.get_program()).args(self.command.get_args());
         for (name, value) in self.command.get_envs() {
             match value {
@@ -49,6 +59,7 @@ impl Starting {
                 None => outer.env_remove(name),
             };
         }
+        outer.stdin(Stdio::null());
         self.command = outer;
         self
     }
@@ -138,10 +149,51 @@ impl Daemon {
     /// # Panics
     /// Where `/proc` does not say.
     pub fn peak_memory(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// Resident size, in bytes.
+    ///
+    /// # Panics
+    /// Where `/proc` does not say.
+    pub fn resident_memory(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, what: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the daemon runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells the peak");
-        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("the peak is a number");
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("Linux tells the size");
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("the size is a number");
         kilobytes * 1024
+    }
+
+    /// Open file descriptors.
+    ///
+    /// # Panics
+    /// Where `/proc` does not say.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the daemon runs").count()
+    }
+
+    /// Its exit status when it has ended.
+    pub fn ended(&mut self) -> Option<i32> {
+        binaries::ended(&mut self.child)
+    }
+
+    /// Sends SIGSTOP: it does nothing until [`Daemon::resume`].
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Sends SIGCONT.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Sends SIGABRT, as the service manager does to one that no longer feeds its watchdog, and waits for the end.
+    pub fn abort(mut self) {
+        self.signal(Signal::ABORT);
+        self.child.wait().expect("an aborted child ends");
     }
 
     /// # Panics

@@ -117,3 +117,28 @@ fn rows<T>(ledger: &Path, query: &str, read: impl FnMut(&Row<'_>) -> rusqlite::R
     let rows = statement.query_map([], read).expect("the view can be read");
     rows.collect::<rusqlite::Result<_>>().expect("each row has the promised types")
 }
+
+/// The only number of a query on a ledger's file, read as any other program would.
+///
+/// # Panics
+/// When the query gives something else.
+pub fn number_in(ledger: &Path, query: &str) -> i64 {
+    let found = rows(ledger, query, |row| row.get(0));
+    assert_eq!(found.len(), 1, "{query}");
+    found[0]
+}
+
+/// A ledger as version 1 of its schema left it: thousands of rows, or its tables alone.
+pub(crate) fn write_old(ledger: &Path, with_rows: bool) {
+    let file = crate::checkout().join("appliance/tests/data/ledger-1.sql");
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let tables = text.find("\nINSERT INTO").expect("the fixture has rows");
+    let connection = Connection::open(ledger).expect("the state folder is writable");
+    connection.execute_batch(if with_rows { &text } else { &text[..tables] }).expect("the fixture is SQL");
+    connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").expect("the log can be emptied");
+}
+
+/// Runs statements on a ledger that no daemon holds.
+pub(crate) fn execute(ledger: &Path, statements: &str) {
+    Connection::open(ledger).and_then(|connection| connection.execute_batch(statements)).expect("the statements fit the ledger");
+}

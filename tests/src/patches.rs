@@ -86,7 +86,11 @@ fn turned(bytes: &[u8], orientation: usize) -> DynamicImage {
     }
 }
 
-fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+/// An image's file in a format.
+///
+/// # Panics
+/// When the format does not hold such pixels.
+pub fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     image.write_to(&mut bytes, format).expect("an image can be encoded in memory");
     bytes.into_inner()

@@ -1,11 +1,8 @@
 //! A full disk is nobody's fault: the queue pauses and says so, nothing is lost, and work goes on by itself afterwards.
 
-use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use mmlnb_tests::{Appliance, Patch, drop_by_copy, has_failpoints, patches, skipped, wait_for};
+use mmlnb_tests::{Appliance, Patch, Tmpfs, drop_by_copy, has_failpoints, patches, skipped, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -80,40 +77,6 @@ fn a_disk_that_stays_full_pauses_the_queue_and_says_so() {
     assert_eq!(daemon.stop(Duration::from_secs(10)), 0);
 }
 
-/// A file system in memory, unmounted at the end.
-struct Tmpfs(tempfile::TempDir);
-
-impl Tmpfs {
-    fn mount(megabytes: usize) -> Option<Tmpfs> {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "mmlnb-test"]).arg(folder.path());
-        let done = mount.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
-        done.then_some(Tmpfs(folder))
-    }
-
-    /// Fills the disk but for about this many bytes.
-    fn fill(&self, but: u64) {
-        let free = rustix::fs::statvfs(self.0.path()).expect("a mounted folder");
-        let bytes = (free.f_bavail * free.f_frsize).saturating_sub(but);
-        fs::write(self.filler(), vec![0; bytes as usize]).expect("there is as much room as was said");
-    }
-
-    fn filler(&self) -> std::path::PathBuf {
-        self.0.path().join("filler")
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_small_disk_that_fills_up_pauses_the_queue_until_there_is_room() {
     let Some(disk) = Tmpfs::mount(64) else {
@@ -133,7 +96,7 @@ fn a_small_disk_that_fills_up_pauses_the_queue_until_there_is_room() {
     wait_for(LIMIT, "PAUSED in STATUS.txt", || appliance.status_text().contains("PAUSED"));
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(appliance.reports().len(), 1, "nothing is begun on a full disk");
-    fs::remove_file(disk.filler()).expect("the filler is there");
+    disk.free();
     appliance.wait_for_files(6, LIMIT);
     assert_eq!(appliance.reports().len(), 6);
     assert_eq!(appliance.listing("failed"), [] as [String; 0]);

@@ -40,8 +40,8 @@ const FILES: usize = 200;
 /// What a report calls the stages that are the networks' own time.
 const INFERENCE: [&str; 4] = ["vision", "prefill", "decode", "classify"];
 
-/// The limits: median and 99th percentile in milliseconds.
-const LIMITS: [f64; 2] = [25.0, 100.0];
+/// The limits: median and 99th percentile in milliseconds. An image is synced before it is moved, and its attempt is durable before it is parsed.
+pub const LIMITS: [f64; 2] = [35.0, 120.0];
 
 /// Runs a benchmark.
 pub fn run(bench: &Bench) -> Result<()> {
@@ -54,20 +54,26 @@ pub fn run(bench: &Bench) -> Result<()> {
     }
 }
 
-/// Measures, writes every single value to `target/overhead.csv`, prints the summary, and fails above the limits.
+/// Measures, prints the summary, and fails above the limits.
 fn overhead() -> Result<()> {
     let folder = std::env::temp_dir().join(format!("mmlnb-bench-{}", std::process::id()));
-    let appliance = Appliance::make(folder.clone(), None)?;
-    let tiles = slide::tiles(None)?;
-    let mut daemon = Daemon::start(&appliance, &[])?;
+    let found = overhead_of(&Appliance::make(folder.clone(), None)?)?;
+    fs::remove_dir_all(&folder)?;
+    println!("limits: median {} ms, p99 {} ms", LIMITS[0], LIMITS[1]);
+    ensure!(found[0] <= LIMITS[0] && found[1] <= LIMITS[1], "the overhead is above its limits");
+    Ok(())
+}
+
+/// Median, 99th percentile and largest of the overhead in milliseconds; every single value is written to `target/overhead.csv`.
+pub fn overhead_of(appliance: &Appliance) -> Result<[f64; 3]> {
+    let images = variants(&slide::tiles(None)?)?;
+    let mut daemon = Daemon::start(appliance, &[])?;
     say(&format!("dropping {FILES} files one after the other"));
-    let images = variants(&tiles)?;
     let mut drops = Vec::with_capacity(FILES);
     for (number, image) in images.iter().enumerate() {
-        drops.push(drop_one(&appliance, &mut daemon, number, image)?);
+        drops.push(drop_one(appliance, &mut daemon, number, image)?);
     }
     daemon.stop()?;
-    fs::remove_dir_all(&folder)?;
     print_stages(&drops);
     report(&drops)
 }
@@ -145,16 +151,15 @@ fn percentile(values: impl Iterator<Item = f64>, share: f64) -> f64 {
     sorted[((sorted.len() as f64 * share).ceil() as usize).max(1) - 1]
 }
 
-fn report(drops: &[Dropped]) -> Result<()> {
+fn report(drops: &[Dropped]) -> Result<[f64; 3]> {
     let lines: String = drops.iter().map(|drop| format!("{:.2}\n", drop.overhead())).collect();
     let path = checkout().join("target/overhead.csv");
     fs::write(&path, format!("milliseconds\n{lines}")).with_context(|| format!("{} cannot be written", path.display()))?;
-    let at = |share: f64| percentile(drops.iter().map(Dropped::overhead), share);
-    let (median, p99) = (at(0.5), at(0.99));
-    println!("overhead of {} files: median {median:.1} ms, p99 {p99:.1} ms, largest {:.1} ms", drops.len(), at(1.0));
-    println!("limits: median {} ms, p99 {} ms; each value stands in {}", LIMITS[0], LIMITS[1], path.display());
-    ensure!(median <= LIMITS[0] && p99 <= LIMITS[1], "the overhead is above its limits");
-    Ok(())
+    let found = [0.5, 0.99, 1.0].map(|share| percentile(drops.iter().map(Dropped::overhead), share));
+    let [median, p99, largest] = found;
+    println!("overhead of {} files: median {median:.1} ms, p99 {p99:.1} ms, largest {largest:.1} ms", drops.len());
+    println!("each value stands in {}", path.display());
+    Ok(found)
 }
 
 #[cfg(test)]

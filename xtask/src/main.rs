@@ -10,6 +10,7 @@ mod progress;
 mod setup;
 mod slide;
 mod test;
+mod torture;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -42,6 +43,8 @@ enum Command {
     },
     /// Try the service in a booted Debian under its own unit (root, systemd-nspawn, debootstrap)
     Boot(boot::Options),
+    /// Play the figures of docs/reliability.md: kills, faults of disk and system, damaged files, bursts
+    Torture(torture::Options),
     /// Cut real H&E tiles from a public slide into native/tiles
     Tiles {
         /// Take the slide's wheel from this folder and do not use the network
@@ -70,6 +73,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench { bench } => bench::run(&bench),
         Command::Demo(options) => demo::run(&options),
         Command::Boot(options) => boot::run(&options),
+        Command::Torture(options) => torture::run(&options),
         Command::Tiles { offline_dir } => {
             println!("{}", slide::tiles(offline_dir)?.display());
             Ok(())

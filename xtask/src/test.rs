@@ -1,6 +1,6 @@
 //! `cargo xtask test`: set-up, then everything that must hold before a change is kept.
 
-use crate::{boot, checkout, licences, setup, slide};
+use crate::{boot, checkout, licences, setup, slide, torture};
 use anyhow::{Context, Result, bail};
 use std::{
     process::{Command, Stdio},
@@ -21,6 +21,8 @@ pub fn run() -> Result<()> {
     tests()?;
     eprintln!("== boot");
     boot::in_gate()?;
+    eprintln!("== torture, short");
+    torture::in_gate()?;
     step("documentation", cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     eprintln!("== licences");
     licences::check()?;

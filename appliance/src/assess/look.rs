@@ -37,22 +37,25 @@ pub fn limits((max_side, min_side): (u32, u32)) -> Limits {
     Limits { max_side, min_side, max_pixels: pixels, max_alloc: 1 << 30 }
 }
 
-/// Looks at a file.
+/// Looks at a file. That its bytes cannot be read at this moment says nothing about it.
 pub fn look(mut file: File, ask: &Ask, limits: &Limits) -> Seen {
     let found = match &ask.want {
-        Want::Slide => slide(&mut file, &ask.name, limits).map(|slide| slide.unwrap_or(Answer::Fine).into()),
-        Want::Header => whole(&mut file).and_then(|bytes| {
-            header::inspect_bytes(&bytes, limits)?;
-            Ok(Answer::Fine.into())
-        }),
-        Want::Image { .. } => whole(&mut file).and_then(|bytes| image(&bytes, ask, limits)),
+        Want::Slide => match slide(&mut file, &ask.name, limits) {
+            Err(DecodeError::Io(error)) if error.kind() != io::ErrorKind::UnexpectedEof => return Answer::unread(&error).into(),
+            found => found.map(|slide| slide.unwrap_or(Answer::Fine).into()),
+        },
+        Want::Header | Want::Image { .. } => match whole(&mut file) {
+            Err(error) => return Answer::unread(&error).into(),
+            Ok(bytes) if ask.want == Want::Header => header::inspect_bytes(&bytes, limits).map(|_| Answer::Fine.into()),
+            Ok(bytes) => image(&bytes, ask, limits),
+        },
         #[cfg(feature = "failpoints")]
         Want::Attempt(what) => Ok(Answer::rejected("attempted", &super::attempt::attempt(what)).into()),
     };
     found.unwrap_or_else(|error| Answer::rejected(error.code(), &error.to_string()).into())
 }
 
-fn whole(file: &mut File) -> Result<Vec<u8>, DecodeError> {
+fn whole(file: &mut File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.rewind()?;
     file.read_to_end(&mut bytes)?;
@@ -146,6 +149,16 @@ mod tests {
         assert_eq!(rgb.pixels, pixels);
         let thumbnail = image::load_from_memory(&thumbnail(rgb).unwrap()).unwrap();
         assert_eq!((thumbnail.width(), thumbnail.height()), (64, 48));
+    }
+
+    #[test]
+    fn bytes_that_cannot_be_read_are_no_fault_of_theirs() {
+        for want in [Want::Slide, Want::Header, Want::Image { thumbnail: false }] {
+            let ask = Ask { want, name: "x.png".into(), hollow: false, patient: true, lenient: false };
+            let unreadable = File::open(std::env::temp_dir()).unwrap();
+            let seen = look(unreadable, &ask, &limits((8192, 32)));
+            assert!(matches!(seen.answer, Answer::Unread(_)), "{ask:?}: {:?}", seen.answer);
+        }
     }
 
     #[test]

@@ -205,7 +205,7 @@ impl Decoder for Reader {
         match self.child().map_err(later)?.converse(ask, file, Instant::now() + timeout, &limits) {
             Ok(found) => {
                 self.retire();
-                found.map_err(Unread::Rejected)
+                found
             }
             Err(error) => Err(self.died(&error)),
         }
@@ -254,7 +254,7 @@ impl Running {
         file: BorrowedFd<'_>,
         until: Instant,
         limits: &Limits,
-    ) -> io::Result<Result<Found, Rejection>> {
+    ) -> io::Result<Result<Found, Unread>> {
         self.served += 1;
         self.socket.set_write_timeout(Some(until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))))?;
         wire::send_ask(self.socket.as_fd(), ask, file)?;
@@ -263,7 +263,8 @@ impl Running {
             Answer::Fine => Ok(Found::Fine),
             Answer::Slide { vendor, size } => Ok(Found::Slide(vendor, size)),
             Answer::Unfinished(what) => Ok(Found::Unfinished(what)),
-            Answer::Rejected { code, message } => Err(Rejection { code, message }),
+            Answer::Unread(why) => Err(Unread::Later(format!("the file could not be read: {why}"))),
+            Answer::Rejected { code, message } => Err(Unread::Rejected(Rejection { code, message })),
             Answer::Image { format, appearance } => {
                 let [width, height] = appearance.size;
                 let mut pixels = vec![0; bytes_of(appearance.size, limits)?];

@@ -83,6 +83,8 @@ pub enum Answer {
         /// What it looks like.
         appearance: Appearance,
     },
+    /// The bytes could not be read, whatever they are: no fault of the file.
+    Unread(String),
     /// No image.
     Rejected {
         /// Stable code.
@@ -96,6 +98,11 @@ impl Answer {
     /// A rejection whose message is cut where it is too long.
     pub fn rejected(code: &str, message: &str) -> Answer {
         Answer::Rejected { code: code.to_owned(), message: message.chars().take(MESSAGE).collect() }
+    }
+
+    /// An error of the system while the bytes were read.
+    pub fn unread(error: &io::Error) -> Answer {
+        Answer::Unread(error.to_string().chars().take(MESSAGE).collect())
     }
 }
 

@@ -313,7 +313,8 @@ fn supervise(intake: &Arc<Intake>, asked: &Asked, threads: &[JoinHandle<()>], st
             Course::Stuck => std::process::abort(),
         }
         let load = intake.desk.load();
-        let now_shown = format!("{load:?}");
+        let sight = world::lock(&intake.sight).clone();
+        let now_shown = format!("{load:?} {sight:?}");
         let age = written.map_or(Duration::MAX, |at| at.elapsed());
         if age > STATUS_EVERY || age > STATUS_SOON && now_shown != shown {
             show(intake, started);

@@ -286,7 +286,10 @@ impl Intake {
         // Nobody else puts files away meanwhile: one that fails anew at once has its new note where the old one is removed.
         let _one = world::lock(&self.filing.turn);
         bring_back(&self.ledger, &self.folder, row, actor)?;
-        self.desk.forget(&Key::from(row));
+        // One that stayed in the inbox was resting there; one that came back may be in work already.
+        if row.filed_path.is_none() {
+            self.desk.forget(&Key::from(row));
+        }
         Ok(())
     }
 }

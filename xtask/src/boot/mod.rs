@@ -61,7 +61,8 @@ pub fn hindrance() -> Option<String> {
     })
 }
 
-fn on_path(program: &str) -> bool {
+/// Whether a program is installed.
+pub fn on_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|folder| folder.join(program).is_file())
 }
