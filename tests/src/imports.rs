@@ -36,11 +36,30 @@ struct Module {
 /// # Panics
 /// A file that cannot be read or is no Rust.
 pub fn circles(room: &Path) -> Vec<BTreeSet<PathBuf>> {
+    circles_of(&taken(&modules_of(room)))
+}
+
+fn modules_of(room: &Path) -> BTreeMap<Name, Module> {
     let source = room.join("src");
     let root = ["lib.rs", "main.rs"].map(|name| source.join(name)).into_iter().find(|file| file.exists());
     let mut modules = BTreeMap::new();
     read(&root.unwrap_or_else(|| panic!("{} has no root", source.display())), Vec::new(), &source, &mut modules);
-    circles_of(&taken(&modules))
+    modules
+}
+
+/// The files of a crate that name something below a path of another crate, by `use`, re-export or in code.
+///
+/// # Panics
+/// A file that cannot be read or is no Rust.
+pub fn files_that_name(room: &Path, path: &[&str]) -> BTreeSet<PathBuf> {
+    let names = |module: &Module| {
+        let imported = module.names.values().filter_map(|meaning| match meaning {
+            Meaning::Imported(path) => Some(path),
+            Meaning::Defined | Meaning::Module => None,
+        });
+        imported.chain(&module.globs).chain(&module.paths).any(|found| found.iter().take(path.len()).eq(path))
+    };
+    modules_of(room).into_values().filter(names).map(|module| module.file).collect()
 }
 
 /// Each file with those it takes something from.

@@ -19,7 +19,7 @@ pub use bundle::{bundle, copy_folder, golden};
 pub use checkpoint::{StoredTensor, edit_checkpoint, edit_tensors, read_tensors};
 pub use daemon::{Daemon, Starting};
 pub use drops::{drop_by_copy, drop_by_rename, drop_in_pieces, drop_size_first};
-pub use imports::circles;
+pub use imports::{circles, files_that_name};
 pub use ledger::{FileRow, ReportRow};
 pub use notes::Note;
 pub use patches::{Patch, patches, sha256_hex};

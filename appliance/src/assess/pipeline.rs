@@ -1,7 +1,9 @@
 //! The pipeline's stages in the order in which an image passes them: bytes, what the child finds in them, engine, verdict.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -125,13 +127,22 @@ pub fn inspect(reader: &mut Reader, path: &Path) -> Result<[u8; 32], Failure> {
 ///
 /// # Errors
 /// [`Exit::Usage`]: it cannot be read, or is too large.
-#[expect(clippy::disallowed_methods, reason = "a path that the command line or a bundle names")]
 pub fn bytes(path: &Path) -> Result<Bytes, Failure> {
-    let read = File::open(path).and_then(|mut file| Bytes::read(&mut file, MAX_FILE + 1));
+    let read = open_regular(path).and_then(|mut file| Bytes::read(&mut file, MAX_FILE + 1));
     let bytes = read.map_err(|error| unusable(path, &error.to_string()))?;
     match bytes.size <= MAX_FILE {
         true => Ok(bytes),
         false => Err(unusable(path, &format!("the file has more than {} MB (file_too_large)", MAX_FILE >> 20))),
+    }
+}
+
+/// A pipe or a device would keep the command waiting for ever.
+#[expect(clippy::disallowed_methods, reason = "a path that the command line or a bundle names")]
+fn open_regular(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no regular file")),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::assess::reader::{Reader, Settings};
 use crate::bundle;
 use crate::engine::{Assessment, Engine, EngineError, Mode, Request};
 use crate::error::{Exit, Failure, Problem};
+use crate::files::names;
 use crate::ledger::{Described, NewReport};
 use crate::report::{codes, hex, json, page};
 use crate::verdict;
@@ -215,7 +216,7 @@ fn answer(job: &Job<'_>, path: &Path, patch: &Patch, assessment: &Assessment) ->
         let described = verdict::described(text, None);
         let elapsed = verdict::elapsed(&patch.elapsed, assessment);
         let json = json::description(&subject, &described, job.engine.provider().name, &elapsed);
-        return Ok(Answer { json, text: description_text(&file, &described) });
+        return Ok(Answer { json, text: description_text(&names::shown(path), &described) });
     }
     let calibration = job.bundle.manifest.classifier.as_ref().and_then(|part| part.calibration.clone());
     let rules = verdict::Rules { calibration, indeterminate_below: 0.5, provider: job.engine.provider().clone() };
@@ -227,7 +228,7 @@ fn answer(job: &Job<'_>, path: &Path, patch: &Patch, assessment: &Assessment) ->
         json["description_tokens_read"] =
             assessment.classification.as_ref().and_then(|found| found.description_tokens_read).into();
     }
-    Ok(Answer { json, text: report_text(&file, &report) })
+    Ok(Answer { json, text: report_text(&names::shown(path), &report) })
 }
 
 fn description_text(file: &str, described: &Described) -> String {

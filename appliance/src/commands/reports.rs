@@ -5,6 +5,7 @@ use rusqlite::Connection;
 
 use super::{Configured, Lines, open_for_reading};
 use crate::error::{Exit, Failure};
+use crate::files::names;
 use crate::ledger::read::{self, Filter};
 use crate::ledger::{LedgerError, ReportRow, read::named};
 use crate::report::{hex, json};
@@ -104,7 +105,7 @@ fn filter(args: &Reports) -> Result<Filter, Failure> {
     Ok(Filter {
         since,
         until,
-        case: args.case.clone(),
+        case: args.case.as_deref().map(|case| names::case_name(case.as_ref())),
         class: args.class.clone(),
         verdict: args.verdict.clone(),
         file: args.file.clone(),

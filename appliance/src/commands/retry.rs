@@ -66,7 +66,8 @@ fn here(config: &Config, ids: &[i64]) -> Result<Vec<String>, Failure> {
     let ledger = Ledger::open(&config.ledger(), Default::default())?;
     let folder = Folder::new(config);
     if let Adoption::Absent(reason) = folder.adopt(&ledger)? {
-        return Ok(vec![format!("nothing can be brought back to {}: {reason}", config.inbox.display())]);
+        let what = format!("nothing can be brought back to {}: {reason}", config.inbox.display());
+        return Err(Failure::new(Exit::NotFound, what, "", "mount or repair the inbox, then try again"));
     }
     let actor = control::actor(rustix::process::getuid().as_raw());
     let mut problems = Vec::new();

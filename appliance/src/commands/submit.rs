@@ -33,10 +33,10 @@ pub struct Submit {
 /// Absent files (66, nothing is copied), an unusable case name (2), I/O.
 pub fn run(args: &Submit) -> Result<Exit, Failure> {
     let config = Config::load(&args.configured.config, Need::Everything)?;
-    check(args)?;
+    check(args, &config)?;
     let parent = PathBuf::from(&args.case);
     let folder = config.inbox.join(&parent);
-    let inbox = Dir::open(&config.inbox).and_then(|inbox| inbox.make_below(&parent));
+    let inbox = mounted(&config)?.make_below(&parent);
     let inbox = inbox.map_err(|error| Failure::io("the case cannot be made", &folder, &error))?;
     for file in &args.files {
         let name = copy(file, &inbox)
@@ -54,7 +54,28 @@ pub fn run(args: &Submit) -> Result<Exit, Failure> {
     }
 }
 
-fn check(args: &Submit) -> Result<(), Failure> {
+/// The inbox, if it bears the appliance's marker: without it a share is not mounted, and what is copied would lie hidden beneath it.
+fn mounted(config: &Config) -> Result<Dir, Failure> {
+    let place = || config.inbox.display().to_string();
+    let mend = "mount the share, or start the daemon once so that it takes the inbox; nothing was copied";
+    let found = Dir::open(&config.inbox).and_then(|inbox| Ok((inbox.stat(OsStr::new(names::MARKER))?.is_some(), inbox)));
+    match found {
+        Ok((true, inbox)) => Ok(inbox),
+        Ok((false, _)) => {
+            let what = format!("the inbox has no {}: it is not mounted, or no appliance has taken it yet", names::MARKER);
+            Err(Failure::new(Exit::NotFound, what, place(), mend))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Failure::new(Exit::NotFound, "the inbox is not there", place(), mend))
+        }
+        Err(error) => Err(Failure::io("the inbox cannot be opened", &config.inbox, &error)),
+    }
+}
+
+fn check(args: &Submit, config: &Config) -> Result<(), Failure> {
+    let left_alone = |name: &OsStr| {
+        names::ignored_file(name) || config.ignore.iter().chain(&config.sidecars).any(|pattern| pattern.fits(name))
+    };
     let mut parts = Path::new(&args.case).components();
     if !parts.all(|part| matches!(part, Component::Normal(name) if !names::ignored_folder(name))) {
         return Err(Failure::new(Exit::Usage, "this cannot be the name of a case", &args.case, "give a plain folder name"));
@@ -63,8 +84,8 @@ fn check(args: &Submit) -> Result<(), Failure> {
     for file in &args.files {
         if !file.is_file() {
             problems.push(Problem::new("there is no such file", file.display().to_string(), "check the path"));
-        } else if file.file_name().is_none_or(names::ignored_file) {
-            let mend = "give it another name: hidden and half-transferred files are left alone";
+        } else if file.file_name().is_none_or(left_alone) {
+            let mend = "give it another name: hidden and half-transferred files, and those of the keys `ignore` and `sidecars`, are left alone";
             problems.push(Problem::new("the inbox ignores files of this name", file.display().to_string(), mend));
         }
     }

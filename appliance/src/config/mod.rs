@@ -1,6 +1,7 @@
 //! The configuration: one flat TOML file, overridden by `MMLNB_...`; every problem is found at once.
 #![expect(clippy::disallowed_methods, reason = "the configuration and the folders that it names")]
 
+mod folders;
 pub mod keys;
 mod template;
 
@@ -141,7 +142,7 @@ impl Config {
         }
         let base = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
         let base = base.parent().unwrap_or(Path::new("/")).to_owned();
-        check_folders(&base, &settings, need, &mut problems);
+        folders::check(&base, &settings, need, &mut problems);
         if !problems.is_empty() {
             return Err(Failure { exit: Exit::Configuration, problems });
         }
@@ -298,62 +299,6 @@ fn default(key: &Key, file: &Path, settings: &mut BTreeMap<&'static str, Placed>
     }
 }
 
-fn check_folders(base: &Path, settings: &BTreeMap<&'static str, Placed>, need: Need, problems: &mut Vec<Problem>) {
-    let inbox_absent = match settings.get("inbox").map(|placed| &placed.setting) {
-        Some(Setting::Text(text)) => !Path::new(text).exists(),
-        _ => false,
-    };
-    for key in KEYS {
-        let (Kind::Folder, Some(placed)) = (key.kind, settings.get(key.name)) else { continue };
-        let Setting::Text(text) = &placed.setting else { continue };
-        let path = Path::new(text);
-        if path.is_relative() {
-            let what = format!("`{}` is a relative path, and a service has no folder of its own to reckon it from", key.name);
-            problems.push(Problem::new(what, placed.place.clone(), format!("write {}", base.join(text).display())));
-            continue;
-        }
-        // A share that is not mounted yet takes done and failed along.
-        let waited_for = key.name == "inbox" || matches!(key.name, "done" | "failed") && inbox_absent;
-        let is_wrong = !path.is_dir() && (path.exists() || !waited_for);
-        if (need == Need::Everything || key.name == "state") && is_wrong {
-            let what = match path.exists() {
-                true => format!("`{}`: {} is no folder", key.name, path.display()),
-                false => format!("`{}`: there is no folder {}", key.name, path.display()),
-            };
-            problems.push(Problem::new(what, placed.place.clone(), mend_folder(key.name)));
-        }
-    }
-    if need == Need::Everything {
-        check_nesting(base, settings, problems);
-    }
-}
-
-fn mend_folder(name: &str) -> &'static str {
-    match name {
-        "bundle" => "write the bundle there with `mmlnb-export bundle`, or name another folder",
-        _ => "mount or create it, or name another folder; the appliance never creates it by itself",
-    }
-}
-
-fn check_nesting(base: &Path, settings: &BTreeMap<&'static str, Placed>, problems: &mut Vec<Problem>) {
-    let path = |name: &str| match settings.get(name).map(|placed| &placed.setting) {
-        Some(Setting::Text(text)) => std::fs::canonicalize(base.join(text)).ok(),
-        _ => None,
-    };
-    let Some(inbox) = path("inbox") else { return };
-    for name in ["done", "failed", "state"] {
-        let Some(other) = path(name) else { continue };
-        if other.starts_with(&inbox) || inbox.starts_with(&other) && name != "state" {
-            let what = format!("`{name}` and `inbox` lie inside each other");
-            problems.push(Problem::new(
-                what,
-                settings[name].place.clone(),
-                "keep them beside each other, or results are read as new images",
-            ));
-        }
-    }
-}
-
 fn assemble(file: &Path, base: &Path, settings: &BTreeMap<&'static str, Placed>) -> Config {
     let text = |name: &str| match &settings[name].setting {
         Setting::Text(text) => text.clone(),
@@ -506,6 +451,41 @@ mod tests {
         let done = |name: &str| (name == "MMLNB_DONE").then(|| inner.clone());
         let failure = Config::load_with(&file, Need::Everything, done).unwrap_err();
         assert!(failure.to_string().contains("inside each other"), "{failure}");
+    }
+
+    #[test]
+    fn no_two_folders_are_one_or_inside_each_other_and_the_status_is_a_file_of_its_own() {
+        let (root, file) = folder();
+        for inner in ["done/x", "state/x", "bundle/x", "failed/x"] {
+            std::fs::create_dir_all(root.path().join(inner)).unwrap();
+        }
+        std::os::unix::fs::symlink(root.path().join("done"), root.path().join("link")).unwrap();
+        let with = |name: &str, value: &str| {
+            let (variable, value) = (format!("MMLNB_{}", name.to_uppercase()), root.path().join(value).display().to_string());
+            Config::load_with(&file, Need::Everything, |asked| (asked == variable).then(|| value.clone()))
+        };
+        let wrong = [
+            ("failed", "done", "one folder"),
+            ("failed", "link", "one folder"),
+            ("failed", "done/x", "inside each other"),
+            ("state", "done/x", "inside each other"),
+            ("state", "failed/x", "inside each other"),
+            ("inbox", "state/x", "inside each other"),
+            ("inbox", "done/absent/deeper", "inside each other"),
+            ("done", "bundle/x", "inside each other"),
+            ("bundle", "inbox", "one folder"),
+            ("status_file", "state/ledger.sqlite", "lies in `state`"),
+            ("status_file", "inbox/status.json", "lies in `inbox`"),
+            ("status_file", "absent/status.json", "is not there"),
+            ("status_file", "done", "is a folder"),
+        ];
+        for (name, value, part) in wrong {
+            let failure = with(name, value).expect_err(value).to_string();
+            assert!(failure.contains(part), "{name} = {value}: {failure}");
+        }
+        for value in ["state/status.json", "status.json"] {
+            assert!(with("status_file", value).is_ok(), "{value}");
+        }
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::time::Instant;
 use mmlnb_models::bundle::{self, Bundle};
 use mmlnb_models::prepare::sampling::Sampler;
 use mmlnb_models::prepare::settings::GenerationSettings;
-use sha2::{Digest, Sha256};
 
 use super::cache::Cache;
 use super::decoder::{Decoder, Room};
@@ -23,7 +22,6 @@ use crate::clock::milliseconds;
 pub(super) struct Describer {
     prompter: Prompter,
     generation: GenerationSettings,
-    bundle_hash: String,
     room: usize,
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -90,14 +88,7 @@ impl Layout {
             .name("describer".to_string())
             .spawn(move || worker.serve(&queue))
             .map_err(|error| EngineError::Internal(format!("cannot start the describer's thread: {error}")))?;
-        Ok(Describer {
-            prompter,
-            generation: part.generation.clone(),
-            bundle_hash: bundle.sha256.clone(),
-            room: room.tokens,
-            jobs: Some(jobs),
-            thread: Some(thread),
-        })
+        Ok(Describer { prompter, generation: part.generation.clone(), room: room.tokens, jobs: Some(jobs), thread: Some(thread) })
     }
 }
 
@@ -121,7 +112,7 @@ impl Describer {
             None => self.generation.clone(),
             Some(_) => GenerationSettings { do_sample: false, repetition_penalty: 1.0, ..self.generation.clone() },
         };
-        let sampler = Sampler::new(&generation, self.stream(image), &prompt.ids);
+        let sampler = Sampler::new(&generation, image.sha256, &prompt.ids);
         let (reply, answer) = channel();
         let job = Job { prompt, sampler, most, request: request.clone(), reply, queued: Instant::now() };
         let gone = || EngineError::Internal("the describer's thread has ended; restart the program".to_string());
@@ -137,14 +128,6 @@ impl Describer {
             stop_reason: answer.stop,
         };
         Ok(Described { description, elapsed, trace: answer.trace })
-    }
-
-    /// What the random stream of an image depends on: its bytes and the bundle.
-    fn stream(&self, image: &PatchImage) -> [u8; 32] {
-        let mut digest = Sha256::new();
-        digest.update(image.sha256);
-        digest.update(self.bundle_hash.as_bytes());
-        digest.finalize().into()
     }
 }
 

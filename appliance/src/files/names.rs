@@ -14,7 +14,7 @@ pub const LONGEST: usize = 255 - ".".len() - ".report.html".len() - ".part".len(
 pub const MARKER: &str = ".appliance-inbox";
 
 const IGNORED_PREFIXES: [&str; 2] = [".", "~$"];
-const IGNORED_SUFFIXES: [&str; 16] = [
+const IGNORED_SUFFIXES: [&str; 20] = [
     ".part",
     ".partial",
     ".filepart",
@@ -31,6 +31,10 @@ const IGNORED_SUFFIXES: [&str; 16] = [
     ".note.html",
     ".note.json",
     ".review.csv",
+    ".tiles.geojson",
+    ".tissue.geojson",
+    ".heatmap.tif",
+    ".tiles.csv",
 ];
 const IGNORED_NAMES: [&str; 4] = ["thumbs.db", "desktop.ini", "status.html", "status.txt"];
 const IGNORED_FOLDERS: [&str; 7] =
@@ -129,9 +133,14 @@ pub fn companion_of(file: &OsStr) -> Option<Vec<u8>> {
 pub fn case_of(relative: &Path) -> String {
     let mut parts = relative.components();
     match (parts.next(), parts.next()) {
-        (Some(Component::Normal(first)), Some(_)) => text(first.as_bytes()).nfc().collect(),
+        (Some(Component::Normal(first)), Some(_)) => case_name(first),
         _ => String::new(),
     }
+}
+
+/// A case as the ledger has it, from the name of its folder in any form.
+pub fn case_name(folder: &OsStr) -> String {
+    text(folder.as_bytes()).nfc().collect()
 }
 
 /// Characters that show nothing themselves and change how the rest is read: directions of writing, invisible marks, line separators,

@@ -71,18 +71,22 @@ struct Head {
     bundle_sha256: String,
     provider: String,
     version: String,
+    /// Over the texts that the file gives the classifier to read, where the bundle writes none: another text is another answer.
+    #[serde(default)]
+    texts_sha256: Option<String>,
 }
 
 impl Store {
-    /// Opens the file of a bundle; one that was written for another bundle, device or version is begun anew.
+    /// Opens the file of a bundle; one that was written for another bundle, device or version, or other texts, is begun anew.
     ///
     /// # Errors
     /// It cannot be read or written.
-    pub fn open(path: PathBuf, bundle_sha256: &str, provider: &str) -> Result<Store, Failure> {
+    pub fn open(path: PathBuf, bundle_sha256: &str, provider: &str, texts_sha256: Option<String>) -> Result<Store, Failure> {
         let head = Head {
             bundle_sha256: bundle_sha256.to_owned(),
             provider: provider.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            texts_sha256,
         };
         let io = |error: std::io::Error| Failure::io("the answers so far cannot be kept", &path, &error);
         let known = match File::open(&path) {
@@ -259,17 +263,20 @@ mod tests {
     }
 
     #[test]
-    fn answers_outlive_a_kill_and_are_dropped_with_another_bundle() {
+    fn answers_outlive_a_kill_and_are_dropped_with_another_bundle_or_other_texts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("answers");
-        let mut store = Store::open(path.clone(), "b1", "cpu").unwrap();
+        let mut store = Store::open(path.clone(), "b1", "cpu", Some("t1".into())).unwrap();
         store.keep(item("aa")).unwrap();
         store.keep(item("bb")).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, &text[..text.len() - 9]).unwrap();
-        let store = Store::open(path.clone(), "b1", "cpu").unwrap();
+        let store = Store::open(path.clone(), "b1", "cpu", Some("t1".into())).unwrap();
         assert_eq!(store.known.values().cloned().collect::<Vec<_>>(), [item("aa")], "the cut line is gone, the rest is exact");
-        assert!(Store::open(path.clone(), "b2", "cpu").unwrap().known.is_empty());
+        let anew =
+            |bundle: &str, texts: &str| Store::open(path.clone(), bundle, "cpu", Some(texts.into())).unwrap().known.is_empty();
+        assert!(!anew("b1", "t1") && anew("b1", "t2"), "other texts are other answers");
+        assert!(anew("b2", "t2"));
         store.remove();
         assert!(!path.exists());
     }

@@ -124,7 +124,7 @@ pub fn run(args: &Qualify) -> Result<Exit, Failure> {
     let engine = open_engine(args, &opened, limit.as_ref(), mode)?;
     let cannot = |error: &io::Error| Failure::io("the qualification cannot be kept", &args.bundle, error);
     let path = replace::beside(&opened.dir, "answers").map_err(|error| cannot(&error))?;
-    let mut store = Store::open(path, &opened.sha256, engine.provider().name)?;
+    let mut store = Store::open(path, &opened.sha256, engine.provider().name, description.then(|| rows::texts_sha256(&rows)))?;
     let differences = answers::check(&opened, &engine, &mut reader, usize::MAX)?;
     let (items, failed) = items::assess(&engine, mode, &rows, &reading, &mut store)?;
     let all: Vec<Answered<'_>> = rows.iter().zip(&items).filter_map(|(row, item)| Some((row, item.as_ref()?))).collect();

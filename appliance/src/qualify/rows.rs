@@ -48,8 +48,8 @@ pub struct Found {
 struct Given {
     row: Row,
     split: Option<Part>,
-    /// It, or another image of its patient, chose the bundle's best epoch: it may not be reported.
-    chosen: bool,
+    /// What it, or another image of its patient, was used for while the bundle was trained.
+    seen: Option<Role>,
 }
 
 impl Given {
@@ -127,11 +127,8 @@ pub fn read(file: &Path, images: &Path, needs: &Needs<'_>, inspect: &mut Inspect
         for (record, _) in sheet.records.iter().zip(first).filter(|(_, first)| *first) {
             given.extend(row(&sheet, record, &root, needs, inspect, &mut problems));
         }
-        let rows = sheet.records.len();
         rows::duplicates(given.iter().map(Given::identity), &mut problems);
-        if problems.is_empty() {
-            left_out = rows - given.len();
-        }
+        left_out = leave_out_trained(&mut given);
         if given.is_empty() && problems.is_empty() {
             problems.whole(
                 "every row trained this bundle (or is of the part `train`), and training images say nothing about it".to_owned(),
@@ -144,6 +141,12 @@ pub fn read(file: &Path, images: &Path, needs: &Needs<'_>, inspect: &mut Inspect
     let place = file.display().to_string();
     let problem = |what: String| Problem::new(what.trim_start().to_owned(), &place, "correct the file or the images");
     Err(Failure { exit: Exit::Usage, problems: problems.lines().into_iter().map(problem).collect() })
+}
+
+/// A hash over the texts of the rows.
+pub fn texts_sha256(rows: &[Row]) -> String {
+    let line = |row: &Row| format!("{} {:?}\n", row.sha256, row.description);
+    sha256_hex(rows.iter().map(line).collect::<String>().as_bytes())
 }
 
 /// A hash over all that the rows say.
@@ -170,7 +173,16 @@ fn unreadable(file: &Path, error: SheetError) -> Failure {
     }
 }
 
-/// A row that is used; none for one that trained the bundle, or with which something is wrong.
+/// Leaves out what trained the bundle and every other image of the same patients, whom perhaps only this file names; how many rows that are.
+fn leave_out_trained(given: &mut Vec<Given>) -> usize {
+    let before = given.len();
+    let trained = |given: &&Given| given.seen == Some(Role::Trained);
+    let patients: BTreeSet<String> = given.iter().filter(trained).filter_map(|given| given.row.group.clone()).collect();
+    given.retain(|given| !trained(&given) && given.row.group.as_ref().is_none_or(|group| !patients.contains(group)));
+    before - given.len()
+}
+
+/// A row; none where something is wrong with it. Of the part `train` only the image and its patient are of interest, where the image is at hand.
 fn row(
     sheet: &Sheet,
     record: &Record,
@@ -183,8 +195,13 @@ fn row(
     let before = problems.count();
     let split = field("split");
     let part = split.and_then(|split| Part::read(split, record.line, problems));
+    let file_name = field("file_name").unwrap_or_default().to_owned();
+    let text = |column: &str| field(column).map(str::to_owned);
+    let (group, description) = (text("group"), text("description"));
     if part == Some(Part::Train) {
-        return None;
+        let (path, sha256) = image(&file_name, root, inspect).unwrap_or_default();
+        let row = Row { line: record.line, file_name, path, sha256, class: None, group, description, half: Half::Fitted };
+        return Some(Given { row, split: part, seen: Some(Role::Trained) });
     }
     if split.is_none() && needs.unknown {
         let problem = "no split, and the classifier does not say which images trained it (it was imported, or trained with an earlier version): \
@@ -211,7 +228,6 @@ fn row(
         let problem = "no description, and the bundle has no describer to write one".to_owned();
         problems.at(record.line, "rows without a description", problem);
     }
-    let file_name = field("file_name").unwrap_or_default().to_owned();
     let (path, sha256) = match image(&file_name, root, inspect) {
         Ok(found) => found,
         Err(problem) => {
@@ -219,14 +235,12 @@ fn row(
             Default::default()
         }
     };
-    let text = |column: &str| field(column).map(str::to_owned);
-    let (group, description) = (text("group"), text("description"));
     let seen = needs.seen.iter().filter_map(|data| data.seen(&sha256, group.as_deref())).map(|(role, _)| role).max();
-    if problems.count() > before || seen == Some(Role::Trained) {
+    if problems.count() > before {
         return None;
     }
     let row = Row { line: record.line, file_name, path, sha256, class, group, description, half: Half::Fitted };
-    Some(Given { row, split: part, chosen: seen == Some(Role::Chosen) })
+    Some(Given { row, split: part, seen })
 }
 
 /// The hash of an image that lies in the folder and has the header of one.
@@ -251,7 +265,8 @@ fn identities<'s>(sheet: &'s Sheet) -> impl Iterator<Item = Identity<'s>> {
 /// bundle's best epoch is fitted on, never reported.
 fn halved(given: Vec<Given>, seed: u64) -> Vec<Row> {
     let patient = |row: &Row| row.group.clone().unwrap_or_else(|| format!("\0{}", row.sha256));
-    let chosen: BTreeSet<String> = given.iter().filter(|given| given.chosen).map(|given| patient(&given.row)).collect();
+    let chosen: BTreeSet<String> =
+        given.iter().filter(|given| given.seen == Some(Role::Chosen)).map(|given| patient(&given.row)).collect();
     let named = |part: Part| given.iter().any(|given| given.split == Some(part));
     let by_file = named(Part::Validation) && named(Part::Test);
     let mut patients: BTreeMap<String, Option<usize>> = BTreeMap::new();
@@ -311,6 +326,10 @@ mod tests {
         let half = |line: u64| kept.rows.iter().find(|row| row.line == line).unwrap().half;
         assert_eq!([half(6), half(7)], [Half::Fitted; 2], "who chose the epoch is never reported");
         assert!(kept.rows.iter().any(|row| row.half == Half::Reported));
+        let mut images_only = TrainingData::new("salt".into(), None);
+        images_only.add(Role::Trained, &hash(0), None);
+        let named_here = found(&csv, 12, &[images_only], false).unwrap();
+        assert_eq!(named_here.left_out, 2, "the other image of a patient whom only this file names");
         let trained = found("file_name,class\n0.png,A\n", 1, &[seen], false).unwrap_err().to_string();
         assert!(trained.contains("every row trained"), "{trained}");
         let unknown = found(&csv, 12, &[], true).unwrap_err().to_string();
@@ -337,6 +356,13 @@ mod tests {
             let text = rows(csv, 2).unwrap_err().to_string();
             assert!(text.contains(part), "{csv}: {text}");
         }
+        let dir = folder("file_name,class,split\n0.png,A,train\ncopy.png,A,test\n1.png,B,test\n", 2);
+        std::fs::copy(dir.path().join("0.png"), dir.path().join("copy.png")).unwrap();
+        let classes = ["A", "B"].map(String::from);
+        let needs = Needs { classes: Some(&classes), description: false, seed: 3, seen: &[], unknown: false };
+        let inspect = &mut |path: &Path| crate::assess::pipeline::bytes(path).map(|bytes| bytes.sha256);
+        let text = read(&dir.path().join("data.csv"), dir.path(), &needs, inspect).unwrap_err().to_string();
+        assert!(text.contains("line 3: copy.png is the same image as 0.png in line 2, which is in another part"), "{text}");
     }
 
     #[test]
@@ -351,7 +377,7 @@ mod tests {
             description: None,
             half: Half::Fitted,
         };
-        let given = (0..200_000).map(|at| Given { row: row(at), split: None, chosen: false }).collect();
+        let given = (0..200_000).map(|at| Given { row: row(at), split: None, seen: None }).collect();
         let begun = std::time::Instant::now();
         let halves = halved(given, 1);
         assert_eq!(halves.iter().filter(|row| row.half == Half::Fitted).count(), 100_000);

@@ -2,9 +2,9 @@
 //!
 //! Patches of one patient fail together, so patients are what is counted: each enters with the share of wrong ones among its accepted answers, and
 //! weighs as many of these as it has. The upper bound is Gaffke's (2005; Learned-Miller and Thomas 2020): a quantile of the mean when the
-//! weights are drawn anew (a Bayesian bootstrap) and one more patient, all of whose answers are wrong, stands beside those that were seen. For patients
-//! that are wholly right or wholly wrong, and for single items, it is Clopper and Pearson's. It asks nothing of how errors cluster, and another error
-//! never lowers it.
+//! weights are drawn anew (a Bayesian bootstrap) and one more patient with as many answers as the largest that was seen, all of them wrong, stands beside
+//! these. For patients of one size that are wholly right or wholly wrong, and for single items, it is Clopper and Pearson's. It asks nothing of how errors
+//! cluster within patients, and another error never lowers it. What it cannot know: patients with many more patches than any that was seen.
 //!
 //! Thresholds are tested from strict to loose, each only when the one before it held (a fixed sequence), so that no share of the confidence is lost to
 //! the number of thresholds.
@@ -191,7 +191,8 @@ fn levels(steps: &[Vec<Patient>], items: usize, risk: f64, confidence: f64) -> V
                 // Far from certain where the errors alone, one more patient among them, are not fewer than promised.
                 let sums = total(&steps[step]);
                 let (worth, share) = (effective(&steps[step]), sums.errors / sums.answers);
-                let hopeless = (worth * share + 1.0) / (worth + 1.0) >= risk;
+                let more = unseen(&steps[step]);
+                let hopeless = (worth * share + more) / (worth + more) >= risk;
                 certainty = if hopeless { 0.0 } else { below(&steps[step], risk) };
             }
             let holds = certainty >= 1.0 - allowed;
@@ -225,6 +226,12 @@ fn effective(patients: &[Patient]) -> f64 {
     if squares > 0.0 { total(patients).answers.powi(2) / squares } else { 0.0 }
 }
 
+/// The weight of the patient beside those that were seen, in patients of the effective number: that of the largest.
+fn unseen(patients: &[Patient]) -> f64 {
+    let largest = patients.iter().map(|one| one.answers).fold(0.0, f64::max);
+    (effective(patients) * largest / total(patients).answers).max(1.0)
+}
+
 /// The share that the random mean stays below with probability `level`.
 fn bound(patients: &[Patient], level: f64) -> f64 {
     let worth = effective(patients);
@@ -234,7 +241,7 @@ fn bound(patients: &[Patient], level: f64) -> f64 {
     }
     if patients.iter().all(|one| one.errors == 0.0 || one.errors == one.answers) {
         let wrong = worth * sums.errors / sums.answers;
-        return quantile(level, wrong + 1.0, worth - wrong);
+        return quantile(level, wrong + unseen(patients), worth - wrong);
     }
     let (mut low, mut high) = (0.0, 1.0);
     while high - low > EXACT {
@@ -258,7 +265,7 @@ fn below(patients: &[Patient], share: f64) -> f64 {
         *shapes.entry((one.errors / one.answers).to_bits()).or_default() += worth * one.answers / answers;
     }
     let mut terms: Vec<(f64, f64)> = shapes.into_iter().map(|(bits, shape)| (shape, f64::from_bits(bits) - share)).collect();
-    terms.push((1.0, 1.0 - share));
+    terms.push((unseen(patients), 1.0 - share));
     let scale = terms.iter().map(|(shape, distance)| shape * distance * distance).sum::<f64>().sqrt();
     if scale == 0.0 {
         return 1.0;

@@ -105,6 +105,37 @@ fn patients_who_fail_whole_do_not_bring_false_promises() {
     }
 }
 
+/// Patients have 1 to 40 answers, whatever their errors: a few weigh much.
+#[test]
+fn patients_of_unequal_size_do_not_bring_false_promises() {
+    for (place, (patients, failing, base)) in
+        [(40, 0.115, 0.01), (60, 0.115, 0.01), (60, 0.09, 0.03), (120, 0.105, 0.01)].into_iter().enumerate()
+    {
+        let mut chance = Chance::new(300 + place as u64);
+        let study = |chance: &mut Chance| -> Vec<(String, f64, bool)> {
+            let one = |patient: usize, chance: &mut Chance| {
+                let generator = Generator { patients: 1, items: 1 + chance.below(40), failing, base };
+                assert!(generator.risk() > RISK);
+                generator
+                    .draw(chance, Confidence::Constant)
+                    .into_iter()
+                    .map(move |(_, confidence, correct)| (format!("{patient}"), confidence, correct))
+            };
+            (0..patients).flat_map(|patient| one(patient, chance).collect::<Vec<_>>()).collect()
+        };
+        let held = (0..DRAWS).filter(|_| threshold_of(&study(&mut chance)).is_some()).count() as f64 / DRAWS as f64;
+        assert!(held <= FALSE_PROMISES, "{patients} patients, {failing}, {base}: {held} of the promises are false");
+    }
+}
+
+#[test]
+fn the_patient_beside_those_seen_weighs_as_the_largest() {
+    let (equal, one_large) = ([5; 60], [[5; 59].as_slice(), &[60]].concat());
+    let bound = |answers: &[u64]| patients_bound(answers, &vec![0; answers.len()], CONFIDENCE).unwrap();
+    assert!((bound(&equal) - (1.0 - 0.05f64.powf(1.0 / 60.0))).abs() < 1e-9);
+    assert!(bound(&one_large) > 2.0 * bound(&equal), "{} and {}", bound(&one_large), bound(&equal));
+}
+
 #[test]
 fn independent_errors_do_not_bring_false_promises() {
     for (place, base) in [0.11, 0.13, 0.15].into_iter().enumerate() {
