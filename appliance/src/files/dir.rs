@@ -16,6 +16,9 @@ use crate::{failpoint, progress};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
+/// A name in a folder with the state of what has it.
+pub type Named = (OsString, Stat);
+
 /// An open folder; its path is for messages only.
 #[derive(Debug)]
 pub struct Dir {
@@ -107,7 +110,7 @@ impl Dir {
     ///
     /// # Errors
     /// I/O.
-    pub fn entries(&self) -> io::Result<Vec<(OsString, Stat)>> {
+    pub fn entries(&self) -> io::Result<Vec<Named>> {
         let mut found = Vec::new();
         for name in self.names()? {
             if let Some(state) = self.stat(&name)? {
@@ -122,7 +125,7 @@ impl Dir {
     ///
     /// # Errors
     /// I/O.
-    pub fn folders_and_files(&self) -> io::Result<(Vec<OsString>, Vec<(OsString, Stat)>)> {
+    pub fn folders_and_files(&self) -> io::Result<(Vec<OsString>, Vec<Named>)> {
         let (mut folders, mut files) = (Vec::new(), Vec::new());
         for entry in rustix::fs::Dir::read_from(&self.fd)? {
             progress::beat();

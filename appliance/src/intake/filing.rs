@@ -117,6 +117,8 @@ impl Intake {
                 entry.insert(self.cases_of(&sha256)?);
             }
         }
+        // Before the rows say so: a worker that has read one of them meanwhile must not claim it after that.
+        placed.iter().for_each(|(row, _)| self.desk.forget(&Key::from(row)));
         let states: Vec<FileState> = self
             .ledger
             .write("ledger.filed", |tx| placed.iter().map(|(row, path)| record::placed(tx, row.id, path)).collect())?;
@@ -125,9 +127,7 @@ impl Intake {
             let sha8 = row.sha256.map(|sha256| hex(&sha256[..4])).unwrap_or_default();
             tracing::info!(event = state.name(), job = row.id, file = sha8, code = row.code);
         }
-        contents.iter().try_for_each(|(sha256, before)| self.renew_twins(sha256, *before, placed))?;
-        placed.iter().for_each(|(row, _)| self.desk.forget(&Key::from(row)));
-        Ok(())
+        contents.iter().try_for_each(|(sha256, before)| self.renew_twins(sha256, *before, placed))
     }
 
     fn end_of(&self, row: &FileRow, sidecars: &mut Sidecars) -> Result<End, FilingError> {

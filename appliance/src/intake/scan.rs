@@ -48,7 +48,7 @@ pub struct Scan {
 /// behind when their files are filed; without this every look would read all that there ever were.
 #[derive(Debug, Default)]
 pub struct Folders {
-    /// The folders in each.
+    /// The folders in each, in order.
     below: HashMap<PathBuf, Vec<PathBuf>>,
     /// Those that the next look reads whatever happens: they hold files, could not be read, or were not watched when they were read.
     due: BTreeSet<PathBuf>,
@@ -98,7 +98,7 @@ impl Folders {
         &mut self,
         root: &Dir,
         left_alone: &[&[Pattern]],
-        touched: &HashSet<PathBuf>,
+        touched: &BTreeSet<PathBuf>,
         watched: impl Fn(&Path) -> bool,
     ) -> io::Result<Scan> {
         failpoint::pass("scan.read_dir")?;
@@ -143,15 +143,15 @@ impl Folders {
 
     /// Notes the folders in a folder; those that are new.
     fn replace(&mut self, folder: &Path, below: Vec<PathBuf>, gone: &mut Vec<PathBuf>) -> Vec<PathBuf> {
+        let new = below.iter().filter(|path| !self.below.contains_key(*path)).cloned().collect();
         let before = self.below.insert(folder.to_owned(), below).unwrap_or_default();
-        let now: HashSet<&PathBuf> = self.below[folder].iter().collect();
-        let left: Vec<PathBuf> = before.iter().filter(|path| !now.contains(path)).cloned().collect();
-        let new = now.into_iter().filter(|path| !self.below.contains_key(*path)).cloned().collect();
-        left.iter().for_each(|path| self.forget(path, gone));
+        let left = before.into_iter().filter(|path| self.below[folder].binary_search(path).is_err());
+        left.collect::<Vec<_>>().iter().for_each(|path| self.forget(path, gone));
         new
     }
 }
 
+/// The folders in a folder that are descended, in order.
 fn read_folder(root: &Dir, folder: &Path, left_alone: &[&[Pattern]], files: &mut Vec<Found>) -> io::Result<Vec<PathBuf>> {
     let (folders, others) = root.below(folder)?.folders_and_files()?;
     let wanted =
@@ -164,7 +164,9 @@ fn read_folder(root: &Dir, folder: &Path, left_alone: &[&[Pattern]], files: &mut
     let descended = |name: &OsString| {
         !names::ignored_folder(name) && (companions.is_empty() || !companions.contains(&name.as_bytes().to_ascii_lowercase()))
     };
-    Ok(folders.into_iter().filter(descended).map(|name| folder.join(name)).collect())
+    let mut below: Vec<PathBuf> = folders.into_iter().filter(descended).map(|name| folder.join(name)).collect();
+    below.sort();
+    Ok(below)
 }
 
 fn found(path: PathBuf, state: &Stat) -> Found {
@@ -215,7 +217,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Dir::open(dir.path()).unwrap();
         drop(dir);
-        let scan = Folders::default().look(&root, &[], &HashSet::new(), |_| true);
+        let scan = Folders::default().look(&root, &[], &BTreeSet::new(), |_| true);
         assert!(scan.is_ok_and(|scan| scan.files.is_empty()), "a removed folder is empty; its marker tells");
     }
 
@@ -251,7 +253,7 @@ mod tests {
         let mut folders = Folders::default();
         for _ in 0..3 {
             let scan =
-                folders.look(&Dir::open(dir.path()).unwrap(), &[], &HashSet::new(), |path| path.as_os_str().is_empty()).unwrap();
+                folders.look(&Dir::open(dir.path()).unwrap(), &[], &BTreeSet::new(), |path| path.as_os_str().is_empty()).unwrap();
             assert!(scan.read.contains(&PathBuf::from("case")));
         }
     }

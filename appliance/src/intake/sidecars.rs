@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::Duration;
 
+use crate::clock;
 use crate::files::Dir;
 use crate::files::names::{self, Pattern};
 
@@ -22,7 +23,8 @@ pub struct Sidecars {
 #[derive(Debug)]
 struct Listed {
     names: BTreeSet<OsString>,
-    until: Instant,
+    /// Since the machine's start.
+    until: Duration,
 }
 
 impl Sidecars {
@@ -31,11 +33,12 @@ impl Sidecars {
     /// # Errors
     /// I/O.
     pub fn of(&mut self, image: &OsStr, folder: &Path, beside: &Dir, patterns: &[Pattern]) -> io::Result<Vec<OsString>> {
-        let now = Instant::now();
+        let now = clock::boot();
         if self.listed.get(folder).is_none_or(|listed| listed.until <= now) {
             self.listed.retain(|_, listed| listed.until > now);
             let names = list(beside, patterns)?;
-            let until = Instant::now() + now.elapsed() * WORTH;
+            let listed = clock::boot();
+            let until = listed + listed.saturating_sub(now) * WORTH;
             self.listed.insert(folder.to_owned(), Listed { names, until });
         }
         let Some(listed) = self.listed.get(folder) else { return Ok(Vec::new()) };
@@ -92,10 +95,10 @@ mod tests {
         std::fs::write(dir.path().join("a.json"), b"x").unwrap();
         assert_eq!(of(&mut sidecars, "a.png"), ["a.xml"]);
         let listed = sidecars.listed.get_mut(Path::new("case")).unwrap();
-        listed.until = Instant::now() + std::time::Duration::from_secs(60);
+        listed.until = clock::boot() + Duration::from_secs(60);
         std::fs::write(dir.path().join("b.xml"), b"x").unwrap();
         assert!(of(&mut sidecars, "b.png").is_empty(), "the listing is still used");
-        sidecars.listed.get_mut(Path::new("case")).unwrap().until = Instant::now();
+        sidecars.listed.get_mut(Path::new("case")).unwrap().until = clock::boot();
         assert_eq!(of(&mut sidecars, "b.png"), ["b.xml"]);
     }
 }

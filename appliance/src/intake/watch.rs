@@ -1,6 +1,6 @@
 //! Events of the file system: hints that something changed. They never decide anything; losing them costs time, not files.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ pub struct Events {
     /// Hints by path below the inbox; the last one counts.
     pub hints: HashMap<PathBuf, Hint>,
     /// Paths below the inbox that were made, changed, moved or removed.
-    pub touched: HashSet<PathBuf>,
+    pub touched: BTreeSet<PathBuf>,
     /// Anything else may have been touched too.
     pub missed: bool,
 }

@@ -184,6 +184,34 @@ fn every_failpoint_is_survived() {
     });
 }
 
+/// Copies that wait together are moved together and get their receipts in one transaction: a death before it loses none of them.
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_death_before_the_receipt_of_several_files_loses_none() {
+    let mut appliance = Appliance::new();
+    appliance.set("DOUBLE_DELAY_MS", "1500");
+    for copy in 0..40 {
+        appliance.drop_png(&format!("case{}/{copy}.png", copy % 2), 5);
+    }
+    appliance.set("MMLNB_FAILPOINTS", "ledger.filed=1*abort");
+    appliance.spawn();
+    appliance.ended();
+    let placed = |case: &str| {
+        let entries = std::fs::read_dir(appliance.path(&format!("done/{case}"))).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.path().extension().is_some_and(|ending| ending == "png")).count()
+    };
+    assert!(placed("case0") + placed("case1") > 1, "several were moved, and none is noted");
+    assert_eq!(appliance.in_state("filed"), 0);
+    appliance.unset("MMLNB_FAILPOINTS");
+    appliance.start();
+    appliance.until("all are filed", |appliance| appliance.in_state("filed") == 40 && appliance.inbox_is_empty());
+    assert_eq!((appliance.reports(), appliance.count("SELECT count(*) FROM files")), (1, 40));
+    let page = |name: &str| std::fs::read_to_string(appliance.path(&format!("done/{name}.report.html"))).unwrap();
+    assert!(page("case1/1.png").contains("SAME IMAGE AS CASE case0") && page("case0/0.png").contains("SAME IMAGE AS CASE case1"));
+    appliance.stop();
+    appliance.check();
+}
+
 #[cfg(feature = "failpoints")]
 fn survive(point: &str, act: &str) {
     let mut appliance = Appliance::new();
