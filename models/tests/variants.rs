@@ -12,9 +12,12 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
 fn variants() -> Vec<(serde_json::Value, Vec<u8>)> {
+    unpacked(include_bytes!("images/variants.bin"))
+}
+
+fn unpacked(packed: &[u8]) -> Vec<(serde_json::Value, Vec<u8>)> {
     let mut all = Vec::new();
-    let packed = include_bytes!("images/variants.bin");
-    flate2::read::ZlibDecoder::new(packed.as_slice()).read_to_end(&mut all).unwrap();
+    flate2::read::ZlibDecoder::new(packed).read_to_end(&mut all).unwrap();
     let line = all.iter().position(|&byte| byte == b'\n').unwrap();
     let cases: Vec<serde_json::Value> = serde_json::from_slice(&all[..line]).unwrap();
     let mut rest = &all[line + 1..];
@@ -193,5 +196,36 @@ fn random_mutants_of_jpegs_are_noticed_or_look_alike() {
         );
         // Without restart marks most flipped bits lead to another valid stream, for libjpeg too.
         assert!(noticed * 4 > changed, "{kind}: {noticed} noticed, {changed} in silence");
+    }
+}
+
+/// Plain and drawn pictures whose data is nearly all zeros or ones, by libjpeg-turbo's encoder.
+#[test]
+fn legal_zeros_of_jpegs_are_no_hole() {
+    for (case, data) in unpacked(include_bytes!("images/zeros.bin")) {
+        if let Err(error) = decode(&data, &Limits::default()) {
+            panic!("{}: {error}", case["name"]);
+        }
+    }
+}
+
+/// How many JPEGs with a hole of zero bytes in their picture data, as lost sectors leave it, are noticed. The figures stand in
+/// docs/images.md: `cargo test -p mmlnb-models --test variants holes -- --nocapture`.
+#[test]
+fn holes_of_zeros_in_jpegs_are_noticed() {
+    let mut random = ChaCha8Rng::seed_from_u64(29);
+    for (case, whole) in unpacked(include_bytes!("images/zeros.bin")).into_iter().take(3) {
+        let scan = whole.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap() + 14;
+        for length in [64, 512, 4096] {
+            let torn = |_| {
+                let mut torn = whole.clone();
+                let at = scan + random.next_u32() as usize % (whole.len() - 2 - length - scan);
+                torn[at..at + length].fill(0);
+                decode(&torn, &Limits::default()).is_err()
+            };
+            let noticed = (0..200).map(torn).filter(|&noticed| noticed).count();
+            println!("{}: of 200 holes of {length} bytes {noticed} are noticed", case["name"]);
+            assert!(noticed >= 198, "{}: {noticed} of 200 holes of {length} bytes", case["name"]);
+        }
     }
 }

@@ -42,6 +42,11 @@ impl Huffman {
         }
         Ok(table)
     }
+
+    /// The symbol whose code is zeros alone.
+    pub fn of_zeros(&self) -> Option<u8> {
+        (self.look[0] >> 8 != 0).then_some(self.look[0] as u8)
+    }
 }
 
 /// Reads bits up to the next marker; behind it come zeros, which [`Bits::overrun`] tells.

@@ -3,8 +3,8 @@
 //! Baseline, extended and progressive Huffman files of 8 bits, after ITU T.81. The inverse transform, the upsampling and
 //! the colour conversion are those of libjpeg-turbo's defaults (accurate integer transform, triangle filter), bit for bit.
 //! Beyond what libjpeg warns about these are damage: coefficients behind the last, values that 8-bit samples cannot have,
-//! whole bytes or broken padding left over at the end of a scan, runs of empty blocks that go beyond it, and coefficients
-//! that no scan has brought to full precision.
+//! whole bytes or broken padding left over at the end of a scan, runs of empty blocks that go beyond it, holes of zeros that
+//! the file's own tables do not explain, and coefficients that no scan has brought to full precision.
 
 mod blocks;
 mod colour;

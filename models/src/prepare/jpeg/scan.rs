@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Found;
-use super::blocks;
+use super::blocks::{self, Course};
 use super::entropy::{Bits, Huffman};
 use super::frame::Frame;
 use super::tables::Tables;
@@ -33,7 +33,7 @@ struct Part {
 #[derive(Default)]
 struct Carried {
     levels: [i32; 4],
-    run: u32,
+    course: Course,
 }
 
 impl Scan {
@@ -156,7 +156,7 @@ impl Scan {
                 return Err("a scan ends early".to_string());
             }
         }
-        if carried.run > 0 {
+        if carried.course.run > 0 {
             return Err("a run of empty blocks goes beyond its scan".to_string());
         }
         Ok(())
@@ -186,9 +186,9 @@ impl Scan {
         let block = &mut component.coefficients[row * component.blocks + column];
         match (&part.dc, &part.ac) {
             (Some(dc), _) => block[0] = blocks::level(bits, dc, level, part.step, self.shift)?,
-            (None, None) => block[0] |= (bits.number(1) as i16) << self.shift,
-            (None, Some(ac)) if self.refines => blocks::refined(bits, ac, block, self.band, self.shift, &mut carried.run)?,
-            (None, Some(ac)) => blocks::first(bits, ac, block, self.band, self.shift, &mut carried.run)?,
+            (None, None) => blocks::refined_level(bits, block, self.shift, part.component, &mut carried.course)?,
+            (None, Some(ac)) if self.refines => blocks::refined(bits, ac, block, self.band, self.shift, &mut carried.course)?,
+            (None, Some(ac)) => blocks::first(bits, ac, block, self.band, self.shift, &mut carried.course)?,
         }
         Ok(())
     }
