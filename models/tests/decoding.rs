@@ -3,9 +3,10 @@
 use std::io::Cursor;
 
 use image::{ExtendedColorType, ImageEncoder};
-use mmlnb_models::prepare::completeness::{Completeness, probe};
+use mmlnb_models::prepare::completeness::{Completeness, blank_tail, probe};
 use mmlnb_models::prepare::decode::{DecodeError, Format, Limits, decode};
 use mmlnb_models::prepare::header::{inspect, inspect_bytes};
+use mmlnb_models::prepare::scale::microns_per_pixel;
 use mmlnb_models::prepare::whole_slide::recognise;
 use proptest::prelude::*;
 
@@ -60,9 +61,9 @@ fn tiff(entries: &[(u16, u16, u32, u32)], data: &[u8], extra: &[u8]) -> Vec<u8> 
     bytes.extend((tags.len() as u16).to_le_bytes());
     for (tag, kind, count, value) in tags {
         // Values that do not fit are given as offsets into `extra`.
-        let outside = count * if kind == 3 { 2 } else { 1 } > 4;
+        let outside = count * [1, 1, 1, 2, 4, 8][usize::from(kind)] > 4;
         let value = match tag {
-            273 => first + extra.len() as u32,
+            273 | 324 if count == 1 => first + extra.len() as u32,
             _ if outside => first + value,
             _ => value,
         };
@@ -281,6 +282,136 @@ fn a_whole_slide_is_refused_with_its_size() {
     let error = inspect(&mut Cursor::new(&bytes), "a.svs", &Limits::default()).unwrap_err();
     assert_eq!(error.code(), "whole_slide");
     assert!(error.to_string().contains("24 x 16"), "{error}");
+}
+
+/// What fills strips, tiles and rows up is no picture: writers fill it with zeros.
+#[test]
+fn padding_is_no_blank_tail() {
+    let blank = |bytes: &[u8]| blank_tail(&mut Cursor::new(bytes)).unwrap();
+    let tiled = |side: u32, lit: u32| {
+        let tile: Vec<u8> = (0..side * side).map(|at| u8::from(at % side < WIDTH && at / side < lit)).collect();
+        tiff(&[(322, 3, 1, side), (323, 3, 1, side), (324, 4, 1, 0), (325, 4, 1, side * side)], &tile, &[])
+    };
+    for side in [32, 64, 256] {
+        assert_eq!(blank(&tiled(side, HEIGHT)), 0, "tiles of {side}");
+        assert_eq!(blank(&tiled(side, HEIGHT - 5)), u64::from(WIDTH) * 5, "tiles of {side} whose last five rows are missing");
+        assert_eq!(blank(&tiled(side, 0)), u64::from(WIDTH * HEIGHT));
+    }
+    // Two planes of edge tiles: only the second one lacks rows.
+    let plane = |lit: u32| (0..32 * 32_u32).map(move |at| u8::from(at % 32 < WIDTH && at / 32 < lit));
+    let planes: Vec<u8> = plane(HEIGHT).chain(plane(HEIGHT - 2)).collect();
+    let mut planar = tiff(
+        &[(277, 3, 1, 2), (284, 3, 1, 2), (322, 3, 1, 32), (323, 3, 1, 32), (324, 4, 2, 0), (325, 4, 2, 8)],
+        &planes,
+        &[[0; 8], [0, 4, 0, 0, 0, 4, 0, 0]].concat(),
+    );
+    let (data, list) = (planar.len() - planes.len(), planar.len() - planes.len() - 16);
+    planar[list..list + 4].copy_from_slice(&(data as u32).to_le_bytes());
+    planar[list + 4..list + 8].copy_from_slice(&(data as u32 + 1024).to_le_bytes());
+    assert_eq!(blank(&planar), u64::from(WIDTH) * 2);
+    // A strip that is longer than its rows.
+    let strip: Vec<u8> = (0..WIDTH * 64).map(|at| u8::from(at / WIDTH < HEIGHT)).collect();
+    assert_eq!(blank(&tiff(&[(278, 3, 1, 64)], &strip, &[])), 0);
+    // A mask behind the picture may well be empty.
+    let grey = vec![7; (WIDTH * HEIGHT) as usize];
+    assert_eq!(blank(&tiff(&[(254, 4, 1, 4)], &vec![0; grey.len()], &[])), 0);
+
+    let mut rows = Vec::new();
+    let narrow = vec![9; 21 * 16 * 3];
+    image::codecs::bmp::BmpEncoder::new(&mut rows).write_image(&narrow, 21, 16, ExtendedColorType::Rgb8).unwrap();
+    assert_eq!(blank(&rows), 0, "a row of 63 bytes takes 64");
+    let end = rows.len();
+    rows[end - 128..].fill(0);
+    assert_eq!(blank(&rows), 126);
+}
+
+/// Cameras' files: a thumbnail in front, the picture in a directory below it.
+#[test]
+fn the_picture_below_a_thumbnail_is_read() {
+    let camera = |photometric: u32, thumbnail: u32, cut: usize| {
+        let mut bytes = tiff(
+            &[(254, 4, 1, thumbnail), (256, 3, 1, 8), (257, 3, 1, 8), (278, 3, 1, 8), (274, 3, 1, 6), (330, 4, 1, 0)],
+            &[9; 64],
+            &[],
+        );
+        let at = bytes.len() as u32;
+        let entry = bytes.windows(8).position(|entry| entry == [0x4a, 1, 4, 0, 1, 0, 0, 0]).unwrap();
+        bytes[entry + 8..entry + 12].copy_from_slice(&at.to_le_bytes());
+        let grey: Vec<u8> = (0..WIDTH * HEIGHT).map(|at| (at % 256) as u8).collect();
+        let mut below = tiff(&[(262, 3, 1, photometric)], &grey, &[])[8..].to_vec();
+        let strip = below.windows(4).position(|entry| entry == [0x11, 1, 4, 0]).unwrap() + 8;
+        let data = at + (below.len() - grey.len()) as u32;
+        below[strip..strip + 4].copy_from_slice(&data.to_le_bytes());
+        bytes.extend(&below[..below.len() - cut]);
+        bytes
+    };
+    let image = decode(&camera(1, 1, 0), &Limits::default()).unwrap();
+    assert_eq!((image.width, image.height), (HEIGHT as usize, WIDTH as usize), "turned as the thumbnail is");
+    assert_eq!(image.pixels[(HEIGHT as usize - 1) * 3..][..3], [0; 3]);
+    let header = inspect_bytes(&camera(1, 1, 0), &Limits::default()).unwrap();
+    assert_eq!((header.width, header.height), (WIDTH, HEIGHT));
+    let error = decode(&camera(32803, 1, 0), &Limits::default()).unwrap_err();
+    assert!(error.code() == "unsupported" && error.to_string().contains("raw camera data"), "{error}");
+    assert_eq!(code(&camera(1, 1, 10)), "truncated", "the picture's end is missing");
+    assert_eq!(code(&camera(1, 1, 490)), "truncated", "the picture's directory is missing");
+    assert_eq!(code(&camera(1, 0, 0)), "several_pages", "two pictures, neither is marked as the other's copy");
+    // An offset that was left behind by a program that knew nothing of it leads nowhere.
+    let left = tiff(&[(330, 4, 1, 1 << 20)], &[9; (WIDTH * HEIGHT) as usize], &[]);
+    assert_eq!(decode(&left, &Limits::default()).unwrap().width, WIDTH as usize);
+}
+
+/// A program that writes a wrong picture writes right sums of its chunks.
+#[test]
+fn a_png_whose_picture_data_fails_its_checksum_is_damaged() {
+    let whole = png();
+    let at = whole.windows(4).position(|kind| kind == b"IDAT").unwrap();
+    let length = u32::from_be_bytes(whole[at - 4..at].try_into().unwrap()) as usize;
+    let stream = &whole[at + 4..at + 4 + length];
+    let with = |pieces: &[&[u8]]| {
+        let mut bytes = whole[..at - 4].to_vec();
+        for piece in pieces {
+            let chunk = [b"IDAT".as_slice(), piece].concat();
+            let mut sum = flate2::Crc::new();
+            sum.update(&chunk);
+            bytes.extend((piece.len() as u32).to_be_bytes());
+            bytes.extend(&chunk);
+            bytes.extend(sum.sum().to_be_bytes());
+        }
+        bytes.extend(&whole[at + 8 + length..]);
+        bytes
+    };
+    assert_eq!(decode(&with(&[&stream[..7], &[], &stream[7..]]), &Limits::default()).unwrap().pixels, pixels());
+    let mut wrong = stream.to_vec();
+    wrong[length - 1] ^= 1;
+    assert_eq!(code(&with(&[&wrong])), "damaged");
+    assert_eq!(code(&with(&[&stream[..length - 4]])), "damaged");
+    assert_eq!(code(&with(&[&stream[..length - 1]])), "damaged");
+}
+
+/// A scale that no model has seen must be refused, not taken for unknown.
+#[test]
+fn a_scale_in_a_unit_is_believed() {
+    let stated = |text: &str| microns_per_pixel(&described(270, text));
+    let ome = |size: &str, unit: &str| {
+        stated(&format!("<?xml version=\"1.0\"?><OME><Pixels PhysicalSizeX=\"{size}\" PhysicalSizeXUnit=\"{unit}\"/></OME>"))
+    };
+    assert_eq!(ome("10", "um"), Some(10.0));
+    assert_eq!(ome("20", "nm"), Some(0.02));
+    assert_eq!(ome("0.4", "mm"), Some(400.0));
+    assert_eq!(ome("0", "um"), None);
+    assert_eq!(ome("10", "m"), None);
+    assert_eq!(stated("Aperio\r\nAppMag = 1|MPP = 10.0"), Some(10.0));
+    let density = |number: u32, unit: u32, text: &str| {
+        let grey = [0; (WIDTH * HEIGHT) as usize];
+        let extra = [&number.to_le_bytes(), &1_u32.to_le_bytes(), text.as_bytes()].concat();
+        let tags = [(270, 2, text.len() as u32, 8), (282, 5, 1, 0), (296, 3, 1, unit)];
+        microns_per_pixel(&tiff(&tags, &grey, &extra))
+    };
+    assert_eq!(density(1000, 3, "a text"), Some(10.0));
+    assert_eq!(density(72, 2, "a text"), None, "a screen's");
+    assert_eq!(density(600, 2, "a text"), None, "a printer's");
+    assert_eq!(density(72, 1, "ImageJ=1.54\nunit=inch\n"), None, "a screen's, taken over");
+    assert_eq!(density(2, 1, "ImageJ=1.54\nunit=mm\n"), Some(500.0));
 }
 
 #[test]

@@ -40,9 +40,15 @@ impl BmpHeader {
         Some(BmpHeader { named, offset, width, height, bits, compression, pixels_per_metre: number(38, 4)? })
     }
 
+    /// Bytes of a row that hold pixels, and bytes from one row to the next.
+    pub fn row(&self) -> Option<(u64, u64)> {
+        let bits = self.width.checked_mul(self.bits)?;
+        Some((bits.div_ceil(8), bits.div_ceil(32).checked_mul(4)?))
+    }
+
     /// Where the picture data lie, unless they are compressed.
     pub fn uncompressed(&self) -> Option<Range<u64>> {
-        let row = self.width.checked_mul(self.bits)?.div_ceil(32).checked_mul(4)?;
+        let (_, row) = self.row()?;
         let end = row.checked_mul(self.height)?.checked_add(self.offset)?;
         matches!(self.compression, 0 | 3 | 6).then_some(self.offset..end)
     }

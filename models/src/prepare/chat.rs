@@ -71,7 +71,7 @@ pub fn check_template(dir: &Path) -> Result<(), ChatError> {
     let mut for_images = false;
     let jinja = dir.join("chat_template.jinja");
     if jinja.exists() {
-        let text = std::fs::read_to_string(&jinja).map_err(|source| ConfigError::Unreadable { file: jinja.clone(), source })?;
+        let text = super::source::text(&jinja).map_err(|source| ConfigError::Unreadable { file: jinja.clone(), source })?;
         compare(&jinja, &text)?;
         for_images = true;
     }

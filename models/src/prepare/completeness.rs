@@ -6,7 +6,7 @@ use super::bmp::{self, BmpHeader};
 use super::header::Format;
 use super::source::Source;
 use super::tiff_directory::{self, Directory, TiffProblem};
-use super::tiff_layout::Layout;
+use super::tiff_layout::{Inside, Layout};
 
 /// What the structure of a file says about its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,35 +42,34 @@ pub fn probe<S: Read + Seek>(source: &mut S) -> io::Result<Completeness> {
 /// How many bytes at the end of an uncompressed file's picture data are zero: what a writer that reserves the whole size
 /// first has still to write, or black. 0 for every other file, for compressed data is never blank.
 ///
-/// The picture data of a TIFF are those of its strips or tiles, wherever they lie; the tail is counted in file order.
+/// Only bytes that hold pixels count, not those that fill rows, strips or tiles up. The picture data of a TIFF are those of
+/// its strips or tiles, wherever they lie, without masks; the tail is counted in file order.
 pub fn blank_tail<S: Read + Seek>(source: &mut S) -> io::Result<u64> {
     let head = Source::new(source)?.up_to(0, 64)?;
     match Format::of(&head) {
         Some(Format::Bmp) => {
             let mut source = Source::new(source)?;
-            let Some(picture) = BmpHeader::parse(&source.up_to(0, bmp::HEADER)?).and_then(|header| header.uncompressed()) else {
-                return Ok(0);
-            };
-            zeros_before(&mut source, picture.start, picture.end)
+            let stored = BmpHeader::parse(&source.up_to(0, bmp::HEADER)?).as_ref().and_then(Stored::of_bmp);
+            stored.map_or(Ok(0), |stored| stored.blank_tail(&mut source))
         }
         Some(Format::Tiff) => {
             let Ok(directories) = tiff_directory::directories(source, true) else { return Ok(0) };
             let mut source = Source::new(source)?;
             let length = source.length;
-            let plain = directories.iter().filter(|directory| directory.compression == 1);
-            let mut chunks: Vec<(u64, u64)> = plain.flat_map(|directory| chunks(directory, length)).collect();
-            chunks.sort_unstable_by_key(|chunk| std::cmp::Reverse(chunk.1));
+            let plain = directories.iter().filter(|directory| directory.compression == 1 && !directory.is_mask());
+            let mut stored: Vec<Stored> = plain.flat_map(|directory| Stored::of_tiff(directory, length)).collect();
+            stored.sort_unstable_by_key(|one| std::cmp::Reverse(one.end));
             let mut blank = 0;
             let mut counted = u64::MAX;
-            for (start, end) in chunks {
-                let end = end.min(counted);
-                if start >= end {
+            for mut one in stored {
+                one.end = one.end.min(counted);
+                if one.start >= one.end {
                     continue;
                 }
-                let zeros = zeros_before(&mut source, start, end)?;
+                let zeros = one.blank_tail(&mut source)?;
                 blank += zeros;
-                counted = start;
-                if zeros < end - start {
+                counted = one.start;
+                if zeros < one.pixels_before(one.end) {
                     break;
                 }
             }
@@ -80,19 +79,59 @@ pub fn blank_tail<S: Read + Seek>(source: &mut S) -> io::Result<u64> {
     }
 }
 
-/// Zero bytes in front of `end`, back to `start`; what lies behind the end of the file counts as zero.
-fn zeros_before<S: Read + Seek>(source: &mut Source<S>, start: u64, end: u64) -> io::Result<u64> {
-    const STEP: u64 = 1 << 16;
-    let mut at = end;
-    while at > start {
-        let from = at.saturating_sub(STEP).max(start);
-        let piece = source.up_to(from, (at - from) as usize)?;
-        if let Some(last) = piece.iter().rposition(|&byte| byte != 0) {
-            return Ok(end - from - last as u64 - 1);
-        }
-        at = from;
+/// Pixels without compression: from `start` on the first `used` of every `stride` bytes, up to `end`.
+struct Stored {
+    start: u64,
+    end: u64,
+    used: u64,
+    stride: u64,
+}
+
+impl Stored {
+    fn of_bmp(header: &BmpHeader) -> Option<Stored> {
+        let (picture, (used, stride)) = (header.uncompressed()?, header.row()?);
+        (used > 0).then_some(Stored { start: picture.start, end: picture.end, used, stride })
     }
-    Ok(end - start)
+
+    /// Those of each strip or tile.
+    fn of_tiff(directory: &Directory, file: u64) -> Vec<Stored> {
+        let Ok(layout) = Layout::of(directory, file) else {
+            let places = chunks(directory, file).into_iter().filter(|(start, end)| start < end);
+            return places.map(|(start, end)| Stored { start, end, used: 1, stride: 1 }).collect();
+        };
+        let one = |index: usize| {
+            let ((start, length), Inside { stride, used, lines }) = (layout.place(index), layout.inside(index));
+            let end = start.saturating_add(length.min(stride * lines));
+            (length > 0 && used > 0).then_some(Stored { start, end, used, stride })
+        };
+        (0..layout.count()).filter_map(one).collect()
+    }
+
+    /// Zero bytes of pixels at the end; what lies behind the end of the file counts as zero.
+    fn blank_tail<S: Read + Seek>(&self, source: &mut Source<S>) -> io::Result<u64> {
+        const STEP: u64 = 1 << 16;
+        let mut at = self.end;
+        while at > self.start {
+            let from = at.saturating_sub(STEP).max(self.start);
+            let piece = source.up_to(from, (at - from) as usize)?;
+            let lit = (0..piece.len()).rfind(|&index| piece[index] != 0 && self.holds(from + index as u64));
+            if let Some(lit) = lit {
+                return Ok(self.pixels_before(self.end) - self.pixels_before(from + lit as u64 + 1));
+            }
+            at = from;
+        }
+        Ok(self.pixels_before(self.end))
+    }
+
+    fn holds(&self, at: u64) -> bool {
+        (at - self.start) % self.stride < self.used
+    }
+
+    /// Bytes of pixels in front of `at`.
+    fn pixels_before(&self, at: u64) -> u64 {
+        let (lines, rest) = ((at - self.start) / self.stride, (at - self.start) % self.stride);
+        lines * self.used + rest.min(self.used)
+    }
 }
 
 fn png<S: Read + Seek>(source: &mut Source<S>) -> io::Result<Completeness> {

@@ -28,3 +28,4 @@ mod tiff_pages;
 mod tiff_pixels;
 pub mod tissue;
 pub mod whole_slide;
+mod zlib;

@@ -9,7 +9,11 @@ use super::tiff_directory::{self, Directory};
 use super::tiff_pages;
 use super::tiff_pixels::attribute;
 
-/// Micrometres a pixel if the file states a resolution that a microscope can have (0.05 to 5); screen resolutions are none.
+/// Micrometres a pixel if the file states them.
+///
+/// What is stated in a unit of microscopy (OME-XML, ImageJ in micrometres and the like, `MPP`) is believed from 0.01 to 1000:
+/// a scale that no model has seen must be refused, not taken for unknown. Densities an inch, centimetre or metre are often
+/// those of a screen or a printer; they count only up to 20 (1270 dots an inch), which neither has.
 ///
 /// In this order: OME-XML, ImageJ's unit, the format's own field (TIFF's XResolution, PNG's `pHYs`, JFIF's density, BMP's
 /// pixels a metre), EXIF, and what slide scanners write into a TIFF's description (`MPP = 0.25`).
@@ -19,18 +23,38 @@ pub fn microns_per_pixel(bytes: &[u8]) -> Option<f64> {
             .and_then(png_resolution)
             .into_iter()
             .chain(png_chunk(bytes, b"eXIf").and_then(exif_resolution))
+            .map(Stated::AsDensity)
             .collect(),
         Format::Jpeg => {
             let jfif = exif::jpeg_segment(bytes, 0xe0, b"JFIF\0").and_then(jfif_resolution);
-            jfif.into_iter().chain(exif::jpeg_segment(bytes, 0xe1, b"Exif\0\0").and_then(exif_resolution)).collect()
+            let exif = exif::jpeg_segment(bytes, 0xe1, b"Exif\0\0").and_then(exif_resolution);
+            jfif.into_iter().chain(exif).map(Stated::AsDensity).collect()
         }
         Format::Bmp => BmpHeader::parse(&bytes[..bytes.len().min(bmp::HEADER)])
-            .map(|header| 1e6 / header.pixels_per_metre as f64)
+            .map(|header| Stated::AsDensity(1e6 / header.pixels_per_metre as f64))
             .into_iter()
             .collect(),
         Format::Tiff => tiff_resolutions(bytes),
     };
-    stated.into_iter().find(|scale: &f64| (0.05..=5.0).contains(scale))
+    stated.into_iter().find_map(Stated::believed)
+}
+
+/// How a file states micrometres a pixel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stated {
+    /// As a length, in a unit of microscopy.
+    AsLength(f64),
+    /// As dots an inch, centimetre or metre.
+    AsDensity(f64),
+}
+
+impl Stated {
+    fn believed(self) -> Option<f64> {
+        match self {
+            Stated::AsLength(microns) => (0.01..=1000.0).contains(&microns).then_some(microns),
+            Stated::AsDensity(microns) => (0.01..=20.0).contains(&microns).then_some(microns),
+        }
+    }
 }
 
 /// Micrometres of a unit's name.
@@ -47,7 +71,7 @@ fn unit(name: &str) -> Option<f64> {
     })
 }
 
-fn tiff_resolutions(bytes: &[u8]) -> Vec<f64> {
+fn tiff_resolutions(bytes: &[u8]) -> Vec<Stated> {
     let Ok(directories) = tiff_directory::directories(&mut Cursor::new(bytes), false) else { return Vec::new() };
     let mains = tiff_pages::mains(&directories);
     let Some(page) = mains.first() else { return Vec::new() };
@@ -57,7 +81,10 @@ fn tiff_resolutions(bytes: &[u8]) -> Vec<f64> {
         2 => page.resolution.map(|density| 25_400.0 / density),
         _ => None,
     };
-    [ome(first), imagej(page, first), own, scanner(&page.description).or_else(|| scanner(first))].into_iter().flatten().collect()
+    let scanner = scanner(&page.description).or_else(|| scanner(first));
+    let stated =
+        [ome(first).map(Stated::AsLength), imagej(page, first), own.map(Stated::AsDensity), scanner.map(Stated::AsLength)];
+    stated.into_iter().flatten().collect()
 }
 
 /// OME-XML's physical size, micrometres unless it says otherwise.
@@ -67,9 +94,12 @@ fn ome(description: &str) -> Option<f64> {
     Some(size * attribute(xml, "PhysicalSizeXUnit").map_or(Some(1.0), unit)?)
 }
 
-/// ImageJ keeps pixels a unit in XResolution and the unit's name in its description.
-fn imagej(page: &Directory, description: &str) -> Option<f64> {
-    Some(unit(tiff_pages::imagej(description, "unit")?)? / page.resolution?)
+/// ImageJ keeps pixels a unit in XResolution and the unit's name in its description. Inches and centimetres it takes over from
+/// files that state a density.
+fn imagej(page: &Directory, description: &str) -> Option<Stated> {
+    let unit = unit(tiff_pages::imagej(description, "unit")?)?;
+    let microns = unit / page.resolution?;
+    Some(if unit > 1e3 { Stated::AsDensity(microns) } else { Stated::AsLength(microns) })
 }
 
 /// `MPP = 0.2520` of Aperio's descriptions.

@@ -116,8 +116,7 @@ pub struct Settings {
 impl SettingsFile {
     /// Reads a TOML file.
     pub fn read(file: &Path) -> Result<Self, SettingsError> {
-        let text =
-            std::fs::read_to_string(file).map_err(|source| SettingsError::Unreadable { file: file.to_path_buf(), source })?;
+        let text = super::source::text(file).map_err(|source| SettingsError::Unreadable { file: file.to_path_buf(), source })?;
         toml::from_str(&text).map_err(|source| SettingsError::Syntax { file: file.to_path_buf(), source: Box::new(source) })
     }
 }

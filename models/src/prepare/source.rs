@@ -1,6 +1,8 @@
 //! Bounded reads at given places of a file or of bytes in memory.
 
+use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
 
 /// Bytes that are read at once where fewer are asked for: walks over headers ask for a few at a time.
 const WINDOW: usize = 16 << 10;
@@ -68,5 +70,30 @@ impl<'a, S: Read + Seek> Source<'a, S> {
         self.inner.seek(SeekFrom::Start(offset))?;
         self.inner.by_ref().take(count).read_to_end(&mut bytes)?;
         Ok(bytes)
+    }
+}
+
+/// The text of a regular file. Anything else is refused before it is opened: a pipe would keep the reader waiting.
+pub fn text(file: &Path) -> io::Result<String> {
+    if !fs::metadata(file)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    fs::read_to_string(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::text;
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pipe, plain) = (dir.path().join("pipe"), dir.path().join("plain"));
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        std::fs::write(&plain, "a text").unwrap();
+        assert_eq!(text(&plain).unwrap(), "a text");
+        for other in [pipe.as_path(), dir.path()] {
+            assert!(text(other).unwrap_err().to_string().contains("regular"), "{}", other.display());
+        }
     }
 }

@@ -96,6 +96,8 @@ pub struct Directory {
     pub offsets: Vec<u64>,
     /// Their lengths in bytes.
     pub lengths: Vec<u64>,
+    /// Where directories below this one lie (SubIFDs).
+    below: Vec<u64>,
 }
 
 impl Directory {
@@ -130,6 +132,7 @@ impl Directory {
             imagej: (Vec::new(), Vec::new()),
             offsets: Vec::new(),
             lengths: Vec::new(),
+            below: Vec::new(),
         }
     }
 
@@ -144,7 +147,10 @@ impl Directory {
     }
 }
 
-/// Reads every directory; with `chunks` also where each strip or tile lies.
+/// Reads every directory, those of the file's chain first, then those below them; with `chunks` also where each strip or tile
+/// lies.
+///
+/// Cameras' files (DNG) begin with a thumbnail and keep the picture below it.
 pub fn directories<S: Read + Seek>(source: &mut S, chunks: bool) -> Result<Vec<Directory>, TiffProblem> {
     let mut reader = Reader::new(source, chunks)?;
     let mut seen = HashSet::new();
@@ -154,14 +160,42 @@ pub fn directories<S: Read + Seek>(source: &mut S, chunks: bool) -> Result<Vec<D
         if !seen.insert(at) {
             return Err(TiffProblem::Malformed("its directories form a ring"));
         }
-        let (directory, next) = reader.directory(at)?;
+        let (directory, next) = reader.directory(at, 1)?;
         found.push(directory);
         at = next;
     }
     if found.is_empty() {
         return Err(TiffProblem::Malformed("it has no directory"));
     }
+    below(&mut reader, &mut seen, &mut found)?;
     Ok(found)
+}
+
+/// Appends the directories below those that are found, and those below them.
+///
+/// Programs that rewrite a picture keep offsets that lead nowhere: below a page that is itself the picture what cannot be read
+/// is passed over; below a thumbnail it is the picture.
+fn below<S: Read + Seek>(reader: &mut Reader<S>, seen: &mut HashSet<u64>, found: &mut Vec<Directory>) -> Result<(), TiffProblem> {
+    let mut parent = 0;
+    while parent < found.len() {
+        let (needed, orientation) = (found[parent].is_reduced(), found[parent].orientation);
+        for mut at in std::mem::take(&mut found[parent].below) {
+            while at != 0 && found.len() < MOST_DIRECTORIES && seen.insert(at) {
+                match reader.directory(at, orientation) {
+                    Ok((directory, next)) if directory.width > 0 && directory.height > 0 => {
+                        found.push(directory);
+                        at = next;
+                    }
+                    Err(TiffProblem::Io(error)) => return Err(TiffProblem::Io(error)),
+                    Err(problem) if needed => return Err(problem),
+                    Ok(_) if needed => return Err(TiffProblem::Malformed("a directory below another has no picture")),
+                    Ok(_) | Err(_) => break,
+                }
+            }
+        }
+        parent += 1;
+    }
+    Ok(())
 }
 
 struct Reader<'a, S> {
@@ -221,7 +255,8 @@ impl<'a, S: Read + Seek> Reader<'a, S> {
         Ok(fold(&self.bytes(at, bytes, what)?, self.little))
     }
 
-    fn directory(&mut self, at: u64) -> Result<(Directory, u64), TiffProblem> {
+    /// The directory at `at` and where the next one lies; `orientation` is what it has where it states none.
+    fn directory(&mut self, at: u64, orientation: u64) -> Result<(Directory, u64), TiffProblem> {
         let (count_bytes, entry_bytes, offset_bytes) = if self.big_tiff { (8, 20, 8) } else { (2, 12, 4) };
         let count = self.number(at, count_bytes, "a directory")?;
         if count > MOST_ENTRIES {
@@ -231,7 +266,7 @@ impl<'a, S: Read + Seek> Reader<'a, S> {
             self.entries_left.checked_sub(count).ok_or(TiffProblem::Malformed("its directories have too many entries in all"))?;
         let first = at.saturating_add(count_bytes as u64);
         let entries = self.bytes(first, count as usize * entry_bytes, "a directory")?;
-        let mut directory = Directory::new(self.little);
+        let mut directory = Directory { orientation, ..Directory::new(self.little) };
         for (index, entry) in entries.chunks_exact(entry_bytes).enumerate() {
             let entry = self.entry(entry, first.saturating_add((index * entry_bytes) as u64));
             self.apply(&entry, &mut directory)?;
@@ -276,6 +311,7 @@ impl<'a, S: Read + Seek> Reader<'a, S> {
             320 => directory.color_map = self.values(entry, 3 << 16)?,
             322 => directory.tile = Some((self.value(entry)?, directory.tile.map_or(0, |tile| tile.1))),
             323 => directory.tile = Some((directory.tile.map_or(0, |tile| tile.0), self.value(entry)?)),
+            330 => directory.below = self.values(entry, MOST_DIRECTORIES as u64)?,
             338 => directory.extra_samples = self.values(entry, 64)?,
             339 => directory.sample_format = self.value(entry)?,
             347 if self.chunks => directory.jpeg_tables = self.raw(entry)?,

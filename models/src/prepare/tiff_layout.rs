@@ -22,6 +22,17 @@ pub struct Layout<'a> {
     ordered: Vec<u64>,
 }
 
+/// Which bytes of an uncompressed chunk belong to the image: the first `used` of every `stride`, `lines` times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inside {
+    /// Bytes from one line to the next.
+    pub stride: u64,
+    /// Bytes of a line that belong to the image; the rest is padding.
+    pub used: u64,
+    /// Lines that belong to the image.
+    pub lines: u64,
+}
+
 /// Where a chunk stands in the image.
 pub struct Place {
     /// Which plane.
@@ -98,6 +109,22 @@ impl<'a> Layout<'a> {
             return self.width.div_ceil(across) * rows.div_ceil(down) * (across * down + 2);
         }
         (self.width * self.channels * self.bits).div_ceil(8) * rows
+    }
+
+    /// Which bytes of a chunk without compression belong to the image.
+    pub fn inside(&self, index: usize) -> Inside {
+        let place = self.chunk(index);
+        let columns = self.width.min((self.directory.width as usize).saturating_sub(place.left));
+        let rows = place.rows.min((self.directory.height as usize).saturating_sub(place.top));
+        let (stride, used, lines) = if self.is_subsampled() {
+            let [across, down] = self.subsampling();
+            let units = |pixels: usize| pixels.div_ceil(across) * (across * down + 2);
+            (units(self.width), units(columns), rows.div_ceil(down))
+        } else {
+            let bytes = |pixels: usize| (pixels * self.channels * self.bits).div_ceil(8);
+            (bytes(self.width), bytes(columns), rows)
+        };
+        Inside { stride: stride as u64, used: used as u64, lines: lines as u64 }
     }
 
     /// Luminance and chrominance of different resolution, outside JPEG.

@@ -1,13 +1,12 @@
 //! One page of a TIFF to 8-bit RGB.
 
-use std::io::Read;
-
 use super::decode::{Damage, Rgb8Image};
 use super::header::{DecodeError, Limits};
 use super::jpeg::{self, Bounds, Colours, JpegError};
 use super::samples::{self, Alpha};
 use super::tiff_directory::Directory;
 use super::tiff_layout::{Layout, Place};
+use super::zlib;
 
 /// Pixels of a page, and the first damage that still gave some.
 pub fn page(bytes: &[u8], directory: &Directory, limits: &Limits) -> Result<(Rgb8Image, Option<Damage>), DecodeError> {
@@ -384,11 +383,11 @@ fn unpacked(compression: u64, stored: &[u8], needed: usize) -> Result<(Vec<u8>, 
         }
         5 => lzw(stored, needed, &mut data)?,
         8 | 32946 => {
-            let mut decoder = flate2::read::ZlibDecoder::new(stored);
-            let read = decoder.by_ref().take(needed as u64).read_to_end(&mut data);
             // What follows are rows beyond the page and the checksum, which is compared at the end.
-            let rest = read.and_then(|_| std::io::copy(&mut decoder.take(needed as u64), &mut std::io::sink()));
-            rest.err().map(|_| "the compressed data is damaged")
+            let whole = zlib::inflate(std::iter::once(stored), 2 * needed as u64, |bytes| {
+                data.extend_from_slice(&bytes[..bytes.len().min(needed - data.len())]);
+            });
+            whole.err()
         }
         _ => pack_bits(stored, needed, &mut data),
     };
