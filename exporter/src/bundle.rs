@@ -1,6 +1,7 @@
 //! Writing a bundle: graphs, tokenizers, model card and manifest, made beside the target and renamed when whole.
 
 use crate::{
+    classifier::{ClassifierInput, damaged_record},
     error::ExportError,
     export::{GraphInfo, Step, export_lowered, weight_bytes},
     lower::{cache_head_size, lower},
@@ -10,17 +11,12 @@ use crate::{
 };
 use mmlnb_models::{
     bundle::{
-        self, CLASSIFIER, Calibration, DESCRIBER, FORMAT, KNOWN_ANSWERS, KnownAnswer, MANIFEST, Manifest, NOVELTY, Precision,
-        Provenance,
+        self, CLASSIFIER, DESCRIBER, FORMAT, KNOWN_ANSWERS, KnownAnswer, MANIFEST, Manifest, NOVELTY, Precision, Provenance,
     },
-    config::{ClassifierConfig, QwenConfig},
-    hash, json,
-    measures::intervals::Estimates,
-    prepare::{
-        bert_tokenizer::BertTokenizer, chat::check_template, qwen_image::QwenImageProcessor, qwen_tokenizer::QwenTokenizer,
-        settings::Settings,
-    },
-    provenance::TRAINING_DATA,
+    config::QwenConfig,
+    hash,
+    prepare::{chat::check_template, qwen_image::QwenImageProcessor, qwen_tokenizer::QwenTokenizer, settings::Settings},
+    provenance::{TRAINING_DATA, TrainingData},
     record::Record,
 };
 use std::{
@@ -70,17 +66,8 @@ struct DescriberInput {
     settings: Settings,
     record: Option<Record>,
     image_size: Option<[i64; 2]>,
-}
-
-/// The classifier's half, opened and checked.
-struct ClassifierInput {
-    source: Source,
-    config: ClassifierConfig,
-    calibration: Option<Calibration>,
-    /// SHA-256 of the training data, if the trainer recorded it.
-    data_sha256: Option<String>,
-    /// What the trainer measured, if it recorded that.
-    measures: Option<Estimates>,
+    /// What it has seen, as far as it says.
+    trained_on: Option<TrainingData>,
 }
 
 /// Writes a bundle; returns `bundle_sha256`. An older bundle in its place is replaced when the new one is whole.
@@ -111,7 +98,7 @@ pub fn export_bundle(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<Str
                 Some(bundle::Source { name: folder_name(adapter.path()), sha256: adapter.sha256()?.to_string() });
         }
         let trained = input.source.adapter().map_or(input.source.dir(), |adapter| adapter.path());
-        copy(trained, &part.path.join(DESCRIBER), &[TRAINING_DATA])?;
+        write_trained_on(input.trained_on.as_ref(), &part.path.join(DESCRIBER))?;
         manifest.known_answers.extend(known_answers(trained, "describer", recipe.precision, &part.path)?);
     }
     if let Some(input) = &classifier {
@@ -157,7 +144,7 @@ fn opened(recipe: &Recipe) -> Result<(Option<DescriberInput>, Option<ClassifierI
     }
     let mut classifier = None;
     if let Some(dir) = &recipe.classifier {
-        keep(open_classifier(dir).map(|input| classifier = Some(input)));
+        keep(ClassifierInput::open(dir).map(|input| classifier = Some(input)));
     }
     match problems.len() {
         0 => Ok((describer, classifier)),
@@ -173,7 +160,10 @@ fn open_describer(dir: &Path, recipe: &Recipe) -> Result<DescriberInput, ExportE
     };
     let unfit = |problem: String| ExportError::Checkpoint { path: dir.to_path_buf(), problem };
     let processor = QwenImageProcessor::from_dir(dir, &config.vision)?;
-    let record = Record::read(recipe.adapter.as_deref().unwrap_or(dir)).map_err(|error| unfit(error.to_string()))?;
+    let record_of = |folder: &Path| Record::read(folder).map_err(|error| unfit(error.to_string()));
+    let record =
+        recipe.adapter.as_deref().map(record_of).transpose()?.flatten().map_or_else(|| record_of(dir), |own| Ok(Some(own)))?;
+    let trained_on = TrainingData::of_describer(dir, recipe.adapter.as_deref()).map_err(|error| damaged_record(&error))?;
     let image_size = recipe.image_size.or(record.as_ref().and_then(|record| record.image_size));
     if let Some([width, height]) = image_size {
         processor.with_size(width, height).map_err(|error| unfit(error.to_string()))?;
@@ -190,46 +180,7 @@ fn open_describer(dir: &Path, recipe: &Recipe) -> Result<DescriberInput, ExportE
     }
     let settings = Settings::resolve_trained(recipe.settings.as_deref(), dir, record.as_ref(), |token| tokenizer.id(token));
     let settings = settings.map_err(|error| ExportError::Asked(error.to_string()))?;
-    Ok(DescriberInput { source, config, settings, record, image_size })
-}
-
-fn open_classifier(dir: &Path) -> Result<ClassifierInput, ExportError> {
-    let source = Source::open(dir, None)?;
-    let Sizes::Classifier(config) = source.sizes().clone() else {
-        return Err(ExportError::Asked(format!("--classifier is for a classifier's folder, but {} is none", dir.display())));
-    };
-    if let Some(text) = &config.text {
-        let unfit = |error: String| ExportError::Checkpoint { path: dir.to_path_buf(), problem: error };
-        let tokenizer = BertTokenizer::from_dir(dir).and_then(|tokenizer| tokenizer.within(text.vocabulary));
-        tokenizer.map_err(|error| unfit(error.to_string()))?;
-    }
-    let calibration = calibration(dir)?;
-    if calibration.as_ref().is_some_and(|found| found.novelty.is_some()) && !dir.join(NOVELTY).is_file() {
-        let problem = format!("key `calibration.novelty` needs {NOVELTY} beside it, which is not there; train again or copy it");
-        return Err(ExportError::Checkpoint { path: dir.join("config.json"), problem });
-    }
-    let settings = json::read(&dir.join("config.json"))?;
-    let data_sha256 = settings.get("data_sha256").and_then(|found| found.as_str()).map(str::to_string);
-    let measures = settings.get("measures").and_then(|found| found.get("estimates")).filter(|found| !found.is_null());
-    let measures = measures.map(|found| serde_json::from_value(found.clone())).transpose().map_err(|error| {
-        let problem = format!("key `measures.estimates`: {error}");
-        ExportError::Checkpoint { path: dir.join("config.json"), problem }
-    })?;
-    Ok(ClassifierInput { source, config, calibration, data_sha256, measures })
-}
-
-/// The `calibration` that training left in config.json.
-fn calibration(dir: &Path) -> Result<Option<Calibration>, ExportError> {
-    let file = dir.join("config.json");
-    match json::read(&file)?.get("calibration") {
-        None | Some(serde_json::Value::Null) => Ok(None),
-        Some(value) => {
-            let wrong =
-                |problem| ExportError::Checkpoint { path: file.clone(), problem: format!("key `calibration`: {problem}") };
-            let found: Calibration = serde_json::from_value(value.clone()).map_err(|error| wrong(error.to_string()))?;
-            found.problem().map_or(Ok(Some(found)), |problem| Err(wrong(problem)))
-        }
-    }
+    Ok(DescriberInput { source, config, settings, record, image_size, trained_on })
 }
 
 fn write_describer(
@@ -270,7 +221,7 @@ fn write_classifier(
     part: &Path,
     progress: &dyn Fn(Step<'_>),
 ) -> Result<bundle::Classifier, ExportError> {
-    let ClassifierInput { source, config, calibration, .. } = input;
+    let ClassifierInput { source, config, calibration, trained_on, .. } = input;
     let dir = part.join(CLASSIFIER);
     let (mut image, mut text, mut prmf) = (None, None, None);
     for network in source.networks() {
@@ -284,7 +235,7 @@ fn write_classifier(
             Some(write_graph(source, network, name, precision, &dir, progress)?.described(&format!("{CLASSIFIER}/{name}.onnx")));
     }
     copy(source.dir(), &dir, &CLASSIFIER_FILES)?;
-    copy(source.dir(), &dir, &[TRAINING_DATA])?;
+    write_trained_on(trained_on.as_ref(), &dir)?;
     let prmf = prmf.ok_or_else(|| ExportError::Asked(format!("{} holds no fusion and no heads", source.dir().display())))?;
     Ok(bundle::Classifier {
         classes: config.classes.clone(),
@@ -323,6 +274,11 @@ fn known_answers(from: &Path, half: &str, precision: Precision, part: &Path) -> 
         answer.image = name;
     }
     Ok(answers.into_iter().map(|answer| answer.at(precision)).collect())
+}
+
+fn write_trained_on(data: Option<&TrainingData>, to: &Path) -> Result<(), ExportError> {
+    let file = to.join(TRAINING_DATA);
+    data.map_or(Ok(()), |data| fs::write(&file, data.to_bytes()).map_err(ExportError::io("write", &file)))
 }
 
 fn copy(from: &Path, to: &Path, names: &[&str]) -> Result<(), ExportError> {

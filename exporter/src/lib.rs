@@ -4,6 +4,7 @@
 //! streamed from the mapped checkpoint ([`export_graph`]).
 
 mod bundle;
+mod classifier;
 mod error;
 mod export;
 mod inspect;

@@ -4,7 +4,10 @@
 mod golden_files;
 
 use golden_files::{Tensors, family, json};
-use mmlnb_models::weights::{Checkpoint, Naming};
+use mmlnb_models::{
+    provenance::{Role, TRAINING_DATA, TrainingData, new_salt},
+    weights::{Checkpoint, Naming},
+};
 use serde_json::Value;
 use std::{
     fs,
@@ -182,6 +185,78 @@ fn golden_lora_and_golden_curriculum_carry_what_training_left_beside_them() {
     for part in ["accepted from probability 0.7 on", "SHA-256 d2", "| accuracy | 0.8125 | 0.7500 to 0.8750 |"] {
         assert!(card.contains(part), "{part} is not in {card}");
     }
+}
+
+#[test]
+fn golden_lora_records_of_base_and_adapter_both_reach_the_bundle_and_damaged_ones_do_not() {
+    let (Some(lora), Some(vlm)) = (family("lora"), family("qwen2_5_vl")) else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let adapter = copy_of(&lora.join("lora"), &temporary.path().join("adapter"));
+    let base = copy_of(&vlm, &temporary.path().join("base"));
+    let record = |folder: &Path, image: &str| {
+        let mut seen = TrainingData::new(new_salt().unwrap(), None);
+        seen.add(Role::Trained, image, None);
+        fs::write(folder.join(TRAINING_DATA), seen.to_bytes()).unwrap();
+    };
+    let output = temporary.path().join("bundle");
+    let arguments = ["bundle", "--output", path(&output), "--vlm", path(&base), "--adapter", path(&adapter)];
+    let told = |image: &str| {
+        let held = TrainingData::read(&output.join("describer")).unwrap();
+        held.map(|held| (held.seen(image, None).is_some(), held.is_complete()))
+    };
+    succeeds(&arguments);
+    assert_eq!(told("aa"), None, "nobody says");
+    record(&base, "aa");
+    succeeds(&arguments);
+    assert_eq!(told("aa"), Some((true, false)), "the base's is known, the adapter's is not");
+    record(&adapter, "bb");
+    succeeds(&arguments);
+    assert_eq!((told("aa"), told("bb")), (Some((true, true)), Some((true, true))));
+    for damaged in [&base, &adapter] {
+        let before = fs::read(damaged.join(TRAINING_DATA)).unwrap();
+        fs::write(damaged.join(TRAINING_DATA), "{\"images\": 3}").unwrap();
+        fails(&arguments, &[path(damaged), TRAINING_DATA, "train again"]);
+        fs::write(damaged.join(TRAINING_DATA), before).unwrap();
+    }
+}
+
+#[test]
+fn golden_curriculum_classifiers_that_say_what_cannot_be_are_refused() {
+    let Some(curriculum) = family("curriculum") else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let classifier = copy_of(&curriculum.join("checkpoint"), &temporary.path().join("classifier"));
+    let whole = json(&classifier.join("config.json"));
+    let output = temporary.path().join("bundle");
+    let arguments = ["bundle", "--output", path(&output), "--classifier", path(&classifier)];
+    let changed = |key: &str, value: Value| {
+        let mut config = whole.clone();
+        config[key] = value;
+        fs::write(classifier.join("config.json"), config.to_string()).unwrap();
+    };
+    for (classes, says) in [
+        (["A", "a", "C"], "`A` and `a`"),
+        (["A", "A\u{a0}", "C"], "two spellings"),
+        (["A", "A", "C"], "A"),
+        (["A", "\u{200b}", "C"], "empty"),
+        (["A", "B\u{202e}", "C"], "\\u{202e}"),
+        (["A", "B\n", "C"], "\\u{a}"),
+    ] {
+        changed("classes", serde_json::json!(classes));
+        fails(&arguments, &["config.json", "classes", says]);
+    }
+    changed(
+        "calibration",
+        serde_json::json!({"temperature": 1.0, "threshold": 0.5, "guarantee":
+        {"risk": 7.0, "confidence": -3.0, "items": 1, "groups": null, "effective_items": 1.0, "errors": 0}}),
+    );
+    fails(&arguments, &["config.json", "guarantee.risk", "train again"]);
+    fs::write(classifier.join("config.json"), whole.to_string()).unwrap();
+    fs::write(classifier.join(TRAINING_DATA), "{").unwrap();
+    fails(&arguments, &[TRAINING_DATA, "train again"]);
+    assert!(!output.exists());
+    fs::remove_file(classifier.join(TRAINING_DATA)).unwrap();
+    succeeds(&arguments);
+    assert_eq!(json(&output.join("manifest.json"))["classifier"]["classes"], whole["classes"]);
 }
 
 #[test]

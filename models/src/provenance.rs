@@ -29,6 +29,9 @@ pub struct TrainingData {
     /// What the weights had seen before this training began.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     before: Vec<TrainingData>,
+    /// Whether the weights have also seen what nobody recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    incomplete: bool,
 }
 
 /// Hashes of images and patients.
@@ -60,6 +63,39 @@ impl TrainingData {
     /// Nothing seen in this training; what the weights had seen before it, if that is known.
     pub fn new(salt: String, before: Option<TrainingData>) -> TrainingData {
         TrainingData { salt, before: before.into_iter().collect(), ..TrainingData::default() }
+    }
+
+    /// Of weights that were trained, and of which nobody says on what.
+    pub fn unknown() -> TrainingData {
+        TrainingData { incomplete: true, ..TrainingData::default() }
+    }
+
+    /// What a describer has seen: what is `tuned` on `base` (an adapter, or a checkpoint of which all weights were trained), and `base` itself. `None`:
+    /// neither says, as with a checkpoint from the hub. Where `base` alone says, that is known and the rest is not ([`TrainingData::is_complete`]).
+    ///
+    /// # Errors
+    /// As [`TrainingData::read`].
+    pub fn of_describer(base: &Path, tuned: Option<&Path>) -> Result<Option<TrainingData>, RecordError> {
+        let base = TrainingData::read(base)?;
+        let Some(tuned) = tuned else { return Ok(base) };
+        Ok(match (TrainingData::read(tuned)?, base) {
+            (Some(tuned), Some(base)) if tuned.holds(&base) => Some(tuned),
+            (Some(mut tuned), base) => {
+                tuned.before.extend(base);
+                Some(tuned)
+            }
+            (None, Some(base)) => Some(TrainingData { before: vec![base], ..TrainingData::unknown() }),
+            (None, None) => None,
+        })
+    }
+
+    /// Whether everything that the weights have seen is in it, as far as those say that trained them.
+    pub fn is_complete(&self) -> bool {
+        !self.incomplete && self.before.iter().all(TrainingData::is_complete)
+    }
+
+    fn holds(&self, other: &TrainingData) -> bool {
+        self == other || self.before.iter().any(|before| before.holds(other))
     }
 
     /// The salt, for a training that goes on.
@@ -177,6 +213,38 @@ mod tests {
         assert_ne!(next.salt(), data.salt());
         assert_eq!(next.seen("cc", Some("P1")), Some((Role::Trained, Known::Patient)), "what its base had seen");
         assert_eq!(next.seen("ee", None), Some((Role::Trained, Known::Image)));
+    }
+
+    #[test]
+    fn an_adapter_without_a_record_does_not_hide_its_bases() {
+        let folder = tempfile::tempdir().unwrap();
+        let [base, adapter] = ["base", "adapter"].map(|name| folder.path().join(name));
+        [&base, &adapter].iter().for_each(|folder| fs::create_dir(folder).unwrap());
+        let of = || TrainingData::of_describer(&base, Some(&adapter)).unwrap();
+        assert_eq!(of(), None, "a checkpoint from the hub and an adapter from elsewhere");
+        let mut seen = TrainingData::new(new_salt().unwrap(), None);
+        seen.add(Role::Trained, "aa", Some("P01"));
+        fs::write(base.join(TRAINING_DATA), seen.to_bytes()).unwrap();
+        let joined = of().unwrap();
+        assert_eq!(joined.seen("aa", None), Some((Role::Trained, Known::Image)));
+        assert!(!joined.is_complete(), "what the adapter has seen is not known");
+        fs::write(adapter.join(TRAINING_DATA), joined.to_bytes()).unwrap();
+        assert!(!TrainingData::read(&adapter).unwrap().unwrap().is_complete(), "and stays so in the file");
+
+        let mut own = TrainingData::new(new_salt().unwrap(), None);
+        own.add(Role::Chosen, "bb", None);
+        fs::write(adapter.join(TRAINING_DATA), own.to_bytes()).unwrap();
+        let joined = of().unwrap();
+        assert_eq!(
+            joined.seen("cc", Some("P1")),
+            Some((Role::Trained, Known::Patient)),
+            "another base than the adapter's record names"
+        );
+        assert_eq!(joined.seen("bb", None), Some((Role::Chosen, Known::Image)));
+        assert!(joined.is_complete());
+        fs::write(adapter.join(TRAINING_DATA), joined.to_bytes()).unwrap();
+        assert_eq!(of().unwrap(), joined, "what the adapter's record holds already does not stand there twice");
+        assert!(!TrainingData::new("s".into(), Some(TrainingData::unknown())).is_complete());
     }
 
     #[test]

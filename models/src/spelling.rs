@@ -45,6 +45,26 @@ pub fn shown(value: &str) -> String {
     value.chars().map(|c| if code(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
 
+/// What keeps a reader from telling names apart, if anything: one that shows nothing, one that holds characters which change how a line is read, two that
+/// differ for a computer only.
+pub fn unclear(names: &[String]) -> Option<String> {
+    let turns = |c: char| c.is_control() || is_direction(c) || matches!(c, '\u{2028}' | '\u{2029}');
+    names.iter().enumerate().find_map(|(at, name)| {
+        let code = name.chars().find(|c| turns(*c));
+        let same = names[..at].iter().find(|other| folded(other) == folded(name));
+        match (code, same) {
+            _ if is_blank(name) => Some(format!("name {} is empty", at + 1)),
+            (Some(code), _) => Some(format!(
+                "`{}` holds {}, which cannot be seen and changes how a line is read",
+                shown(name),
+                code.escape_unicode()
+            )),
+            (None, Some(same)) => Some(format!("`{}` and `{}` are one name in two spellings", shown(same), shown(name))),
+            (None, None) => None,
+        }
+    })
+}
+
 /// NFKC and the case, dashes and white space of no matter.
 fn letters(value: &str) -> String {
     let composed: String = value.nfkc().filter(|c| !is_invisible(*c)).collect();
@@ -118,6 +138,11 @@ fn is_invisible(c: char) -> bool {
         || matches!(c, '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
         || matches!(c, '\u{fe00}'..='\u{fe0f}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}')
         || matches!(c, '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Marks that turn the direction of what follows.
+fn is_direction(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn is_dash(c: char) -> bool {
@@ -195,6 +220,26 @@ mod tests {
         assert_eq!(folds.len(), different.len(), "{folds:?}");
         assert_ne!(folded_name("1.png"), folded_name("01.png"));
         assert_eq!(folded_name("A 1.PNG"), folded_name("a\u{a0}1.png"));
+    }
+
+    #[test]
+    fn names_that_a_reader_cannot_tell_apart_are_told() {
+        let told = |names: &[&str]| unclear(&names.iter().map(|name| name.to_string()).collect::<Vec<_>>());
+        for clear in [["UD", "PD", "D"], ["1", "10", "01x"], ["schlecht", "mäßig", "gut\u{a0}differenziert"]] {
+            assert_eq!(told(&clear), None, "{clear:?}");
+        }
+        for (names, part) in [
+            (["A", "a"], "`A` and `a`"),
+            (["A", "A\u{a0}"], "`A\\u{a0}`"),
+            (["A", "A"], "two spellings"),
+            (["A", "\u{200b}"], "name 2 is empty"),
+            (["A", ""], "name 2 is empty"),
+            (["A\u{202e}B", "C"], "\\u{202e}"),
+            (["A", "B\n# C"], "\\u{a}"),
+            (["A", "B\u{1b}[2J"], "\\u{1b}"),
+        ] {
+            assert!(told(&names).is_some_and(|text| text.contains(part)), "{names:?}: {:?}", told(&names));
+        }
     }
 
     #[test]

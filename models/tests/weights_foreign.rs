@@ -3,7 +3,9 @@
 
 use half::{bf16, f16};
 use mmlnb_models::config::QwenConfig;
-use mmlnb_models::weights::{Adapter, AdapterConfig, AdapterTensors, Checkpoint, KeyStyle, Naming, WeightError, write_merged};
+use mmlnb_models::weights::{
+    Adapter, AdapterConfig, AdapterTensors, Checkpoint, KeyStyle, Naming, WeightError, check_merged, write_merged,
+};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
 use std::{
@@ -40,6 +42,8 @@ fn foreign_tensors_are_told_by_their_names_and_types() {
         ("weight_scale_inv", Dtype::F32, vec![1, 1], ["quantised (FP8", "give the original"]),
         ("weight", Dtype::U8, vec![32, 1], ["quantised (8 bits or fewer", "give the original"]),
         ("weight", Dtype::I8, vec![8, 8], ["quantised (8 bits or fewer", "give the original"]),
+        ("weight", Dtype::F6_E2M3, vec![8, 8], ["quantised (FP4 or FP6", "give the original"]),
+        ("weight", Dtype::F64, vec![8, 8], ["the type F64", "save the weights again as F32"]),
         ("weight.absmax", Dtype::F32, vec![4], ["quantised (bitsandbytes", "give the original"]),
         ("weight.quant_state.bitsandbytes__nf4", Dtype::U8, vec![4], ["quantised (bitsandbytes", "give the original"]),
         ("SCB", Dtype::F32, vec![8], ["quantised (bitsandbytes", "give the original"]),
@@ -168,8 +172,12 @@ fn merging_refuses_numbers_that_are_none_in_any_tensor_and_results_beyond_the_ty
             (&key, dtype, vec![3, 4], encoded(dtype, &q)),
             ("model.norm.weight", dtype, vec![4], encoded(dtype, &norm)),
         ]);
-        let output = tempfile::tempdir().unwrap();
-        write_merged(&base.unwrap(), &adapter, output.path(), &mut |_, _| ())
+        let (base, output) = (base.unwrap(), tempfile::tempdir().unwrap());
+        let checked = check_merged(&base, &adapter);
+        let written = write_merged(&base, &adapter, output.path(), &mut |_, _| ());
+        let overflow = |outcome: &Result<(), WeightError>| matches!(outcome, Err(WeightError::Overflow { .. }));
+        assert_eq!(overflow(&checked), overflow(&written), "what will not be finite is known before anything is written");
+        written
     };
     merged(Dtype::F32, [1.0; 12], [1.0; 4]).unwrap();
     merged(Dtype::BF16, [1.0; 12], [1.0; 4]).unwrap();

@@ -292,7 +292,7 @@ fn gather(file: &Mapped, selector: &Selector, dora: bool) -> Result<(KeyStyle, B
             continue;
         };
         if DType::from_name(&entry.dtype).is_none() {
-            problems.push(format!("the tensor `{}` has the type {}; F32, F16 and BF16 are supported", entry.name, entry.dtype));
+            problems.push(format!("the tensor `{}` has the type {}; F32, F16 and BF16 are read: save the adapter again in one of these (in PyTorch `model.float()`)", entry.name, entry.dtype));
         }
         styles.extend(KeyStyle::of(path).map(|style| style == KeyStyle::Later));
         let module = found.entry(hub_key(path)).or_insert_with(|| Found { path: path.to_string(), ..Found::default() });

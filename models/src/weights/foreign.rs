@@ -75,10 +75,12 @@ pub(super) fn other_adapter(folder: &Path) -> Option<String> {
     })
 }
 
-/// Why the tensors of a checkpoint are not those of a network as it was trained: quantised, empty, wrapped, or with an adapter inside.
+/// Why the tensors of a checkpoint are not those of a network as it was trained: quantised, of a type that is too wide, empty, wrapped, or
+/// with an adapter inside.
 pub(super) fn not_a_checkpoint(files: &[Mapped]) -> Option<String> {
     let entries = || files.iter().flat_map(|file| &file.entries);
-    quantised(entries()).or_else(|| empty(entries())).or_else(|| wrapped(entries())).or_else(|| with_adapter(entries()))
+    let found = quantised(entries()).or_else(|| too_wide(entries())).or_else(|| empty(entries()));
+    found.or_else(|| wrapped(entries())).or_else(|| with_adapter(entries()))
 }
 
 fn quantised<'e>(mut entries: impl Iterator<Item = &'e Entry>) -> Option<String> {
@@ -86,13 +88,23 @@ fn quantised<'e>(mut entries: impl Iterator<Item = &'e Entry>) -> Option<String>
         let by_name = QUANTISED.iter().find(|(ending, _)| entry.name.ends_with(ending)).map(|(_, method)| *method);
         let by_type = match entry.dtype.as_str() {
             dtype if dtype.starts_with("F8_") => Some("FP8"),
-            dtype if dtype.starts_with("F4") || dtype.starts_with("F6") => Some("FP4 or FP6"),
+            dtype if dtype == "F4" || dtype.starts_with("F6_") => Some("FP4 or FP6"),
             "U8" | "I8" if entry.name.ends_with(".weight") => Some("8 bits or fewer"),
             _ => None,
         };
         by_name.or(by_type).or_else(|| entry.name.contains(".quant_state.").then_some("bitsandbytes"))
     };
     entries.find_map(|entry| method(entry).map(|method| told_quantised(method, &format!("tensor `{}`", entry.name))))
+}
+
+/// Numbers of 64 bits, which no network here is trained in.
+fn too_wide<'e>(mut entries: impl Iterator<Item = &'e Entry>) -> Option<String> {
+    let entry = entries.find(|entry| matches!(entry.dtype.as_str(), "F64" | "C64"))?;
+    Some(format!(
+        "the tensor `{}` has the type {}, and F32, F16 and BF16 are read; save the weights again as F32 (in PyTorch `model.float()`, then \
+         save_pretrained)",
+        entry.name, entry.dtype
+    ))
 }
 
 /// The sentence about quantised weights; `where_seen` is the tensor or key that gave it away.

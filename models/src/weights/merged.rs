@@ -40,6 +40,37 @@ pub fn write_merged(
     })
 }
 
+/// Whether every merged matrix is finite in the base's type; nothing is written. Exact numbers are computed only where rank, scale and the sizes of A and
+/// B let a sum leave the type, so that this costs little for an adapter as trainings make them.
+///
+/// # Errors
+/// An adapter that does not fit the base; [`WeightError::Overflow`] with the tensor's name.
+pub fn check_merged(base: &Checkpoint, adapter: &Adapter) -> Result<(), WeightError> {
+    let weights = Weights::with_adapter(base, adapter)?;
+    for entry in base.files().iter().flat_map(|file| &file.entries) {
+        let Some((weight, dtype)) = adapted(adapter, entry) else { continue };
+        if can_leave(adapter, &weight, dtype) {
+            for block in weights.blocks(&weight, BLOCK)? {
+                encoded(entry, dtype, &block?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether what an adapter adds, or the length that DoRA gives a row, may reach half of the largest number of a type.
+fn can_leave(adapter: &Adapter, weight: &Weight, dtype: DType) -> bool {
+    let Weight::Adapted { module, scale_bits, .. } = weight else { return false };
+    let (Some(a), Some(b)) = (adapter.a(module), adapter.b(module)) else { return true };
+    let largest = |values: &[f32]| values.iter().fold(0.0_f64, |most, value| most.max(f64::from(value.abs())));
+    let of_a: Vec<f64> = (0..a.rows()).map(|row| largest(&a.decode(row..row + 1))).collect();
+    let row_of_b = |row: &[f32]| row.iter().zip(&of_a).map(|(b, a)| f64::from(b.abs()) * a).sum::<f64>();
+    let product = b.decode(0..b.rows()).chunks_exact(a.rows()).map(row_of_b).fold(0.0, f64::max);
+    let added = f64::from_bits(*scale_bits).abs() * product;
+    let length = adapter.magnitude(module).map_or(0.0, |lengths| largest(&lengths.decode(0..lengths.rows())));
+    added.max(length) >= dtype.largest() / 2.0 || !added.is_finite()
+}
+
 /// Writes the base's weight files into `folder`, an existing one: tensors of which `changed` gives new numbers by the hub's key rounded once to the
 /// base's type, everything else byte for byte.
 ///

@@ -24,5 +24,5 @@ pub use error::{Mismatch, WeightError};
 pub use evaluate::{Blocks, Weights};
 pub(crate) use foreign::told_quantised;
 pub use keys::{KeyStyle, Naming};
-pub use merged::{write_changed, write_merged};
+pub use merged::{check_merged, write_changed, write_merged};
 pub use stored::{DType, Stored};

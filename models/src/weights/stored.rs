@@ -35,6 +35,15 @@ impl DType {
         }
     }
 
+    /// The largest finite number.
+    pub(super) fn largest(self) -> f64 {
+        match self {
+            DType::F32 => f64::from(f32::MAX),
+            DType::F16 => f16::MAX.to_f64(),
+            DType::BF16 => bf16::MAX.to_f64(),
+        }
+    }
+
     /// Little-endian bytes of `values` in this type, rounded to nearest even.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
         match self {
