@@ -42,13 +42,21 @@ impl Compiled<'_> {
     /// # Errors
     /// A file that cannot be read, and what is wrong in it, with its name.
     pub fn changed_by<R: DeserializeOwned>(&self, config: &Path, problems: fn(&R) -> Vec<String>) -> Result<R, TrainError> {
-        let text = std::fs::read_to_string(config).map_err(TrainError::io("read", config))?;
-        let in_file = |problem| TrainError::file(config, problem);
-        self.with(parsed(&text).map_err(in_file)?, problems).map_err(|error| match error {
-            TrainError::Asked(problem) => in_file(problem),
-            error => error,
-        })
+        changes_of(config, |changes| self.with(changes, problems))
     }
+}
+
+/// What is made of the changes in a file.
+///
+/// # Errors
+/// A file that cannot be read, and what is wrong in it, with its name.
+pub fn changes_of<R>(config: &Path, made: impl FnOnce(Table) -> Result<R, TrainError>) -> Result<R, TrainError> {
+    let text = std::fs::read_to_string(config).map_err(TrainError::io("read", config))?;
+    let in_file = |problem| TrainError::file(config, problem);
+    made(parsed(&text).map_err(in_file)?).map_err(|error| match error {
+        TrainError::Asked(problem) => in_file(problem),
+        error => error,
+    })
 }
 
 fn parsed(text: &str) -> Result<Table, String> {

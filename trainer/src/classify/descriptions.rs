@@ -48,11 +48,39 @@ pub(super) fn source(
         }
     };
     // The base is asked as the tuned one is: the same question, the same size of image.
-    let source = match kind {
-        Descriptions::Base => Source { asked_as: found.adapter.clone(), adapter: None, ..found },
-        Descriptions::Csv | Descriptions::Generated | Descriptions::Mixed => found,
+    let source = match (kind, &found.adapter, base) {
+        (Descriptions::Base, Some(adapter), _) => Source { asked_as: Some(adapter.clone()), adapter: None, ..found },
+        // All weights were trained: the base is another checkpoint.
+        (Descriptions::Base, None, Some(base)) => Source { base: base.into(), asked_as: Some(found.base.clone()), ..found },
+        (Descriptions::Base, None, None) => found,
+        (Descriptions::Csv | Descriptions::Generated | Descriptions::Mixed, _, _) => found,
     };
     Ok((kind, Some(source)))
+}
+
+/// Refuses options that say who describes where this recipe would not use them.
+///
+/// # Errors
+/// [`TrainError::Asked`] with such an option, and why.
+pub fn check_options(recipe: &Recipe, describer: Option<&Path>, base: Option<&Path>) -> Result<(), TrainError> {
+    let not_read = match recipe.descriptions {
+        _ if !recipe.reads_texts() => Some("this recipe reads no texts"),
+        Some(Descriptions::Csv) => Some("this recipe reads the texts of the CSV file"),
+        Some(Descriptions::Generated | Descriptions::Base | Descriptions::Mixed) | None => None,
+    };
+    let by_base = recipe.descriptions == Some(Descriptions::Base);
+    let (unused, why) = match (not_read, describer, base) {
+        (Some(why), Some(_), _) => ("--describer", why),
+        (Some(why), None, Some(_)) => ("--base", why),
+        (None, None, Some(_)) if recipe.descriptions.is_none() => {
+            ("--base", "without --describer the texts are those of the CSV file")
+        }
+        (None, Some(folder), Some(_)) if !by_base && Source::is_whole(folder) => {
+            ("--base", "the describer is a whole checkpoint, which needs no other")
+        }
+        _ => return Ok(()),
+    };
+    Err(TrainError::Asked(format!("{unused} would not be used: {why}; leave it out, or choose another recipe")))
 }
 
 /// What those describers were tuned on whose texts a recipe reads, those among them that wrote the table's own; `None`: one that does not say.
@@ -72,12 +100,12 @@ pub(super) fn describers(
     Ok(found)
 }
 
-/// What a describer was tuned on, as the folder of its adapter or checkpoint says.
+/// What a describer was tuned on, as the folders of its adapter and its checkpoint say.
 ///
 /// # Errors
 /// A record that cannot be read.
 pub(super) fn tuned_on(source: &Source) -> Result<Option<TrainingData>, TrainError> {
-    Ok(TrainingData::read(source.adapter.as_deref().unwrap_or(&source.base))?)
+    Ok(TrainingData::of_describer(&source.base, source.adapter.as_deref())?)
 }
 
 /// The texts of all rows, generated where need be; what was generated before is taken from `cache`.

@@ -10,7 +10,10 @@ use super::{
     texts::Written,
 };
 use crate::{
-    data::{self, ClassOrder, Needs, Overlap, Part, Roles, Row, Split, Summary, Table, TextLimit, TrainingData, check_overlap},
+    data::{
+        self, ClassOrder, Needs, Overlap, Part, Roles, Row, Split, Summary, Table, TextLimit, TrainingData, Who, check_overlap,
+        seen_rows,
+    },
     diagnostics::{SideFacts, TextFacts, cut_texts, generic_texts},
     error::TrainError,
     generate::Source,
@@ -63,13 +66,16 @@ impl Given {
         let roles = Roles::new(&table, &split, recipe.seed)?;
         let overlap = {
             let seen = describers(kind, recipe, source.as_ref(), &table)?;
-            check_overlap(&table, &split, "the describer", &seen, options.allow_overlap)?
+            check_overlap(&table, &split, Who::Describer, &seen, options.allow_overlap)?
         };
         let before = recipe.start.as_deref().map(TrainingData::read).transpose()?;
-        let start_overlap = check_overlap(&table, &split, "the start", before.as_slice(), options.allow_overlap)?;
+        // A start was trained: one without a record has seen what nobody knows, and so has what is made of it.
+        let before = before.map(|data| data.unwrap_or_else(TrainingData::unknown));
+        let known: Vec<Option<TrainingData>> = before.iter().cloned().map(Some).collect();
+        let start_overlap = check_overlap(&table, &split, Who::Start, &known, options.allow_overlap)?;
         let start = Start::new(recipe, &table.classes)?;
         let summary = summary(&table, &split, &start, written)?;
-        let given = Given { table, split, roles, kind, source, overlap, start_overlap, before: before.flatten(), summary, start };
+        let given = Given { table, split, roles, kind, source, overlap, start_overlap, before, summary, start };
         given.provenance_warnings().iter().for_each(|warning| eprintln!("WARNING: {warning}"));
         Ok(given)
     }
@@ -236,11 +242,10 @@ impl Given {
         let train = self.split.rows(Part::Train);
         let others: Vec<usize> = [Part::Validation, Part::Test].into_iter().flat_map(|part| self.split.rows(part)).collect();
         let (Some(trained), Some(others)) = (side(&train)?, side(&others)?) else { return Ok(None) };
-        let seen = |row: &&usize, data: &TrainingData| {
-            let row = &self.table.rows[**row];
-            data.seen(&row.sha256, row.group.as_deref()).is_some()
-        };
-        let tuned = tuned_on(source)?.map(|data| train.iter().filter(|row| seen(row, &data)).count());
+        let tuned = tuned_on(source)?.map(|data| {
+            let seen = seen_rows(&self.table, &data);
+            train.iter().filter(|row| seen[**row].is_some()).count()
+        });
         Ok(Some(TextFacts { trained, others, tuned }))
     }
 

@@ -25,6 +25,7 @@ mod train;
 pub use assess::{Accepted, PartMeasures};
 pub use calibrate::Calibrated;
 pub use corpus::Opinion;
+pub use descriptions::check_options;
 pub use evaluate::{Evaluation, evaluate};
 pub use finished::RunMeasures;
 pub use folder::NOVELTY;

@@ -4,12 +4,13 @@ use super::schedule::{Curriculum, LambdaSchedule};
 use crate::{
     error::TrainError,
     optimiser::OptimiserOptions,
-    recipe::{Compiled, near},
+    recipe::{Compiled, changes_of, near},
 };
-use mmlnb_models::config::{Fusion, ImageEncoder, SwinConfig, Vgg16Config};
+use mmlnb_models::config::{ClassifierConfig, Fusion, ImageEncoder, SwinConfig, Vgg16Config};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::{
+    collections::BTreeSet,
     num::NonZeroU16,
     path::{Path, PathBuf},
 };
@@ -251,6 +252,9 @@ pub struct Recipe {
     pub image_weights: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text_weights: Option<PathBuf>,
+    /// Keys that were given and are not the recipe's own.
+    #[serde(skip)]
+    pub given: BTreeSet<String>,
 }
 
 /// Names of all recipes.
@@ -266,7 +270,7 @@ impl Recipe {
     pub fn load(name: &str, config: Option<&Path>) -> Result<Recipe, TrainError> {
         match config {
             None => Recipe::with_changes(name, toml::Table::new()),
-            Some(file) => compiled(&texts(name)?).changed_by(file, Recipe::problems),
+            Some(file) => changes_of(file, |changes| Recipe::with_changes(name, changes)),
         }
     }
 
@@ -275,7 +279,41 @@ impl Recipe {
     /// # Errors
     /// As there.
     pub fn with_changes(name: &str, changes: toml::Table) -> Result<Recipe, TrainError> {
-        compiled(&texts(name)?).with(changes, Recipe::problems)
+        let given = changes.keys().cloned().collect();
+        let recipe: Recipe = compiled(&texts(name)?).with(changes, Recipe::problems)?;
+        Ok(Recipe { given, ..recipe })
+    }
+
+    /// The recipe with the sizes that its networks have: those of `start` and of the folder of text_weights go before a recipe's own.
+    ///
+    /// # Errors
+    /// A size that was given and is another.
+    pub fn settled(&self, used: &ClassifierConfig) -> Result<Recipe, TrainError> {
+        let mut settled = self.clone();
+        if let Some((encoder, input)) = &used.image {
+            settled.image_size = [input.width, input.height];
+            match encoder {
+                ImageEncoder::Vgg16(vgg) => settled.channels = vgg.channels.clone(),
+                ImageEncoder::Swin(swin) => {
+                    settled.embed_dim = Some(swin.embed);
+                    settled.depths = Some(swin.depths.clone());
+                    settled.num_heads = Some(swin.heads.clone());
+                    settled.window_size = Some(swin.window);
+                }
+            }
+        }
+        if let Some(text) = &used.text {
+            settled.max_length = text.longest_text();
+        }
+        let (asked, used) = (self.decided()?, settled.decided()?);
+        let other = self.given.iter().filter_map(|key| match (asked.get(key), used.get(key)) {
+            (Some(asked), Some(used)) if asked != used => Some(format!(
+                "`{key}` is {asked}, but the weights that training begins with have {used}; leave the key out, or begin with other weights"
+            )),
+            _ => None,
+        });
+        let other: Vec<String> = other.collect();
+        if other.is_empty() { Ok(settled) } else { Err(TrainError::Asked(other.join("\n"))) }
     }
 
     /// The recipe as a table, with the boundaries of the stages written out.

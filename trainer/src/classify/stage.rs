@@ -28,6 +28,7 @@ use tch::Tensor;
 /// Everything that is wrong with data and settings, before anything is loaded; [`TrainError::Interrupted`] after a signal.
 pub fn run(options: &Options) -> Result<Option<RunMeasures>, TrainError> {
     let given = Given::new(options)?;
+    let options = &Options { recipe: options.recipe.settled(&given.start.config)?, ..options.clone() };
     eprint!("{}", given.summary);
     let threads = given.threads(options)?;
     given.plan(options, threads);

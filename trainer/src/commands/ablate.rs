@@ -3,6 +3,7 @@
 use super::describe;
 use crate::{
     ablate::{Options, USUAL, lines, markdown, ranks, run as train, variations},
+    classify::check_options,
     error::TrainError,
     run::files,
     start,
@@ -80,6 +81,15 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     let names: Vec<String> =
         args.recipes.iter().cloned().chain(args.ranks.iter().map(|rank| ranks::variation_of(*rank))).collect();
     let mut variations = variations(&names, &config)?;
+    let checks: Vec<Result<(), TrainError>> = variations
+        .iter()
+        .filter(|variation| ranks::rank_of(&variation.name).is_none())
+        .map(|variation| check_options(&variation.recipe, args.describer.as_deref(), args.base.as_deref()))
+        .collect();
+    // One that uses them is enough; ranks are tuned on --base.
+    if args.ranks.is_empty() && checks.iter().all(Result::is_err) {
+        checks.into_iter().collect::<Result<(), TrainError>>()?;
+    }
     let mut tuned = Vec::new();
     for variation in &mut variations {
         if let Some(rank) = ranks::rank_of(&variation.name) {

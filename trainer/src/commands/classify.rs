@@ -1,7 +1,7 @@
 //! `mmlnb-train classify`
 
 use crate::{
-    classify::{Options, Protocol, Recipe, RunMeasures, run as train},
+    classify::{Options, Protocol, Recipe, RunMeasures, check_options, run as train},
     data::SPLIT_SEED,
     error::TrainError,
     start,
@@ -86,6 +86,7 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     let mut recipe = Recipe::load(&args.recipe, args.config.as_deref())?;
     recipe.seed = args.seed.unwrap_or(recipe.seed);
     recipe.threads = args.threads.or(recipe.threads);
+    check_options(&recipe, args.describer.as_deref(), args.base.as_deref())?;
     let protocol = match (&args.protocol, args.folds, args.fold, &args.leave_out) {
         (Some(_), ..) => Protocol::Paper,
         (None, Some(of), Some(number), _) if number >= 1 && number <= of => Protocol::Fold { number: number - 1, of },

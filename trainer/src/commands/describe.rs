@@ -1,7 +1,10 @@
 //! `mmlnb-train describe`.
 
 use crate::{
-    data::{self, Needs, Part, Row, Split, SplitOptions, Summary, Table, TrainingData, salt_of, training_data},
+    data::{
+        self, Needs, Overlap, Part, Row, Split, SplitOptions, Summary, Table, TrainingData, Who, check_overlap, salt_of,
+        training_data,
+    },
     describe::{
         self, Item, Recipe, Templates, Training,
         memory::{self, Load},
@@ -76,6 +79,7 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     let (table, split) = checked_data(&args, &recipe, &templates, &control)?;
     let [train, validation] = [Part::Train, Part::Validation].map(|part| templates.items(&table, &split.parts, part));
     let (train, validation) = (train?, validation?);
+    let before = base_not_seen(&args.base, &table, &split)?;
     if train.is_empty() {
         return Err(TrainError::Asked(format!("{} has no row for training; see `split` and `fractions`", args.data.display())));
     }
@@ -111,7 +115,7 @@ pub fn run(args: Args) -> Result<(), TrainError> {
         pad: templates.pad(),
         device,
         record: &record,
-        training_data: &training_data(&table, &split, salt_of(&args.output)?, TrainingData::read(&args.base)?),
+        training_data: &training_data(&table, &split, salt_of(&args.output)?, before),
     };
     let outcome = training.run(folder, state)?;
     let best = outcome.best.map_or(String::new(), |nll| format!(", best validation loss {nll:.4}"));
@@ -141,6 +145,17 @@ fn checked_data(
     let usual = SplitOptions::usual(&table, recipe.split_seed);
     let split = data::split(&table, &SplitOptions { fractions: recipe.fractions, ..usual })?;
     Ok((table, split))
+}
+
+/// What the base has seen, if it was tuned before: nothing that is to choose the best epoch or to be reported.
+fn base_not_seen(base: &Path, table: &Table, split: &Split) -> Result<Option<TrainingData>, TrainError> {
+    let before = TrainingData::read(base)?;
+    // A checkpoint of the hub has no record, and knows none of these images.
+    let known: Vec<Option<TrainingData>> = before.iter().cloned().map(Some).collect();
+    if check_overlap(table, split, Who::Base, &known, false)? == Overlap::Unknown {
+        eprintln!("WARNING: unknown: a part of what the base was trained on; images that are reported may be among it");
+    }
+    Ok(before)
 }
 
 fn say_plan(recipe: &Recipe, train: &[Item], validation: &[Item], device: Device) {

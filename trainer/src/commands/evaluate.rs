@@ -2,7 +2,7 @@
 
 use crate::{
     classify,
-    data::{self, ClassOrder, Needs, Part, Row, Table, TrainingData, tables_describer},
+    data::{self, ClassOrder, Needs, Part, Table, TrainingData, seen_rows, tables_describer},
     error::TrainError,
     evaluate::{Pair, compare_descriptions, write_blind, write_page},
     generate::{BATCH, Generated, Source, write_descriptions},
@@ -31,7 +31,8 @@ use tch::Device;
 /// A run of `classify`: predictions.jsonl and measures.json as in the run's own folder, with intervals over patients. Texts are the CSV file's, or with
 /// --describer a describer's.
 ///
-/// Rows that trained the model or chose its best epoch, and rows of their patients, are left out, and the number is told: a run keeps hashes of them.
+/// Rows that trained the model or chose its best epoch, and rows of their patients (as the run or this CSV file groups them), are left out, and the
+/// number is told: a run keeps hashes of them.
 /// Of a classifier without them (imported, or of an earlier version) only rows whose column `split` says test are measured.
 #[derive(clap::Args)]
 pub struct Args {
@@ -59,12 +60,12 @@ pub struct Args {
     /// A page with the texts of base and tuned describer in random order, for an expert, and the key apart from it
     #[arg(long)]
     blind: bool,
-    /// Of the order of the blind page
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// Images that are described together
-    #[arg(long, value_name = "N", default_value_t = BATCH, value_parser = super::at_least_one)]
-    batch: usize,
+    /// Of the order of the blind page [default: 0]
+    #[arg(long, value_name = "N", requires = "blind")]
+    seed: Option<u64>,
+    /// Images that are described together [default: 8]
+    #[arg(long, value_name = "N", value_parser = super::at_least_one)]
+    batch: Option<usize>,
     /// Threads of libtorch [default: one for small networks, else the physical cores]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroU16>,
@@ -85,11 +86,13 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     }
     let name = args.data.file_stem().unwrap_or_default();
     let output = args.output.clone().unwrap_or_else(|| args.run.join("evaluations").join(name));
+    check_output(&args, &best, &output)?;
     let create = || fs::create_dir_all(&output).map_err(TrainError::io("create", &output));
     if is_classifier(&best)? {
         if args.blind {
             return Err(TrainError::Asked("--blind compares texts, but this is a classifier's run".into()));
         }
+        check_asked(&args, &ClassifierConfig::from_dir(&best)?)?;
         create()?;
         return classifier(&args, &best, &output, device);
     }
@@ -98,6 +101,47 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     }
     create()?;
     describer(&args, &output, device)
+}
+
+/// Refuses options that a classifier's evaluation would not use.
+fn check_asked(args: &Args, config: &ClassifierConfig) -> Result<(), TrainError> {
+    let about_describer =
+        [(args.settings.is_some(), "--settings"), (args.base.is_some(), "--base"), (args.batch.is_some(), "--batch")];
+    let given = about_describer.into_iter().filter(|(given, _)| *given).map(|(_, name)| name).collect::<Vec<_>>();
+    let problem = match &args.describer {
+        None if !given.is_empty() => {
+            format!("{} would not be used: it is for the describer; give --describer too", given.join(", "))
+        }
+        Some(_) if config.text.is_none() => "--describer would not be used: this classifier reads no texts; leave it out".into(),
+        Some(folder) if args.base.is_some() && Source::is_whole(folder) => {
+            "--base would not be used: the describer is a whole checkpoint, which needs no other; leave it out".into()
+        }
+        _ => return Ok(()),
+    };
+    Err(TrainError::Asked(problem))
+}
+
+/// Refuses an output whose files would take the place of what is read: --data and --settings, or the run's own measures.
+fn check_output(args: &Args, best: &Path, output: &Path) -> Result<(), TrainError> {
+    const WRITTEN: [&str; 9] = [
+        "measures.json",
+        "predictions.jsonl",
+        "descriptions.jsonl",
+        "base.csv",
+        "tuned.csv",
+        "evaluation.html",
+        "blind.html",
+        "blind_answers.csv",
+        "blind_key.json",
+    ];
+    let folders =
+        [Some(args.run.as_path()), Some(best), Some(args.images.as_path()), args.describer.as_deref(), args.base.as_deref()];
+    let names = ["RUN", "RUN", "--images", "--describer", "--base"];
+    let folders: Vec<(&str, &Path)> = names.into_iter().zip(folders).filter_map(|(name, folder)| Some((name, folder?))).collect();
+    files::not_an_input(output, &folders)?;
+    let inputs = [Some(("--data", args.data.as_path())), args.settings.as_deref().map(|file| ("--settings", file))];
+    let inputs: Vec<(&str, &Path)> = inputs.into_iter().flatten().collect();
+    WRITTEN.iter().try_for_each(|name| Ok(files::not_an_input(&output.join(name), &inputs)?))
 }
 
 fn use_threads(asked: Option<NonZeroU16>, operations: f64) -> Result<(), TrainError> {
@@ -118,7 +162,8 @@ fn is_classifier(best: &Path) -> Result<bool, TrainError> {
 fn classifier(args: &Args, best: &Path, output: &Path, device: Device) -> Result<(), TrainError> {
     let config = ClassifierConfig::from_dir(best)?;
     let describer = args.describer.as_deref().map(|folder| Source::of(folder, args.base.as_deref(), device)).transpose()?;
-    let describer = describer.map(|source| Source { batch: args.batch, settings: args.settings.clone(), ..source });
+    let describer =
+        describer.map(|source| Source { batch: args.batch.unwrap_or(BATCH), settings: args.settings.clone(), ..source });
     let asking = describer.as_ref().map(Source::prompter).transpose()?;
     let operations = threads::of_classifier(&config).max(asking.map_or(0.0, |asking| threads::of_describer(&asking.config)));
     use_threads(args.threads, operations)?;
@@ -131,11 +176,11 @@ fn classifier(args: &Args, best: &Path, output: &Path, device: Device) -> Result
     };
     let mut table = data::load(&args.data, &args.images, &needs)?;
     let texts = match &describer {
-        Some(source) => Some(TrainingData::read(source.adapter.as_deref().unwrap_or(&source.base))?),
+        Some(source) => Some(TrainingData::of_describer(&source.base, source.adapter.as_deref())?),
         None if config.text.is_some() => tables_describer(&args.data)?,
         None => None,
     };
-    if texts == Some(None) {
+    if texts.as_ref().is_some_and(|data| data.as_ref().is_none_or(|data| !data.is_complete())) {
         eprintln!(
             "WARNING: unknown: what the describer of the texts was tuned on; images that are measured here may be among it"
         );
@@ -165,9 +210,11 @@ fn classifier(args: &Args, best: &Path, output: &Path, device: Device) -> Result
 fn describer(args: &Args, output: &Path, device: Device) -> Result<(), TrainError> {
     let mut table = data::load(&args.data, &args.images, &Needs::default())?;
     let found = Source::of(&args.run, args.base.as_deref(), device)?;
-    let trained = TrainingData::read(found.adapter.as_deref().unwrap_or(&found.base))?;
+    // With --base, that is the one that texts are compared with; of a run that trained all weights it is another checkpoint than the run's.
+    let tuned = found.adapter.as_deref().unwrap_or(&found.base);
+    let trained = TrainingData::of_describer(args.base.as_deref().unwrap_or(&found.base), Some(tuned))?;
     let left_out = leave_out(&mut table, (Model::Describer, trained.as_ref()), None)?;
-    let tuned = Source { batch: args.batch, settings: args.settings.clone(), ..found };
+    let tuned = Source { batch: args.batch.unwrap_or(BATCH), settings: args.settings.clone(), ..found };
     use_threads(args.threads, threads::of_describer(&tuned.prompter()?.config))?;
     let base = match (&tuned.adapter, &args.base) {
         (Some(adapter), _) => Source { adapter: None, asked_as: Some(adapter.clone()), ..tuned.clone() },
@@ -194,7 +241,7 @@ fn describer(args: &Args, output: &Path, device: Device) -> Result<(), TrainErro
     }
     write_page(output, &named(&args.run), &compared, &args.images)?;
     if args.blind {
-        write_blind(output, &compared.pairs, &args.images, args.seed)?;
+        write_blind(output, &compared.pairs, &args.images, args.seed.unwrap_or(0))?;
     }
     for one in &compared.measures.differences {
         let interval =
@@ -218,7 +265,7 @@ enum Model {
 /// Rows that are not measured, and why.
 #[derive(Debug, Serialize)]
 struct LeftOut {
-    /// Whether the model says what it was trained on.
+    /// Whether the model says what it was trained on, all of it.
     known: bool,
     /// The image trained the model, or the file's column `split` says so.
     trained: usize,
@@ -236,7 +283,8 @@ fn leave_out(
     (what, model): (Model, Option<&TrainingData>),
     texts: Option<&TrainingData>,
 ) -> Result<LeftOut, TrainError> {
-    let mut out = LeftOut { known: model.is_some(), trained: 0, patients: 0, chosen: 0, described: 0 };
+    let complete = model.is_some_and(TrainingData::is_complete);
+    let mut out = LeftOut { known: complete, trained: 0, patients: 0, chosen: 0, described: 0 };
     let unsaid = model.is_none() && table.rows.iter().any(|row| row.split.is_none());
     if unsaid && what == Model::Describer {
         eprintln!("WARNING: unknown: which images trained the describer; those that are measured here may be among them");
@@ -247,14 +295,20 @@ fn leave_out(
             table.file.display()
         )));
     }
-    let seen = |data: Option<&TrainingData>, row: &Row| data.and_then(|data| data.seen(&row.sha256, row.group.as_deref()));
+    if model.is_some() && !complete {
+        eprintln!("WARNING: unknown: a part of what the model was trained on; images that are measured here may be among it");
+    }
+    let seen = |data: Option<&TrainingData>| data.map_or_else(|| vec![None; table.rows.len()], |data| seen_rows(table, data));
+    let (by_model, by_describer) = (seen(model), seen(texts));
+    let mut uses = by_model.into_iter().zip(by_describer);
     table.rows.retain(|row| {
-        let count = match (seen(model, row), row.split) {
+        let (by_model, by_describer) = uses.next().unwrap_or_default();
+        let count = match (by_model, row.split) {
             (Some((Role::Trained, Known::Image)), _) | (None, Some(Part::Train)) => &mut out.trained,
             (Some((Role::Trained, Known::Patient)), _) => &mut out.patients,
             (Some((Role::Chosen, _)), _) => &mut out.chosen,
             (None, Some(Part::Validation)) if model.is_none() => &mut out.chosen,
-            _ if seen(texts, row).is_some() => &mut out.described,
+            _ if by_describer.is_some() => &mut out.described,
             _ => return true,
         };
         *count += 1;
@@ -280,4 +334,48 @@ fn leave_out(
 
 fn named(run: &Path) -> String {
     run.file_name().map_or_else(|| run.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Row;
+    use mmlnb_models::provenance::new_salt;
+
+    #[test]
+    fn a_seen_image_takes_its_whole_patient_out_whatever_the_training_called_it() {
+        let row = |name: &str, group: Option<&str>| Row {
+            line: 2,
+            file_name: name.into(),
+            description: None,
+            class: None,
+            group: group.map(str::to_string),
+            site: None,
+            split: None,
+            sha256: name.into(),
+            width: 64,
+            height: 64,
+        };
+        let rows = [("a1", "P1"), ("a2", "P1"), ("b1", "P2"), ("c1", "P3"), ("c2", "P3"), ("d1", "P4"), ("d2", "P4")];
+        let table = || Table {
+            file: "data.csv".into(),
+            images: "images".into(),
+            rows: rows.iter().map(|(name, group)| row(name, Some(*group))).collect(),
+            classes: Vec::new(),
+            ordinal: false,
+        };
+        let mut model = TrainingData::new(new_salt().unwrap(), None);
+        model.add(Role::Trained, "a1", None);
+        model.add(Role::Chosen, "c1", Some("a pseudonym"));
+        let mut texts = TrainingData::new(new_salt().unwrap(), None);
+        texts.add(Role::Trained, "d2", None);
+        let mut left = table();
+        let out = leave_out(&mut left, (Model::Classifier, Some(&model)), Some(&texts)).unwrap();
+        assert_eq!((out.trained, out.patients, out.chosen, out.described), (1, 1, 2, 2));
+        assert_eq!(left.rows.iter().map(|row| row.file_name.as_str()).collect::<Vec<_>>(), ["b1"]);
+        let mut without_groups = table();
+        without_groups.rows.iter_mut().for_each(|row| row.group = None);
+        leave_out(&mut without_groups, (Model::Classifier, Some(&model)), None).unwrap();
+        assert_eq!(without_groups.rows.len(), 5, "without groups only images are known");
+    }
 }

@@ -39,7 +39,7 @@ pub struct Args {
     /// Accept an adapter that lacks modules that its configuration names: they stay as in the base
     #[arg(long, requires = "adapter")]
     allow_partial: bool,
-    /// The CSV file to be written
+    /// The CSV file to be written; not --data itself
     #[arg(long, value_name = "CSV")]
     output: PathBuf,
     /// Prompt and generation settings (TOML), as for `mmlnb-export bundle`
@@ -67,14 +67,23 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     let Args { data, images, base, adapter, allow_partial, output, settings, image_size, batch, threads, device } = args;
     let device = start::device(&device)?;
     let sheet = Sheet::read(&data)?;
-    let tuned_on = TrainingData::read(adapter.as_deref().unwrap_or(&base))?;
+    let images = image_files(&sheet, &images)?;
+    let mut cache = OsString::from(output.as_os_str());
+    cache.push(".descriptions.jsonl");
+    let cache = PathBuf::from(cache);
+    let inputs = [("--data", data.as_path()), ("--base", base.as_path())];
+    let inputs = inputs.into_iter().chain(adapter.iter().map(|folder| ("--adapter", folder.as_path())));
+    let inputs = inputs.chain(settings.iter().map(|file| ("--settings", file.as_path())));
+    let inputs: Vec<(&str, &Path)> = inputs.chain(images.iter().map(|image| ("--images", image.as_path()))).collect();
+    for written in [output.as_path(), &cache, &beside_table(&output)] {
+        files::not_an_input(written, &inputs)?;
+    }
+    let tuned_on = TrainingData::of_describer(&base, adapter.as_deref())?;
     let source = Source { base, adapter, allow_partial, asked_as: None, settings, image_size, device, batch };
     let threads = threads::chosen(threads, None, threads::of_describer(&source.prompter()?.config))?;
     start::set_threads(threads);
     eprintln!("threads of libtorch: {threads}");
-    let mut cache = OsString::from(output.as_os_str());
-    cache.push(".descriptions.jsonl");
-    let described = describe_files(&source, &image_files(&sheet, &images)?, &PathBuf::from(cache))?;
+    let described = describe_files(&source, &images, &cache)?;
     let descriptions: Vec<Option<&Generated>> = described.iter().map(|one| one.as_ref().ok()).collect();
     write_tuned_on(&output, tuned_on.as_ref())?;
     write_descriptions(&sheet, &output, &descriptions)?;

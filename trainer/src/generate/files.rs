@@ -78,6 +78,12 @@ impl Source {
         Ok(Source::new(&base, Some(folder), device))
     }
 
+    /// Whether a folder, or the best epoch of a run of `describe`, is a checkpoint and no adapter: it needs no base.
+    pub fn is_whole(folder: &Path) -> bool {
+        let holds = |name: &str| [folder.join("best"), folder.to_path_buf()].iter().any(|folder| folder.join(name).is_file());
+        holds("config.json") && !holds("adapter_config.json")
+    }
+
     /// The adapter, if there is one.
     fn opened_adapter(&self) -> Result<Option<Adapter>, TrainError> {
         let adapter = self.adapter.as_deref().map(Adapter::open).transpose()?;

@@ -5,15 +5,16 @@ use super::{
     networks::{Networks, graphs},
 };
 use crate::{
+    data::write_training_data,
     error::TrainError,
-    run::Progress,
+    run::{Progress, files},
     torch::{Adapters, PlanOptions},
 };
 use mmlnb_models::{
     prepare::decode::Rgb8Image,
-    provenance::TRAINING_DATA,
+    provenance::TrainingData,
     record::RECORD,
-    weights::{Adapter, Checkpoint, Naming, Weights, write_merged},
+    weights::{Adapter, Checkpoint, Naming, Weights, check_merged, write_merged},
 };
 use std::{
     ffi::OsStr,
@@ -33,12 +34,19 @@ pub struct Difference {
 
 /// Writes `output`: the base's files, adapted matrices merged. The folder appears when it is whole, and nothing is left beside it.
 ///
-/// `allow_partial` accepts an adapter that lacks modules that its configuration names.
+/// `allow_partial` accepts an adapter that lacks modules that its configuration names. `compared` is the device on which the logits of base with adapter
+/// and of what was written are compared before the folder appears; their difference is given back.
 ///
 /// # Errors
-/// A base or an adapter that is damaged or holds NaN or an infinity, an adapter that does not fit, is not whole or changes nothing, an output that is
-/// there already or cannot be written.
-pub fn merge(base: &Path, adapter: &Path, output: &Path, allow_partial: bool) -> Result<(), TrainError> {
+/// A base or an adapter that is damaged or holds NaN or an infinity, an adapter that does not fit, is not whole or changes nothing, sums that the base's
+/// type cannot hold (before anything is written), logits that are no numbers, an output that is there already or cannot be written.
+pub fn merge(
+    base: &Path,
+    adapter: &Path,
+    output: &Path,
+    allow_partial: bool,
+    compared: Option<Device>,
+) -> Result<Option<Difference>, TrainError> {
     if output.exists() {
         return Err(TrainError::Asked(format!("{} is there already; name another --output or remove it", output.display())));
     }
@@ -50,9 +58,12 @@ pub fn merge(base: &Path, adapter: &Path, output: &Path, allow_partial: bool) ->
     checkpoint.check_all(graphs.iter().map(|graph| graph.parameters()))?;
     adapter.verify_changes(&weights, &graphs.iter().collect::<Vec<_>>())?;
     adapter.told_partial(&checkpoint).iter().for_each(|warning| eprintln!("warning: {warning}"));
-    let partial = Partial::beside(output)?;
+    check_merged(&checkpoint, &adapter)?;
+    let partial = Partial::beside(output, &[("--base", base), ("--adapter", adapter.path())])?;
     fill(&partial.path, base, &checkpoint, &adapter)?;
-    partial.finish(output)
+    let difference = compared.map(|device| compare(base, adapter.path(), &partial.path, device)).transpose()?;
+    partial.finish(output)?;
+    Ok(difference)
 }
 
 /// The merged weights, and what lies beside the base's and the adapter's.
@@ -67,11 +78,14 @@ fn fill(folder: &Path, base: &Path, checkpoint: &Checkpoint, adapter: &Adapter) 
         }
     })?;
     progress.into_iter().for_each(Progress::end);
-    // The base's record says nothing of what the adapter has seen; the adapter's holds it, if it holds any.
-    let own = beside_the_weights(base)?.into_iter().filter(|file| !file.ends_with(TRAINING_DATA));
-    for file in own.chain(records_of(adapter.path())) {
+    let question = Some(adapter.path().join(RECORD)).filter(|file| file.exists());
+    for file in beside_the_weights(base)?.into_iter().chain(question) {
         let target = folder.join(file.file_name().unwrap_or(OsStr::new("")));
         fs::copy(&file, &target).map_err(TrainError::io("copy", &file))?;
+    }
+    // What either of them has seen, the merged checkpoint has seen.
+    if let Some(seen) = TrainingData::of_describer(base, Some(adapter.path()))? {
+        write_training_data(&seen, folder)?;
     }
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(TrainError::io("write", folder))
 }
@@ -84,9 +98,10 @@ struct Partial {
 }
 
 impl Partial {
-    fn beside(output: &Path) -> Result<Partial, TrainError> {
+    fn beside(output: &Path, inputs: &[(&str, &Path)]) -> Result<Partial, TrainError> {
         let name = output.file_name().ok_or_else(|| TrainError::Asked(format!("--output {} has no name", output.display())))?;
         let path = output.with_file_name(format!(".{}.partial", name.to_string_lossy()));
+        files::not_an_input(&path, inputs)?;
         if path.exists() {
             fs::remove_dir_all(&path).map_err(TrainError::io("remove", &path))?;
         }
@@ -127,11 +142,6 @@ fn beside_the_weights(base: &Path) -> Result<Vec<PathBuf>, TrainError> {
     Ok(files)
 }
 
-/// What training left beside the adapter (in it also what its base had seen) is true of the merged checkpoint too.
-fn records_of(adapter: &Path) -> impl Iterator<Item = PathBuf> {
-    [RECORD, TRAINING_DATA].into_iter().map(|name| adapter.join(name)).filter(|file| file.exists())
-}
-
 /// Logits of base with adapter against those of the merged checkpoint, in f32, at every token of a sample prompt with an image. One model is in memory
 /// at a time.
 ///
@@ -144,7 +154,9 @@ pub fn compare(base: &Path, adapter: &Path, merged: &Path, device: Device) -> Re
     let largest = live.f_sub(&merged)?.f_abs()?.f_max()?.f_double_value(&[])?;
     let scale = live.f_abs()?.f_max()?.f_double_value(&[])?;
     if !(largest.is_finite() && scale.is_finite()) {
-        return Err(TrainError::Failed("the logits are no numbers; the base or the adapter is damaged".into()));
+        let problem = "with it the logits are no numbers: its lora_alpha or its tensors are far too large, or it belongs to another base; give the \
+                       adapter as its training left it";
+        return Err(TrainError::file(adapter, problem));
     }
     Ok(Difference { largest, relative: largest / scale.max(f64::MIN_POSITIVE) })
 }

@@ -58,7 +58,7 @@ pub struct Prompt {
 impl Prompter {
     /// Reads a checkpoint's configuration and tokenizer; `settings` is a file of prompt and generation settings, `image_size` width and height in
     /// pixels that every image gets. Where they are silent, question and size are those of the record that training left in the folder `trained`
-    /// (an adapter's; without one the checkpoint), then the default question and smart_resize within the checkpoint's limits.
+    /// (an adapter's; without one, that of the checkpoint), then the default question and smart_resize within the checkpoint's limits.
     ///
     /// # Errors
     /// A folder that is no Qwen2.5-VL checkpoint, another chat template, settings that make no sense, a size that is not made of whole tokens.
@@ -91,7 +91,8 @@ impl Prompter {
         let tokenizer = QwenTokenizer::from_dir(base).and_then(|tokenizer| tokenizer.within(config.text.vocabulary));
         let tokenizer = tokenizer.map_err(|error| unfit(error.to_string()))?;
         let mut processor = QwenImageProcessor::from_dir(base, &config.vision)?;
-        let record = Record::read(trained.unwrap_or(base)).map_err(|error| TrainError::Asked(error.to_string()))?;
+        let record = |folder: &Path| Record::read(folder).map_err(|error| TrainError::Asked(error.to_string()));
+        let record = trained.map(record).transpose()?.flatten().map_or_else(|| record(base), |own| Ok(Some(own)))?;
         if let Some([width, height]) = image_size.or(record.as_ref().and_then(|record| record.image_size)) {
             processor = processor.with_size(width, height).map_err(|error| TrainError::Asked(error.to_string()))?;
         }

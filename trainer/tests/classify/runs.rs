@@ -6,7 +6,7 @@ use mmlnb_models::{
     config::ClassifierConfig,
 };
 use mmlnb_trainer::{
-    classify::{Options, Protocol, RunMeasures, run},
+    classify::{Options, Protocol, Recipe, RunMeasures, check_options, run},
     data::Part,
     run::predictions,
 };
@@ -182,6 +182,63 @@ fn the_papers_protocol_reports_on_the_part_that_chose() {
     assert!(measured.warnings.iter().any(|warning| warning.to_lowercase().contains("chosen")), "{:?}", measured.warnings);
     let missing = |what: &str| measured.warnings.iter().any(|warning| warning.contains(what) && warning.contains("too few"));
     assert!(missing("the distance to the training data") && missing("unusual colours"), "{:?}", measured.warnings);
+}
+
+#[test]
+fn sizes_are_those_of_the_start_and_another_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    written(folder.path(), 12);
+    let start = ClassifierConfig::from_dir(&crate::data::start()).unwrap();
+    let (_, input) = start.image.as_ref().unwrap();
+    let side = input.width + 32;
+    for (changes, key) in [
+        (format!("image_size = [{side}, {side}]"), "image_size"),
+        ("channels = [3, 3, 3, 3, 3]".into(), "channels"),
+        ("max_length = 9".into(), "max_length"),
+    ] {
+        let error = run(&options(folder.path(), "refused", "paper", &changes)).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains(&format!("`{key}` is ")), "{key}: {error}");
+        assert!(!folder.path().join("refused").exists());
+    }
+    let longest = start.text.as_ref().unwrap().longest_text();
+    let given = format!("epochs = 1\nimage_size = [{}, {}]\nmax_length = {longest}", input.width, input.height);
+    ran(&options(folder.path(), "run", "paper", &given));
+    let decided = mmlnb_trainer::run::Decided::read(&folder.path().join("run")).unwrap().0;
+    assert_eq!(decided["recipe"]["max_length"].as_integer(), Some(longest));
+    ran(&options(folder.path(), "silent", "paper", "epochs = 1"));
+    let silent = mmlnb_trainer::run::Decided::read(&folder.path().join("silent")).unwrap().0;
+    assert_eq!(silent["recipe"], decided["recipe"], "what is not given is recorded as it was used");
+}
+
+#[test]
+fn options_that_nobody_would_use_are_refused() {
+    let recipe = |name: &str, changes: &str| Recipe::with_changes(name, changes.parse().unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, adapter] = ["whole", "adapter/best"].map(|name| folder.path().join(name));
+    [&whole, &adapter].iter().for_each(|folder| fs::create_dir_all(folder).unwrap());
+    fs::write(adapter.join("adapter_config.json"), "{}").unwrap();
+    fs::write(whole.join("config.json"), "{}").unwrap();
+    let (whole, adapter) = (whole.as_path(), adapter.parent().unwrap());
+    for (name, describer, base, option) in [
+        ("human-text", Some(adapter), None, "--describer"),
+        ("image-only", Some(adapter), Some(whole), "--describer"),
+        ("image-only", None, Some(whole), "--base"),
+        ("human-text", None, Some(whole), "--base"),
+        ("paper", None, Some(whole), "--base"),
+        ("paper", Some(whole), Some(whole), "--base"),
+    ] {
+        let error = check_options(&recipe(name, ""), describer, base).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().starts_with(option), "{name}: {error}");
+    }
+    for (name, describer, base) in [
+        ("paper", Some(adapter), Some(whole)),
+        ("paper", None, None),
+        ("image-only", None, None),
+        ("base-vlm", None, Some(whole)),
+        ("base-vlm", Some(whole), Some(whole)),
+    ] {
+        check_options(&recipe(name, ""), describer, base).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
 }
 
 #[test]

@@ -10,6 +10,26 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
+fn golden_curriculum_evaluate_refuses_what_a_classifier_would_not_use() {
+    let Some(curriculum) = family("curriculum") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    copy(&curriculum.join("checkpoint"), &folder.path().join("run/best"));
+    let run = path("run");
+    for (more, says) in [
+        (["--settings", "x.toml"], "--settings would not be used"),
+        (["--base", "x"], "--base would not be used"),
+        (["--batch", "2"], "--batch would not be used"),
+        (["--seed", "2"], "--blind"),
+    ] {
+        let arguments = ["evaluate", &run, "--data", "no.csv", "--images", "no"];
+        let (code, errors) = outcome(&mmlnb_train(&[arguments.as_slice(), &more].concat()));
+        assert!(code == Some(2) && errors.contains(says), "{more:?}: {errors}");
+        assert!(!folder.path().join("run/evaluations").exists(), "nothing was begun");
+    }
+}
+
+#[test]
 fn golden_lora_evaluate_sets_base_and_tuned_side_by_side() {
     let (Some(base), Some(lora)) = (family("qwen2_5_vl"), family("lora")) else { return };
     let folder = tempfile::tempdir().unwrap();
@@ -24,6 +44,8 @@ fn golden_lora_evaluate_sets_base_and_tuned_side_by_side() {
     let (code, errors) = outcome(&mmlnb_train(&arguments));
     assert_eq!(code, Some(2), "{errors}");
     assert!(errors.contains("--base"), "{errors}");
+    let (code, errors) = outcome(&mmlnb_train(&["evaluate", &run, "--data", &csv, "--images", images, "--output", &run]));
+    assert!(code == Some(2) && errors.contains("would be overwritten"), "{errors}");
 
     let arguments = [arguments.as_slice(), &["--base", base.to_str().unwrap()]].concat();
     let (code, errors) = outcome(&mmlnb_train(&arguments));

@@ -120,6 +120,14 @@ fn golden_qwen2_5_vl_generate_refuses_wrong_input_before_it_starts() {
         assert_eq!(code, Some(2), "{more:?}: {errors}");
         assert!(errors.contains(expected), "{more:?}: {errors}");
     }
+    let (before, link) = (fs::read(&csv).unwrap(), path("link.csv"));
+    std::os::unix::fs::symlink(&csv, &link).unwrap();
+    for output in [csv.as_str(), &link, &path("images/a.png")] {
+        let arguments = ["generate", "--data", &csv, "--images", &images, "--base", base, "--output", output];
+        let (code, errors) = outcome(&mmlnb_train(&arguments));
+        assert!(code == Some(2) && errors.contains("would be overwritten"), "{output}: {errors}");
+        assert_eq!(fs::read(&csv).unwrap(), before);
+    }
     fs::write(&csv, "file_name\n../a.png\n/b.png\n").unwrap();
     let (code, errors) = ask(&[]);
     assert_eq!(code, Some(2), "{errors}");

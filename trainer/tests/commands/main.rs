@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, reason = "a test")]
 
+mod base;
 mod evaluate;
 mod generate;
 mod peft;

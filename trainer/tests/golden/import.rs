@@ -86,6 +86,14 @@ fn golden_curriculum_released_model() {
     let file = dir.join(text(case, "file"));
     assert!(import(&file, &output, None).unwrap_err().to_string().contains("--text"));
     import(&file, &output, Some(&checkpoint)).unwrap_or_else(|error| panic!("{error}"));
+    // What is being written lies for a while where this --text does.
+    let taken = folder.path().join("other.partial");
+    std::fs::create_dir(&taken).unwrap();
+    for entry in std::fs::read_dir(&checkpoint).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        std::fs::copy(&entry, taken.join(entry.file_name().unwrap())).unwrap();
+    }
+    let refused = import(&file, &folder.path().join("other"), Some(&taken)).unwrap_err().to_string();
+    assert!(refused.contains("would be overwritten") && taken.join("config.json").is_file(), "{refused}");
 
     let config = ClassifierConfig::from_dir(&output).unwrap_or_else(|error| panic!("{error}"));
     let classes: Vec<&str> = list(case, "classes").iter().map(|name| name.as_str().unwrap()).collect();

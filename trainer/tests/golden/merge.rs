@@ -4,8 +4,9 @@ use crate::{
     files::{Tensors, family, json, list, text, tolerance},
     shared::compare::close,
 };
-use mmlnb_models::weights::{
-    Adapter, AdapterConfig, AdapterTensors, Checkpoint, DType, KeyStyle, Naming, Stored, Weights, write_merged,
+use mmlnb_models::{
+    provenance::{Role, TRAINING_DATA, TrainingData, new_salt},
+    weights::{Adapter, AdapterConfig, AdapterTensors, Checkpoint, DType, KeyStyle, Naming, Stored, Weights, write_merged},
 };
 use mmlnb_trainer::generate::merge::{compare, merge};
 use std::{collections::BTreeMap, fs, path::Path};
@@ -25,7 +26,7 @@ fn golden_lora_merged_checkpoints() {
     for case in list(&cases, "cases") {
         let name = text(case, "name");
         let (adapter, output) = (dir.join(text(case, "adapter")), folder.path().join(name));
-        merge(&base, &adapter, &output, false).unwrap_or_else(|error| panic!("{name}: {error}"));
+        merge(&base, &adapter, &output, false, None).unwrap_or_else(|error| panic!("{name}: {error}"));
         let expected = Tensors::read(dir.join(text(case, "tensors")));
         let changed: Vec<&str> = list(case, "changed_weights").iter().map(|key| key.as_str().unwrap()).collect();
         let (before, after) = (Checkpoint::open(&base, Naming::Qwen).unwrap(), Checkpoint::open(&output, Naming::Qwen).unwrap());
@@ -43,7 +44,46 @@ fn golden_lora_merged_checkpoints() {
         }
         let difference = compare(&base, &adapter, &output, Device::Cpu).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(difference.largest <= tolerance(&cases, "logits"), "{name}: {difference:?}");
-        assert!(merge(&base, &adapter, &output, false).unwrap_err().to_string().contains("is there already"));
+        assert!(merge(&base, &adapter, &output, false, None).unwrap_err().to_string().contains("is there already"));
+    }
+}
+
+/// A copy of a folder's files.
+fn copied(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn golden_lora_merged_checkpoints_say_what_base_and_adapter_have_seen() {
+    let (Some(dir), Some(hub)) = (family("lora"), family("qwen2_5_vl")) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let [base, adapter, output] = ["base", "adapter", "merged"].map(|name| folder.path().join(name));
+    copied(&hub, &base);
+    copied(&dir.join("lora"), &adapter);
+    let mut seen = TrainingData::new(new_salt().unwrap(), None);
+    seen.add(Role::Trained, "aa", None);
+    fs::write(base.join(TRAINING_DATA), seen.to_bytes()).unwrap();
+    merge(&base, &adapter, &output, false, None).unwrap();
+    let merged = TrainingData::read(&output).unwrap().unwrap();
+    assert!(merged.seen("aa", None).is_some() && !merged.is_complete(), "the base's is known, the adapter's is not");
+}
+
+#[test]
+fn golden_lora_merges_that_are_no_numbers_leave_nothing() {
+    let (Some(dir), Some(base)) = (family("lora"), family("qwen2_5_vl")) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (adapter, output) = (folder.path().join("adapter"), folder.path().join("new/merged"));
+    copied(&dir.join("lora"), &adapter);
+    for (alpha, says) in [(1e38, "adapter"), (1e300, ".weight")] {
+        let mut config = json(&adapter.join("adapter_config.json"));
+        config["lora_alpha"] = alpha.into();
+        fs::write(adapter.join("adapter_config.json"), config.to_string()).unwrap();
+        let error = merge(&base, &adapter, &output, false, Some(Device::Cpu)).unwrap_err();
+        assert!(error.exit_code() == 2 && error.to_string().contains(says), "{alpha}: {error}");
+        assert!(!folder.path().join("new").exists(), "{alpha}");
     }
 }
 
@@ -67,7 +107,7 @@ fn golden_qwen2_5_vl_b_merged_shards_keep_their_files_and_types() {
         let before = Checkpoint::open(&base, Naming::Qwen).unwrap();
         let (adapter, output) = (folder.path().join("adapter"), folder.path().join("merged"));
         small_adapter(&before, &adapter);
-        merge(&base, &adapter, &output, false).unwrap_or_else(|error| panic!("{error}"));
+        merge(&base, &adapter, &output, false, None).unwrap_or_else(|error| panic!("{error}"));
         let weights = |folder: &Path| {
             let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
             let mut names: Vec<String> = names.filter(|name| name.starts_with("model") && name.contains("safetensors")).collect();
@@ -114,6 +154,6 @@ fn golden_lora_an_adapter_of_another_base_is_refused() {
     assert!(write_merged(&checkpoint, &adapter, folder.path(), &mut |_, _| ()).is_err());
     assert!(Weights::with_adapter(&checkpoint, &adapter).is_err());
     let output = folder.path().join("merged");
-    assert!(merge(&other, &dir.join("lora"), &output, false).unwrap_err().to_string().contains("does not fit the base"));
+    assert!(merge(&other, &dir.join("lora"), &output, false, None).unwrap_err().to_string().contains("does not fit the base"));
     assert!(!output.exists());
 }

@@ -14,7 +14,7 @@ pub use load::{Needs, TextLimit, load, tell_unknown};
 pub use mmlnb_models::provenance::TrainingData;
 pub use mmlnb_models::rows::Part;
 pub use mmlnb_models::sheet::{Record, Sheet};
-pub use overlap::{Overlap, check_overlap, salt_of, tables_describer, training_data, write_training_data};
+pub use overlap::{Overlap, Who, check_overlap, salt_of, seen_rows, tables_describer, training_data, write_training_data};
 pub use roles::{RoleCounts, Roles};
 pub use split::{SPLIT_SEED, Split, SplitBy, SplitOptions, split};
 pub use summary::{Range, Summary};

@@ -10,8 +10,9 @@ use mmlnb_models::{
     provenance::{Known, Role, TRAINING_DATA, TrainingData, beside_table, new_salt},
     rows::Part,
     sheet::Sheet,
+    spelling::folded,
 };
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 /// How test images and what somebody was trained on stand to each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,40 +68,100 @@ pub fn tables_describer(file: &Path) -> Result<Option<Option<TrainingData>>, Stu
     Ok(if known.is_some() || Sheet::read(file)?.is_generated() { Some(known) } else { None })
 }
 
-/// Compares the reported part with what others have seen whose texts are read or whose weights are taken over; `None`: one that does not say. `who` stands
-/// in the messages: "the describer", "the start".
+/// What each row of a table was used for. Where an image was used, the other images of its patient are known too, by this table's own groups: the
+/// training may have known the patient under another name, or under none.
+pub fn seen_rows(table: &Table, data: &TrainingData) -> Vec<Option<(Role, Known)>> {
+    let own: Vec<Option<(Role, Known)>> = table.rows.iter().map(|row| data.seen(&row.sha256, row.group.as_deref())).collect();
+    let group = |row: &Row| row.group.as_deref().map(folded);
+    let mut of_patient: BTreeMap<String, Role> = BTreeMap::new();
+    for (group, (role, _)) in table.rows.iter().zip(&own).filter_map(|(row, seen)| Some((group(row)?, (*seen)?))) {
+        let most = of_patient.entry(group).or_insert(role);
+        *most = role.max(*most);
+    }
+    let patient = |row: &Row| Some((*of_patient.get(&group(row)?)?, Known::Patient));
+    table.rows.iter().zip(own).map(|(row, own)| own.max(patient(row))).collect()
+}
+
+/// Whose texts are read, or whose weights a training begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Of the texts that a classifier reads.
+    Describer,
+    /// The classifier that another one starts from.
+    Start,
+    /// The checkpoint that a describer is tuned on.
+    Base,
+}
+
+impl Who {
+    fn name(self) -> &'static str {
+        match self {
+            Who::Describer => "the describer",
+            Who::Start => "the start",
+            Who::Base => "the base",
+        }
+    }
+
+    /// Whether a row of this part must not have been seen. Weights that were fitted on validation rows would choose their own best epoch and
+    /// thresholds; that such a row chose for an earlier training on the same split does no harm.
+    fn spoils(self, part: Part, reported: Part, role: Role) -> bool {
+        match self {
+            Who::Describer => part == reported,
+            Who::Start | Who::Base if part == Part::Validation && part != reported => role == Role::Trained,
+            Who::Start | Who::Base => part != Part::Train,
+        }
+    }
+
+    fn mend(self) -> &'static str {
+        match self {
+            Who::Describer | Who::Start => {
+                "use one file with one column `split` for both, or --allow-overlap, which marks every report"
+            }
+            Who::Base => "use one file with one column `split` for both, or begin with a base that has not seen them",
+        }
+    }
+}
+
+/// Compares the rows that are reported, and those that choose, with what others have seen whose texts are read or whose weights are taken over; `None`:
+/// one that does not say.
 ///
 /// # Errors
 /// [`StudyError::Data`]: they overlap, unless `allowed`; the rows are listed.
 pub fn check_overlap(
     table: &Table,
     split: &Split,
-    who: &str,
+    who: Who,
     others: &[Option<TrainingData>],
     allowed: bool,
 ) -> Result<Overlap, StudyError> {
-    let reported = split.rows(split.reported());
-    let seen_by = |row: &Row| others.iter().flatten().find_map(|data| data.seen(&row.sha256, row.group.as_deref()));
-    let seen: Vec<(&Row, Known)> =
-        reported.iter().map(|row| &table.rows[*row]).filter_map(|row| Some((row, seen_by(row)?.1))).collect();
+    let by_all: Vec<Vec<Option<(Role, Known)>>> = others.iter().flatten().map(|data| seen_rows(table, data)).collect();
+    let spoilt = |row: usize| {
+        let part = split.parts[row];
+        let uses = by_all.iter().filter_map(|seen| seen[row]);
+        let known = uses.filter(|(role, _)| who.spoils(part, split.reported(), *role)).map(|(_, known)| known).max();
+        known.map(|known| (&table.rows[row], known))
+    };
+    let seen: Vec<(&Row, Known)> = (0..table.rows.len()).filter_map(spoilt).collect();
+    let unknown = || others.iter().any(|data| data.as_ref().is_none_or(|data| !data.is_complete()));
     match seen.len() {
-        0 if others.contains(&None) => return Ok(Overlap::Unknown),
+        0 if unknown() => return Ok(Overlap::Unknown),
         0 => return Ok(Overlap::None),
         rows if allowed => return Ok(Overlap::Allowed { rows }),
         _ => {}
     }
     let mut problems = Problems::default();
     problems.whole(format!(
-        "{} of the {} test images were seen by {who}; use one file with one column `split` for both, or --allow-overlap, which marks every report",
+        "{} images that must be new (for test, or to choose the best epoch) were seen by {}; {}",
         seen.len(),
-        reported.len()
+        who.name(),
+        who.mend()
     ));
     for (row, known) in seen {
         let what = match known {
             Known::Image => row.file_name.clone(),
             Known::Patient => format!("images of {}", row.group.as_deref().unwrap_or_default()),
         };
-        problems.at(row.line, "test images that were seen before", format!("{who} was trained on {what}"));
+        problems.at(row.line, "images that were seen before", format!("{} was trained on {what}", who.name()));
     }
     StudyError::data(&table.file, problems)?;
     Ok(Overlap::None)
@@ -117,11 +178,11 @@ mod tests {
     fn one_split_for_both_stages_does_not_overlap() {
         let table = table(20, 1, true);
         let split = split(&table, &SplitOptions::usual(&table, 4)).unwrap();
-        assert_eq!(check_overlap(&table, &split, "the describer", &[None], false).unwrap(), Overlap::Unknown);
-        assert_eq!(check_overlap(&table, &split, "the describer", &[], false).unwrap(), Overlap::None);
+        assert_eq!(check_overlap(&table, &split, Who::Describer, &[None], false).unwrap(), Overlap::Unknown);
+        assert_eq!(check_overlap(&table, &split, Who::Describer, &[], false).unwrap(), Overlap::None);
         let data = training_data(&table, &split, new_salt().unwrap(), None);
-        assert_eq!(check_overlap(&table, &split, "the describer", &[Some(data.clone())], false).unwrap(), Overlap::None);
-        assert_eq!(check_overlap(&table, &split, "the describer", &[Some(data), None], false).unwrap(), Overlap::Unknown);
+        assert_eq!(check_overlap(&table, &split, Who::Describer, &[Some(data.clone())], false).unwrap(), Overlap::None);
+        assert_eq!(check_overlap(&table, &split, Who::Describer, &[Some(data), None], false).unwrap(), Overlap::Unknown);
     }
 
     #[test]
@@ -134,17 +195,64 @@ mod tests {
         let (mut images, mut groups) = (TrainingData::new(new_salt().unwrap(), None), TrainingData::default());
         images.add(Role::Trained, &row.sha256, None);
         groups.add(Role::Chosen, "of another image", Some(&group));
-        for (data, rows) in [(images, vec![row]), (groups, of_group)] {
-            let error = check_overlap(&table, &split, "the describer", &[None, Some(data.clone())], false).unwrap_err();
+        for (data, rows) in [(images, of_group.clone()), (groups, of_group)] {
+            let error = check_overlap(&table, &split, Who::Describer, &[None, Some(data.clone())], false).unwrap_err();
             let StudyError::Data { problems, .. } = &error else { panic!("{error}") };
             assert_eq!(problems.len(), rows.len() + 1, "{error}");
             assert!(problems[0].contains("--allow-overlap"));
             for (row, problem) in rows.iter().zip(&problems[1..]) {
                 assert!(problem.contains(&format!("line {}: the describer was trained", row.line)), "{problem}");
             }
-            let allowed = check_overlap(&table, &split, "the describer", &[Some(data)], true).unwrap();
+            let allowed = check_overlap(&table, &split, Who::Describer, &[Some(data)], true).unwrap();
             assert_eq!(allowed, Overlap::Allowed { rows: rows.len() });
         }
+    }
+
+    #[test]
+    fn a_patient_is_known_by_one_image_and_this_tables_groups() {
+        let table = table(20, 1, true);
+        let of_group = |group: &Option<String>| table.rows.iter().filter(|row| row.group == *group).count();
+        let row = table.rows.iter().find(|row| of_group(&row.group) > 1).unwrap();
+        for group in [None, Some("a pseudonym")] {
+            let mut data = TrainingData::new(new_salt().unwrap(), None);
+            data.add(Role::Trained, &row.sha256, group);
+            for (other, seen) in table.rows.iter().zip(seen_rows(&table, &data)) {
+                let expected = match (other.sha256 == row.sha256, other.group == row.group) {
+                    (true, _) => Some((Role::Trained, Known::Image)),
+                    (false, true) => Some((Role::Trained, Known::Patient)),
+                    (false, false) => None,
+                };
+                assert_eq!(seen, expected, "line {}", other.line);
+            }
+        }
+    }
+
+    #[test]
+    fn weights_must_not_have_been_fitted_on_what_chooses_or_is_reported() {
+        let table = table(20, 1, true);
+        let split = split(&table, &SplitOptions::usual(&table, 4)).unwrap();
+        let seen = |part: Part, role: Role| {
+            let mut data = TrainingData::new(new_salt().unwrap(), None);
+            data.add(role, &table.rows[split.rows(part)[0]].sha256, None);
+            Some(data)
+        };
+        for who in [Who::Start, Who::Base] {
+            for (part, role, refused) in [
+                (Part::Train, Role::Trained, false),
+                (Part::Validation, Role::Chosen, false),
+                (Part::Validation, Role::Trained, true),
+                (Part::Test, Role::Chosen, true),
+                (Part::Test, Role::Trained, true),
+            ] {
+                let outcome = check_overlap(&table, &split, who, &[seen(part, role)], false);
+                assert_eq!(outcome.is_err(), refused, "{who:?} {part} {role:?}: {outcome:?}");
+            }
+        }
+        let text = check_overlap(&table, &split, Who::Base, &[seen(Part::Test, Role::Trained)], false).unwrap_err().to_string();
+        assert!(text.contains("seen by the base") && text.contains("begin with a base"), "{text}");
+        assert!(!text.contains("--allow-overlap"), "`describe` has no such option: {text}");
+        let part_unknown = [Some(TrainingData::unknown())];
+        assert_eq!(check_overlap(&table, &split, Who::Start, &part_unknown, false).unwrap(), Overlap::Unknown);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{
     state_dict::StateDict,
     written::{Imported, Named, write_safetensors},
 };
-use crate::error::StudyError;
+use crate::{error::StudyError, run::files::not_an_input};
 use mmlnb_models::{
     config::{CLASSIFIER_MODEL_TYPE, ClassifierConfig},
     graph::Graph,
@@ -35,6 +35,7 @@ pub(super) fn write(state: &StateDict, output: &Path, text: &Path) -> Result<Imp
     let config = config(state, text)?;
     let tensors = tensors(state, &config)?;
     let partial = output.with_extension("partial");
+    not_an_input(&partial, &[("--text", text), ("the import", state.file())])?;
     if partial.exists() {
         fs::remove_dir_all(&partial).map_err(StudyError::io("remove", &partial))?;
     }

@@ -11,8 +11,26 @@ use rustix::{
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
+
+/// Refuses to write what is read: `output` must be none of the inputs, under whatever name or by a link. Each input with the option that names it.
+///
+/// # Errors
+/// [`StudyError::Asked`] with the option.
+pub fn not_an_input(output: &Path, inputs: &[(&str, &Path)]) -> Result<(), StudyError> {
+    let identity = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let Some(written) = identity(output) else { return Ok(()) };
+    match inputs.iter().find(|(_, input)| identity(input) == Some(written)) {
+        None => Ok(()),
+        Some((option, input)) => Err(StudyError::Asked(format!(
+            "{} would be overwritten, but it is what {option} reads ({}); name another --output",
+            output.display(),
+            input.display()
+        ))),
+    }
+}
 
 /// Writes a file anew.
 ///
