@@ -87,6 +87,9 @@ pub fn failure(error: &EngineError, dir: &Path) -> Failure {
         EngineError::Memory(message) => {
             Failure::new(Exit::Configuration, message, place, "set fewer `slots`, or export with a smaller --precision")
         }
+        EngineError::Library(message) => {
+            Failure::new(Exit::Configuration, message, place, "run the set-up or install the package again")
+        }
         EngineError::Gpu(message) => Failure::new(Exit::Internal, message, place, "see the kernel's log; a restart may help"),
         other => Failure::internal("the bundle cannot be loaded", other),
     }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use mmlnb_appliance::assess::bytes::Bytes;
-use mmlnb_appliance::assess::reader::{Found, Reader, Settings, Unread};
+use mmlnb_appliance::assess::reader::{Decoder, Found, Reader, Settings, Unread};
 use mmlnb_appliance::assess::wire::{Ask, Want};
 use mmlnb_models::random::Draw;
 use mmlnb_tests::{mutant, originals};

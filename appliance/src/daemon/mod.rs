@@ -14,7 +14,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mmlnb_models::bundle::Bundle;
-use sha2::{Digest, Sha256};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::assess::pipeline;
@@ -26,7 +25,7 @@ use crate::error::{Exit, Failure};
 use crate::intake::{self, Adoption, Assess, Folder, Intake, Scanner};
 use crate::ledger::{Ledger, RunStart, check, record};
 use crate::qualify::answers;
-use crate::{clock, verdict};
+use crate::{clock, verdict, world};
 use death::DeathMark;
 use supervisor::{Course, Supervisor};
 
@@ -113,7 +112,7 @@ pub fn run_with(file: &Path, load: impl FnOnce(&Config, &Bundle) -> Result<Asses
         tracing::warn!(event = "inbox_missing", inbox = %config.inbox.display(), reason);
     }
     let bundle = notify::while_loading(&asked.count, "checking the bundle", || open_bundle(&config), || ())?;
-    let start = run_start(&config, &bundle)?;
+    let start = run_start(&bundle);
     let (run, bundle_row) = ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start))?;
     let safe_mode = ledger.read(|connection| safe_mode::due(connection, run, config.safe_mode_after, &start.started_at))?;
     let assessor = match &safe_mode {
@@ -175,18 +174,19 @@ fn open_bundle(config: &Config) -> Result<Bundle, Failure> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the kernel's files")]
-fn run_start(config: &Config, bundle: &Bundle) -> Result<RunStart, Failure> {
+fn run_start(bundle: &Bundle) -> RunStart {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-    Ok(RunStart {
+    RunStart {
         started_at: clock::utc_now(),
         boot_id,
         host,
         bundle_sha256: bundle.sha256.clone(),
         classes: bundle.manifest.classifier.as_ref().map(|part| part.classes.clone()).unwrap_or_default(),
-        qualification_sha256: qualification(&config.bundle)?,
+        // The bundle's format has no qualification of its own yet: what `qualify` finds stands in the manifest, whose hash is the bundle's.
+        qualification_sha256: None,
         oom_kills: death::oom_kills(),
-    })
+    }
 }
 
 /// Loads what assesses images. The run is in the ledger already, so that a death while loading is known to the next start; an end for
@@ -263,20 +263,6 @@ fn put_together(known: Known<'_>, assessor: Assessor, asked: &Asked) -> Intake {
         filing: Default::default(),
         sight: Mutex::default(),
         config,
-    }
-}
-
-/// SHA-256 of what `qualify` found for the bundle, if it stands in a file of its own.
-#[expect(clippy::disallowed_methods, reason = "the bundle is the operator's own")]
-fn qualification(bundle: &Path) -> Result<Option<String>, Failure> {
-    let path = bundle.join("qualification.json");
-    match std::fs::read(&path) {
-        Ok(bytes) => {
-            let hash: [u8; 32] = Sha256::digest(&bytes).into();
-            Ok(Some(crate::report::hex(&hash)))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Failure::io("the qualification cannot be read", &path, &error)),
     }
 }
 

@@ -119,7 +119,7 @@ fn environment(options: &EngineOptions) -> Result<(Environment, PathBuf), Engine
         builder.build().map_err(|error| error.to_string())
     };
     let environment = create().map_err(|error| {
-        EngineError::Internal(format!("cannot start ONNX Runtime from {}: {error}; run the set-up again", library.display()))
+        EngineError::Library(format!("cannot start ONNX Runtime from {}: {error}; run the set-up again", library.display()))
     })?;
     tracing::info!(library = %library.display(), threads, "onnx_runtime_loaded");
     *known = Some((environment.clone(), library.clone()));
@@ -155,7 +155,7 @@ fn find_library(options: &EngineOptions) -> Result<PathBuf, EngineError> {
 
 fn absent(candidates: &[PathBuf]) -> EngineError {
     let places: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
-    EngineError::Internal(format!(
+    EngineError::Library(format!(
         "ONNX Runtime was not found; looked for {}; run `cargo xtask setup`, or name the library in MMLNB_ORT_LIB",
         places.join(", ")
     ))
@@ -163,7 +163,7 @@ fn absent(candidates: &[PathBuf]) -> EngineError {
 
 /// Refuses an older library, which lacks kernels, and a newer one that could send telemetry.
 fn check_version(library: &Path) -> Result<(), EngineError> {
-    let refuse = |why: String| Err(EngineError::Internal(format!("the ONNX Runtime library {} {why}", library.display())));
+    let refuse = |why: String| Err(EngineError::Library(format!("the ONNX Runtime library {} {why}", library.display())));
     let silenced = matches!(std::env::var(TELEMETRY_SWITCH).as_deref(), Ok("1" | "true"));
     match ort::util::probe(library) {
         None => refuse("cannot be loaded, or is not version 1.x; run the set-up again".to_string()),

@@ -184,6 +184,9 @@ pub enum EngineError {
     /// The bundle is not one that this engine can run.
     #[error("{0}")]
     Bundle(String),
+    /// ONNX Runtime's library is absent, damaged or of another version: a person has to bring it.
+    #[error("{0}")]
+    Library(String),
     /// Anything else, ONNX Runtime's own errors among it.
     #[error("{0}")]
     Internal(String),

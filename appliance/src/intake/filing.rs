@@ -388,7 +388,7 @@ fn in_the_way(end: &Dir, parent: &Path, error: io::Error) -> io::Error {
     match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
         Some(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => {
             let path = end.path().join(parent);
-            io::Error::other(format!("a part of {} is a link or a file, not a folder; take it away", path.display()))
+            io::Error::other(format!("a part of {} is a link or a file, not a folder; take it away", names::shown(&path)))
         }
         _ => error,
     }
@@ -397,7 +397,7 @@ fn in_the_way(end: &Dir, parent: &Path, error: io::Error) -> io::Error {
 fn remove_notes(folder: &Dir, image: &OsStr) {
     for suffix in [".note.html", ".note.json"] {
         if let Err(error) = folder.remove(&names::beside(image, suffix)) {
-            tracing::warn!(event = "note", folder = %folder.path().display(), %error);
+            tracing::warn!(event = "note", folder = names::shown(folder.path()), %error);
         }
     }
 }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::config::Config;
 use crate::error::{Exit, Failure};
-use crate::files::names::MARKER;
+use crate::files::names::{self, MARKER};
 use crate::files::{Dir, Stamp};
 use crate::ledger::{INBOX, Ledger, LedgerError, read, record};
 use crate::world;
@@ -163,7 +163,7 @@ impl Folder {
                 return Ok((Dir::open(root)?.below(relative)?, name.to_owned()));
             }
         }
-        let reason = format!("{} lies in no folder of this configuration", path.display());
+        let reason = format!("{} lies in no folder of this configuration", names::shown(path));
         Err(io::Error::new(io::ErrorKind::NotFound, reason))
     }
 

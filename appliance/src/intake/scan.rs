@@ -132,7 +132,7 @@ impl Folders {
                 }
                 Err(error) => {
                     self.due.insert(folder.clone());
-                    scan.problems.push(format!("folder {} cannot be read: {error}", folder.display()));
+                    scan.problems.push(format!("folder {} cannot be read: {error}", names::shown(&folder)));
                 }
             }
             scan.read.push(folder);

@@ -98,7 +98,7 @@ impl Intake {
 
     /// The one way of every settled file: open, size, read, claim, and only then the first look at its content.
     fn judge(&self, file: NewFile, reader: &mut dyn Decoder) -> Result<(), LedgerError> {
-        let name = names::text(std::os::unix::ffi::OsStrExt::as_bytes(file.path.as_os_str()));
+        let name = names::shown(&file.path);
         progress::enter("read", &name, READ);
         if self.wait_for_space(file.stamp.size.min(self.config.max_file)) {
             self.desk.forget(&Key::from(&file));
@@ -163,7 +163,7 @@ impl Intake {
     fn judge_large(&self, file: NewFile, opened: &std::fs::File, reader: &mut dyn Decoder) -> Result<(), LedgerError> {
         let (size, limit) = (file.stamp.size >> 20, self.config.max_file >> 20);
         let too_large = rejection("file_too_large", format!("The file has {size} MB, the limit is {limit} MB"));
-        progress::enter("decode", &file.path.display().to_string(), self.config.decode + Duration::from_secs(10));
+        progress::enter("decode", &names::shown(&file.path), self.config.decode + Duration::from_secs(10));
         let ask = Ask { want: Want::Slide, name: last_name(&file), hollow: false, patient: false, lenient: false };
         match reader.ask(&ask, std::os::fd::AsFd::as_fd(opened)) {
             Ok(Found::Slide(vendor, size)) => {
@@ -184,7 +184,7 @@ impl Intake {
 
     /// The file is not whole: back to the scanner, or, when it waited long enough, to an end.
     fn wait_on(&self, file: &NewFile, what: &str) {
-        tracing::debug!(event = "unfinished", file = %file.path.display(), what);
+        tracing::debug!(event = "unfinished", file = names::shown(&file.path), what);
         self.desk.forget(&Key::from(file));
         self.patience.give_back();
     }
@@ -316,13 +316,16 @@ impl Intake {
                 self.config.bundle.display().to_string(),
                 "export the bundle again",
             )),
+            EngineError::Library(message) => {
+                Outcome::End(Failure::new(Exit::Configuration, message, "", "run the set-up or install the package again"))
+            }
             EngineError::Internal(message) => Outcome::TryAgain(rejection("engine_failed", message)),
         }
     }
 
     fn conclude(&self, hold: Hold, attempts: u32, file: NewFile, outcome: Outcome) -> Result<(), LedgerError> {
         let job = hold.job;
-        progress::enter("commit", &names::text(std::os::unix::ffi::OsStrExt::as_bytes(file.path.as_os_str())), READ);
+        progress::enter("commit", &names::shown(&file.path), READ);
         let rows = match outcome {
             Outcome::Report(image, report) => {
                 let (id, rows) = self.ledger.write("ledger.commit_report", |tx| record::commit(tx, job, &image, &report))?;

@@ -29,6 +29,8 @@ pub static F1: Figure = Figure {
 fn play(step: &Step) -> Measures {
     let arena = Arena::new(step, 0);
     arena.set("settle_ms", "30");
+    // Hundreds of kills an hour are the test here, not a crash loop.
+    arena.set("safe_mode_after", "0");
     let mut measures = Measures::default();
     let mut dropped: Vec<Dropped> = Vec::new();
     let mut daemon = arena.daemon().start();
