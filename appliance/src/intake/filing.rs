@@ -127,7 +127,7 @@ impl Intake {
             let sha8 = row.sha256.map(|sha256| hex(&sha256[..4])).unwrap_or_default();
             tracing::info!(event = state.name(), job = row.id, file = sha8, code = row.code);
         }
-        contents.iter().try_for_each(|(sha256, before)| self.renew_twins(sha256, *before, placed))
+        contents.iter().try_for_each(|(sha256, before)| self.renew_twins(sha256, *before))
     }
 
     fn end_of(&self, row: &FileRow, sidecars: &mut Sidecars) -> Result<End, FilingError> {
@@ -161,14 +161,21 @@ impl Intake {
         for _ in 0..8 {
             let (name, there) = files::choose(folder, name, &mark_of(row), |name| same_bytes(row, folder, name))?;
             self.render(row, folder, &name)?;
-            self.bring_sidecars(row, source.root, folder, sidecars)?;
-            let moved = if there { files::remove(source, folder, &name)? } else { files::relocate(source, folder, &name)? };
+            let moved = match self.bring_sidecars(row, source.root, folder, sidecars) {
+                Ok(()) if there => files::remove(source, folder, &name)?,
+                Ok(()) => files::relocate(source, folder, &name)?,
+                // Its folder was renamed or taken away meanwhile, and the image with it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Moved::Gone,
+                Err(error) => return Err(error.into()),
+            };
             match moved {
                 Moved::Yes => return Ok(End::Placed(folder.path().join(name))),
                 Moved::Gone if there => return Ok(End::Placed(folder.path().join(name))),
                 Moved::Taken => continue,
-                Moved::Gone => return Ok(End::Left(FileEvent::Vanish)),
-                Moved::Changed => return Ok(End::Left(FileEvent::Replace)),
+                Moved::Gone | Moved::Changed => {
+                    unrender(row, folder, &name)?;
+                    return Ok(End::Left(if moved == Moved::Gone { FileEvent::Vanish } else { FileEvent::Replace }));
+                }
             }
         }
         Err(io::Error::from(rustix::io::Errno::EXIST).into())
@@ -180,7 +187,7 @@ impl Intake {
         let parent = row.path.parent().unwrap_or(Path::new(""));
         let beside = root.below(parent)?;
         for name in sidecars.of(image, parent, &beside, &self.config.sidecars)? {
-            let Some(found) = beside.stat(&name)? else { continue };
+            let Some(found) = beside.stat(&name)?.filter(is_regular) else { continue };
             let path = parent.join(&name);
             let sidecar = Source { root, path: &path, stamp: Stamp::from(&found), sha256: None };
             let (target, _) = files::choose(folder, &name, &mark_of(row), |_| Ok(false))?;
@@ -250,13 +257,13 @@ impl Intake {
 
     /// The same image in another case is a possible mix-up: pages that were written before learn of it. All of them are written anew when
     /// the number of cases reaches 2, 4 or 8: each page then names a case, the first ones several, and the work grows as the files do.
-    fn renew_twins(&self, sha256: &[u8; 32], before: usize, placed: &[(FileRow, PathBuf)]) -> Result<(), LedgerError> {
+    fn renew_twins(&self, sha256: &[u8; 32], before: usize) -> Result<(), LedgerError> {
         let cases = self.cases_of(sha256)?;
         if ![2, 4, 8].iter().any(|step| before < *step && cases >= *step) {
             return Ok(());
         }
         let twins = self.ledger.read(|connection| read::filed_with(connection, sha256))?;
-        for twin in twins.iter().filter(|twin| placed.iter().all(|(row, _)| row.id != twin.id)) {
+        for twin in &twins {
             progress::beat();
             let Some(path) = &twin.filed_path else { continue };
             let found = self.folder.placed(path).and_then(|(folder, name)| Ok(folder.stat(&name)?.map(|_| (folder, name))));
@@ -292,6 +299,17 @@ impl Intake {
         }
         Ok(())
     }
+}
+
+/// Takes page and JSON, or the note, away again that were written for an image that then did not come.
+fn unrender(row: &FileRow, folder: &Dir, name: &OsStr) -> io::Result<()> {
+    let kind = if row.report.is_some() && row.state.has_report() { ".report" } else { ".note" };
+    [".html", ".json"].iter().try_for_each(|ending| folder.remove(&names::beside(name, &format!("{kind}{ending}"))))
+}
+
+/// A folder, pipe or link of a sidecar's name is none.
+fn is_regular(found: &rustix::fs::Stat) -> bool {
+    rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::RegularFile
 }
 
 /// [`Intake::bring_back`] without a running daemon.

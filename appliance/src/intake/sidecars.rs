@@ -1,8 +1,9 @@
 //! What lies beside images and belongs to them. A folder is listed once for many images: each listing costs as much as the folder is long.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub struct Sidecars {
 #[derive(Debug)]
 struct Listed {
     names: BTreeSet<OsString>,
+    /// All that may be an image.
+    others: HashSet<OsString>,
     /// Since the machine's start.
     until: Duration,
 }
@@ -36,33 +39,43 @@ impl Sidecars {
         let now = clock::boot();
         if self.listed.get(folder).is_none_or(|listed| listed.until <= now) {
             self.listed.retain(|_, listed| listed.until > now);
-            let names = list(beside, patterns)?;
+            let (names, others) = list(beside, patterns)?;
             let listed = clock::boot();
             let until = listed + listed.saturating_sub(now) * WORTH;
-            self.listed.insert(folder.to_owned(), Listed { names, until });
+            self.listed.insert(folder.to_owned(), Listed { names, others, until });
         }
         let Some(listed) = self.listed.get(folder) else { return Ok(Vec::new()) };
-        Ok(belonging(&listed.names, image))
+        Ok(belonging(&listed.names, &listed.others, image))
     }
 }
 
 /// Names alone: the state of each file would cost as much again.
-fn list(folder: &Dir, patterns: &[Pattern]) -> io::Result<BTreeSet<OsString>> {
-    let fits = |name: &OsString| !names::ignored_file(name) && patterns.iter().any(|pattern| pattern.fits(name));
-    Ok(folder.names()?.into_iter().filter(fits).collect())
+fn list(folder: &Dir, patterns: &[Pattern]) -> io::Result<(BTreeSet<OsString>, HashSet<OsString>)> {
+    let fits = |name: &OsString| patterns.iter().any(|pattern| pattern.fits(name));
+    let (names, others): (Vec<_>, Vec<_>) = folder.names()?.into_iter().filter(|name| !names::ignored_file(name)).partition(fits);
+    Ok((names.into_iter().collect(), others.into_iter().flat_map(|name| [names::stem(&name).to_owned(), name]).collect()))
 }
 
 /// They stand together in the order of names, behind the image's stem.
-fn belonging(names: &BTreeSet<OsString>, image: &OsStr) -> Vec<OsString> {
+fn belonging(names: &BTreeSet<OsString>, others: &HashSet<OsString>, image: &OsStr) -> Vec<OsString> {
     let stem = names::stem(image);
     let beginning = |sign: &str| {
         let [mut from, mut to] = [stem.to_owned(), stem.to_owned()];
         from.push(sign);
         // The next sign in the order of bytes.
         to.push(if sign == "." { "/" } else { ";" });
-        names.range(from..to).filter(|name| names::belongs_to(name, image)).cloned()
+        let own = |name: &&OsString| names::belongs_to(name, image) && !belongs_to_longer(name, others, image);
+        names.range(from..to).filter(own).cloned()
     };
     beginning(".").chain(beginning(":")).collect()
+}
+
+/// Whether another file that is there, or its stem, is a longer beginning of the name: `a.b.png.xml` is of `a.b.png`, not of `a.png`.
+fn belongs_to_longer(name: &OsStr, others: &HashSet<OsString>, image: &OsStr) -> bool {
+    let (bytes, stem) = (name.as_bytes(), names::stem(image).len());
+    let own = if bytes.starts_with(image.as_bytes()) { image.len() } else { stem };
+    let ends = (own + 1..bytes.len()).filter(|at| matches!(bytes[*at], b'.' | b':'));
+    ends.map(|at| OsStr::from_bytes(&bytes[..at])).any(|longer| longer != image && others.contains(longer))
 }
 
 #[cfg(test)]
@@ -76,12 +89,17 @@ mod tests {
     #[test]
     fn what_belongs_to_an_image_is_found_among_its_neighbours() {
         let all = names(&["a.xml", "a.png.xml", "a.png:zone", "a:zone", "ab.xml", "a-1.xml", "a.tif.xml", "b.xml", "a.png"]);
-        let mut found = belonging(&all, OsStr::new("a.png"));
+        let none = HashSet::new();
+        let mut found = belonging(&all, &none, OsStr::new("a.png"));
         found.sort();
         let every: Vec<OsString> = all.iter().filter(|name| names::belongs_to(name, OsStr::new("a.png"))).cloned().collect();
         assert_eq!(found, every);
         assert_eq!(found.len(), 5);
-        assert_eq!(belonging(&all, OsStr::new("ab")), ["ab.xml"]);
+        assert_eq!(belonging(&all, &none, OsStr::new("ab")), ["ab.xml"]);
+        let dotted = names(&["a.xml", "a.b.xml", "a.b.png.xml"]);
+        let images: HashSet<OsString> = ["a.png", "a", "a.b.png", "a.b"].map(OsString::from).into();
+        assert_eq!(belonging(&dotted, &images, OsStr::new("a.png")), ["a.xml"], "the longest name of an image wins");
+        assert_eq!(belonging(&dotted, &images, OsStr::new("a.b.png")), ["a.b.png.xml", "a.b.xml"]);
     }
 
     #[test]

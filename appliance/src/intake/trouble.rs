@@ -43,11 +43,12 @@ pub fn backoff(tries: u32, noise: f64) -> Duration {
     Duration::from_secs_f64(seconds * (0.8 + 0.4 * noise.clamp(0.0, 1.0)))
 }
 
-/// What spreads the waits of files that failed together, in 0..=1: from the name alone, so that a history can be told again.
+/// What spreads the waits of files that failed together, from 0 to 1: from the name alone, so that a history can be told again.
 pub fn noise(path: &Path, tries: u32) -> f64 {
-    let mixed =
-        path.as_os_str().as_bytes().iter().fold(tries, |mixed, byte| (mixed ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    f64::from(mixed % 101) / 100.0
+    let begin = 0xcbf2_9ce4_8422_2325 ^ u64::from(tries);
+    let bytes = path.as_os_str().as_bytes().iter();
+    let mixed = bytes.fold(begin, |mixed, byte| (mixed ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    (mixed >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// Free bytes that are needed before a file of this size is taken.

@@ -85,8 +85,9 @@ pub fn filed_cases(connection: &Connection, sha256: &[u8; 32], limit: u32) -> Re
 
 /// The first cases, in their order, in which these bytes were dropped.
 pub fn cases(connection: &Connection, sha256: &[u8; 32], limit: u32) -> Result<Vec<String>> {
-    // A file that left before it was put away was renamed, perhaps with its case's folder: it is no second case.
-    distinct_cases(connection, sha256, "AND state NOT IN ('vanished', 'replaced')", limit)
+    // Only what was put away: a file that is still in the inbox may yet be renamed, perhaps with its case's folder, and is no second case
+    // then. When it is put away the pages of the others are written anew.
+    distinct_cases(connection, sha256, "AND state = 'filed'", limit)
 }
 
 /// From case to case by the index: the cost grows with the cases that are asked for, not with the files.

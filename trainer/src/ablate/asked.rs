@@ -56,7 +56,7 @@ impl Asked {
             for file in files {
                 let bytes = fs::read(file).map_err(TrainError::io("read", file))?;
                 let image = decode(&bytes, &Limits { min_side: 1, ..Limits::default() })
-                    .map_err(|error| TrainError::file(&file, error))?;
+                    .map_err(|error| TrainError::file(file, error))?;
                 pixels.extend(pixel_values(&image, &self.input));
             }
             let shape = [files.len() as i64, 3, self.input.height, self.input.width];
