@@ -141,7 +141,7 @@ fn sixty_patches_become_sixty_reports_although_the_daemon_is_killed_five_times()
     for (place, patch) in &dropped {
         drop_by_copy(&patch.bytes, &appliance.inbox(place));
     }
-    for (round, reports) in [5, 14, 25, 37, 49].into_iter().enumerate() {
+    for (round, reports) in [4, 11, 19, 27, 35].into_iter().enumerate() {
         wait_for(SIXTY, &format!("{reports} reports"), || appliance.reports().len() >= reports);
         std::thread::sleep(Duration::from_millis(13 * round as u64));
         daemon.kill();

@@ -125,7 +125,7 @@ fn wrong_data_is_listed_and_nothing_is_started() {
     let csv = "file_name,class\nabsent.png,UD\n../data.csv,PD\nx.png,GNB\n";
     fs::write(study.path("data.csv"), csv).expect("the folder is writable");
     let ran = study.qualify("").expect(2);
-    for part in ["line 2: absent.png", "line 3: file_name `../data.csv`", "line 4: class `GNB`"] {
+    for part in ["line 2: absent.png", "line 3: ../data.csv leaves the image folder", "line 4: class `GNB`"] {
         assert!(ran.err.contains(part), "{part} is not in {}", ran.err);
     }
     assert_eq!((ran.out.as_str(), study.manifest()), ("", before));

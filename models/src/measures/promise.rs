@@ -82,6 +82,8 @@ pub struct Tried {
 struct Patient {
     answers: f64,
     errors: f64,
+    /// Answers at any confidence: the patient's size.
+    size: f64,
 }
 
 /// The smallest threshold of a fixed grid at which the share of errors among accepted answers is at most `risk` with confidence `confidence`.
@@ -136,7 +138,8 @@ pub fn least_patients(risk: f64, confidence: f64) -> f64 {
 /// Lists of different lengths.
 pub fn patients_bound(answers: &[u64], errors: &[u64], level: f64) -> Result<f64, MeasureError> {
     same_length("patients' answers", answers.len(), "patients' errors", errors.len())?;
-    let patient = |(answers, errors): (&u64, &u64)| Patient { answers: *answers as f64, errors: *errors as f64 };
+    let patient =
+        |(answers, errors): (&u64, &u64)| Patient { answers: *answers as f64, errors: *errors as f64, size: *answers as f64 };
     let patients: Vec<Patient> = answers.iter().zip(errors).map(patient).filter(|patient| patient.answers > 0.0).collect();
     Ok(bound(&patients, level))
 }
@@ -155,6 +158,7 @@ fn accepted(answers: &[&Answer<'_>]) -> Vec<Vec<Patient>> {
     }
     let at = |threshold: f64| {
         let mut patients = vec![Patient::default(); numbers.len()];
+        of.iter().for_each(|number| patients[*number].size += 1.0);
         for (answer, number) in answers.iter().zip(&of).filter(|(answer, _)| answer.confidence >= threshold) {
             patients[*number].answers += 1.0;
             patients[*number].errors += if answer.correct { 0.0 } else { 1.0 };
@@ -215,9 +219,11 @@ fn none_passed(grid: &[Tried], risk: f64, confidence: f64, open: usize, items: u
 }
 
 fn total(patients: &[Patient]) -> Patient {
-    patients
-        .iter()
-        .fold(Patient::default(), |sum, one| Patient { answers: sum.answers + one.answers, errors: sum.errors + one.errors })
+    patients.iter().fold(Patient::default(), |sum, one| Patient {
+        answers: sum.answers + one.answers,
+        errors: sum.errors + one.errors,
+        size: sum.size + one.size,
+    })
 }
 
 /// Patients of equal weight with the same variance: (sum of weights)^2 / sum of their squares.
@@ -226,10 +232,11 @@ fn effective(patients: &[Patient]) -> f64 {
     if squares > 0.0 { total(patients).answers.powi(2) / squares } else { 0.0 }
 }
 
-/// The weight of the patient beside those that were seen, in patients of the effective number: that of the largest.
+/// The weight of the patient beside those that were seen, in patients of the effective number: that of the largest, by all of its answers. That few of
+/// an equal number are accepted makes none small.
 fn unseen(patients: &[Patient]) -> f64 {
-    let largest = patients.iter().map(|one| one.answers).fold(0.0, f64::max);
-    (effective(patients) * largest / total(patients).answers).max(1.0)
+    let largest = patients.iter().map(|one| one.size).fold(0.0, f64::max);
+    (effective(patients) * largest / total(patients).size).max(1.0)
 }
 
 /// The share that the random mean stays below with probability `level`.

@@ -31,10 +31,9 @@ pub static F6: Figure = Figure {
     play: burst,
 };
 
-/// Files between two looks at memory, and looks until it counts. Each worker's and each thread's own pools are in use by then: they are
-/// a twentieth of the small process that random networks make, and a thousandth of one with real ones.
+/// Files between two looks at memory, and looks until it counts.
 const BETWEEN: usize = 100;
-const WARM: usize = 3;
+const WARM: usize = 1;
 /// How far memory may go from what it was, as a share.
 const FLAT: f64 = 0.02;
 
@@ -42,7 +41,7 @@ const FLAT: f64 = 0.02;
 pub static F10: Figure = Figure {
     name: "F10",
     what: "real ONNX graphs on the processor, patches of 336 x 336 one after the other; resident memory and open files of the daemon",
-    wanted: "memory within 2 % of what it was after 300 patches, open files within 2",
+    wanted: "memory within 2 % of what it was after 100 patches, open files within 2",
     unit: "patches",
     full: || 5000,
     short: None,
@@ -116,7 +115,7 @@ fn flat(step: &Step) -> Measures {
     let base = looks[0];
     let furthest = looks.iter().map(|look| look / base - 1.0).fold(0.0, |a: f64, b| if b.abs() > a.abs() { b } else { a });
     let mut measures = Measures::default();
-    measures.most("memory after 300", base / 1e6, "MB");
+    measures.most("memory after 100", base / 1e6, "MB");
     measures.most("memory at the end", looks[looks.len() - 1] / 1e6, "MB");
     measures.most("furthest from it", furthest.abs() * 100.0, "%");
     measures.most("open files", *descriptors.iter().max().expect("there was a look") as f64, "");

@@ -217,7 +217,7 @@ fn another_error_never_lowers_the_threshold() {
 #[test]
 fn the_inversion_agrees_with_beta() {
     for (right, wrong) in [(1_u64, 0_u64), (1, 1), (28, 0), (97, 3), (380, 20), (5, 4)] {
-        let one = |errors: f64| Patient { answers: 1.0, errors };
+        let one = |errors: f64| Patient { answers: 1.0, errors, size: 1.0 };
         let patients: Vec<Patient> = (0..right).map(|_| one(0.0)).chain((0..wrong).map(|_| one(1.0))).collect();
         for share in [0.01, 0.1, 0.3, 0.77] {
             let exact = super::super::beta::regularised(share, wrong as f64 + 1.0, right as f64);

@@ -5,6 +5,7 @@ use crate::{
     data::Part,
     run::predictions::{self, Prediction},
 };
+use mmlnb_models::prepare::phantom::MARK;
 use serde_json::json;
 use std::{fs, path::PathBuf};
 
@@ -212,7 +213,7 @@ fn doubtful_figures_are_marked_on_page_and_card() {
 fn phantoms_are_called_phantoms() {
     let made = classifier_run(calibrated());
     let mut bytes = fs::read(made.images.join("a.png")).unwrap();
-    bytes.splice(33..33, png_text(b"Description\0synthetic phantom"));
+    bytes.splice(33..33, png_text(format!("Description\0{MARK}").as_bytes()));
     fs::write(made.images.join("a.png"), bytes).unwrap();
     let (page, card, _) = written(&made);
     assert!(page.contains("PHANTOMS") && card.contains("PHANTOMS"));
