@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::keys::{KEYS, Kind};
-use super::{Need, Placed, Setting};
+use super::setting::{Need, Placed, Setting};
 use crate::error::Problem;
 
 type Settings = BTreeMap<&'static str, Placed>;

@@ -3,6 +3,7 @@
 
 mod folders;
 pub mod keys;
+mod setting;
 mod template;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ use toml::de::{DeTable, DeValue};
 use crate::error::{Exit, Failure, Problem};
 use crate::files::names::Pattern;
 use keys::{KEYS, Key, Kind};
+pub use setting::Need;
+use setting::{Placed, Setting};
 pub use template::write as template;
 
 /// Where the configuration is looked for when `--config` is absent.
@@ -38,15 +41,6 @@ pub enum Damaged {
     Fail,
     /// It gets a report with a flag, and is never accepted.
     Abstain,
-}
-
-/// What a command needs of the configuration.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Need {
-    /// All folders must exist: the daemon.
-    Everything,
-    /// Only the state folder must exist: commands that read the ledger.
-    Ledger,
 }
 
 /// The checked configuration; paths are absolute.
@@ -106,21 +100,6 @@ pub struct Config {
     pub indeterminate_below: f64,
     /// The world-readable status for monitoring.
     pub status_file: PathBuf,
-}
-
-#[derive(Clone, Debug)]
-enum Setting {
-    Text(String),
-    Whole(i64),
-    Real(f64),
-    Flag(bool),
-    Patterns(Vec<Pattern>),
-}
-
-/// A value with the place that it came from, for messages.
-struct Placed {
-    setting: Setting,
-    place: String,
 }
 
 impl Config {

@@ -1,11 +1,10 @@
 //! The last step of a file: its page is written, it is moved, the ledger notes where. Commit first, move after; each step may be repeated.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::Intake;
@@ -20,8 +19,6 @@ use crate::report::{hex, json, note, page};
 use crate::{progress, world};
 
 const BUDGET: Duration = Duration::from_secs(120);
-/// So many files at most get their receipts in one transaction.
-const TOGETHER: usize = 16;
 /// The last number of cases at which pages are written anew.
 const MOST_CASES: u32 = 8;
 /// A file that was never read is looked for under so many names.
@@ -46,26 +43,6 @@ enum FilingError {
     Io(#[from] io::Error),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-}
-
-/// The files that are put away: one at a time, and those that wait meanwhile together get their receipts in one transaction.
-#[derive(Default)]
-pub struct Filing {
-    waiting: Mutex<VecDeque<FileRow>>,
-    /// Held by whoever puts files away.
-    turn: Mutex<Sidecars>,
-}
-
-impl Filing {
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<FileRow>> {
-        world::lock(&self.waiting)
-    }
-
-    fn take(&self) -> Vec<FileRow> {
-        let mut waiting = self.waiting();
-        let count = waiting.len().min(TOGETHER);
-        waiting.drain(..count).collect()
-    }
 }
 
 impl Intake {

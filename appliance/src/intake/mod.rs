@@ -1,5 +1,6 @@
 //! From a file in the inbox to a report beside it: pure decisions in the small modules, I/O around them.
 
+mod departing;
 pub mod desk;
 pub mod filing;
 mod folder;
@@ -75,7 +76,7 @@ pub struct Intake {
     /// Writers wait until they are alone: for images that may have ended the program before.
     pub alone: RwLock<()>,
     /// What puts files away.
-    pub filing: filing::Filing,
+    pub filing: departing::Departing,
     /// Scanner's view, for the status.
     pub sight: Mutex<Sight>,
 }

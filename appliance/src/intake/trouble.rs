@@ -45,9 +45,9 @@ pub fn backoff(tries: u32, noise: f64) -> Duration {
 
 /// What spreads the waits of files that failed together, from 0 to 1: from the name alone, so that a history can be told again.
 pub fn noise(path: &Path, tries: u32) -> f64 {
-    let begin = 0xcbf2_9ce4_8422_2325 ^ u64::from(tries);
-    let bytes = path.as_os_str().as_bytes().iter();
-    let mixed = bytes.fold(begin, |mixed, byte| (mixed ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let mix = |mixed: u64, byte: u64| (mixed ^ byte).wrapping_mul(0x0100_0000_01b3);
+    let bytes = path.as_os_str().as_bytes().iter().map(|byte| u64::from(*byte));
+    let mixed = mix(bytes.fold(0xcbf2_9ce4_8422_2325, mix), u64::from(tries) << 8);
     (mixed >> 11) as f64 / (1_u64 << 53) as f64
 }
 
