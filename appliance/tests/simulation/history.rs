@@ -545,7 +545,8 @@ impl History {
 
     fn bury(&mut self, program: Program, now: Duration) {
         let ended = program.ended();
-        let brake = program.intake().is_some_and(|intake| intake.safe_mode.is_some());
+        // A start that died before it had decided says nothing about the brake.
+        let brake = program.intake().is_none_or(|intake| intake.safe_mode.is_some());
         let death = program.bury(&self.place);
         self.machine().say(|| format!("buried: {death:?} {ended:?}"));
         self.start_at = Some(now + RESTART);
