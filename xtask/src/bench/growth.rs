@@ -52,26 +52,18 @@ struct Kind {
     smallest: usize,
     /// Whether a process of its own does it, whose start is left out.
     starts: bool,
-    measure: fn(&Ground, usize) -> Result<Cost>,
+    measure: Measure,
 }
 
+type Measure = fn(&Ground, usize) -> Result<Cost>;
+
 impl Kind {
-    const fn of_daemon(
-        name: &'static str,
-        item: &'static str,
-        smallest: usize,
-        measure: fn(&Ground, usize) -> Result<Cost>,
-    ) -> Kind {
+    const fn of_daemon(name: &'static str, item: &'static str, smallest: usize, measure: Measure) -> Kind {
         Kind { name, item, smallest, starts: false, measure }
     }
 
-    const fn of_program(
-        name: &'static str,
-        item: &'static str,
-        smallest: usize,
-        measure: fn(&Ground, usize) -> Result<Cost>,
-    ) -> Kind {
-        Kind { name, item, smallest, starts: true, measure }
+    const fn of_program(name: &'static str, item: &'static str, smallest: usize, measure: Measure) -> Kind {
+        Kind { starts: true, ..Kind::of_daemon(name, item, smallest, measure) }
     }
 }
 
