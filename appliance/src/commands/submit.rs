@@ -73,9 +73,7 @@ fn mounted(config: &Config) -> Result<Dir, Failure> {
 }
 
 fn check(args: &Submit, config: &Config) -> Result<(), Failure> {
-    let left_alone = |name: &OsStr| {
-        names::ignored_file(name) || config.ignore.iter().chain(&config.sidecars).any(|pattern| pattern.fits(name))
-    };
+    let left_alone = |name: &OsStr| names::left_alone(name, &[&config.ignore, &config.sidecars]);
     let mut parts = Path::new(&args.case).components();
     if !parts.all(|part| matches!(part, Component::Normal(name) if !names::ignored_folder(name))) {
         return Err(Failure::new(Exit::Usage, "this cannot be the name of a case", &args.case, "give a plain folder name"));

@@ -86,6 +86,11 @@ const IMAGE_ENDINGS: [&str; 28] = [
     "svslide", "czi", "dcm", "dicom", "isyntax", "qptiff", "vsi", "ets", "zip", "dzi", "gif", "webp",
 ];
 
+/// Whether a file of this name is left where it lies and never judged: [`ignored_file`], or one that fits a pattern of these lists.
+pub fn left_alone(name: &OsStr, lists: &[&[Pattern]]) -> bool {
+    ignored_file(name) || lists.iter().any(|list| list.iter().any(|pattern| pattern.fits(name)))
+}
+
 /// Whether a copying tool may have given the name for the time of its work: its last extension is no image's, or it is `tmp.{..}`.
 pub fn may_be_temporary(name: &OsStr) -> bool {
     let name = name.as_bytes().to_ascii_lowercase();

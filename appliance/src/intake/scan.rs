@@ -154,8 +154,7 @@ impl Folders {
 /// The folders in a folder that are descended, in order.
 fn read_folder(root: &Dir, folder: &Path, left_alone: &[&[Pattern]], files: &mut Vec<Found>) -> io::Result<Vec<PathBuf>> {
     let (folders, others) = root.below(folder)?.folders_and_files()?;
-    let wanted =
-        |name: &OsStr| !names::ignored_file(name) && !left_alone.iter().any(|list| list.iter().any(|pattern| pattern.fits(name)));
+    let wanted = |name: &OsStr| !names::left_alone(name, left_alone);
     let mut companions = HashSet::new();
     for (name, state) in others.into_iter().filter(|(name, _)| wanted(name)) {
         companions.extend(names::companion_of(&name));
