@@ -109,6 +109,13 @@ fn a_child_that_dies_hangs_or_lies_is_told_and_replaced() {
 }
 
 #[test]
+fn a_child_that_is_killed_from_outside_is_not_the_files_fault() {
+    let (_kept, killed) = impostor("kill -9 $$");
+    let found = image(&mut reader(&killed, Duration::from_secs(20)), &png());
+    assert!(matches!(&found, Err(Unread::Later(why)) if why.contains("killed from outside")), "{found:?}");
+}
+
+#[test]
 fn a_child_that_cannot_be_started_is_not_the_files_fault() {
     for program in ["/nonexistent", "/bin/true"] {
         assert!(matches!(image(&mut reader(program, Duration::from_secs(1)), &png()), Err(Unread::Later(_))), "{program}");

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use mmlnb_appliance::files::Stamp;
 use mmlnb_appliance::ledger::{
-    Claim, Classified, FileState, Hold, INBOX, Image, Ledger, LedgerError, NewFile, NewReport, Rejection, RunStart, open, read,
-    record,
+    Claim, Classified, FileRow, FileState, Hold, INBOX, Image, Ledger, LedgerError, NewFile, NewReport, Rejection, RunStart,
+    open, read, record,
 };
 
 const SHA: [u8; 32] = [5; 32];
@@ -279,7 +279,7 @@ fn retry_forgets_the_failures() {
     let row = book.ledger.read(|connection| read::file(connection, rows[0].id)).unwrap().unwrap();
     book.ledger.write("ledger.retry", |tx| record::begin_retry(tx, &row, "0 root")).unwrap();
     assert_eq!(book.ledger.read(read::half_retried).unwrap().len(), 1);
-    book.ledger.write("ledger.retry", |tx| record::end_retry(tx, row.id)).unwrap();
+    book.ledger.write("ledger.retry", |tx| record::end_retry(tx, &row)).unwrap();
     assert!(matches!(book.claim(&file("a.png", 2), &SHA, 2), Claim::Work { attempts: 1, .. }));
 }
 
@@ -466,7 +466,7 @@ fn counts_follow_every_step_without_reading_the_files() {
     assert_eq!(counts(), (1, 1, 0));
     let row = book.ledger.read(|connection| read::file(connection, row.id)).unwrap().unwrap();
     book.ledger.write("ledger.retry", |tx| record::begin_retry(tx, &row, "0 root")).unwrap();
-    book.ledger.write("ledger.retry", |tx| record::end_retry(tx, row.id)).unwrap();
+    book.ledger.write("ledger.retry", |tx| record::end_retry(tx, &row)).unwrap();
     assert_eq!(counts(), (1, 0, 0));
     let future = book.ledger.read(|connection| read::counts(connection, "2999-01-01T00:00:00.000Z")).unwrap();
     assert_eq!(future, (0, 0, 0));
@@ -516,4 +516,36 @@ fn a_file_is_never_received_after_the_work_on_it_began() {
     book.ledger.write("ledger.left", |tx| Ok(tx.execute("UPDATE file SET seen_at = '2999-01-01T00:00:00.000Z'", [])?)).unwrap();
     let row = book.ledger.read(|connection| read::report(connection, id)).unwrap().unwrap();
     assert!(row.received_at <= row.started_at);
+}
+
+#[test]
+fn drops_that_one_failed_file_stands_for_go_back_together() {
+    let book = open_book();
+    let job = book.work(&file("a.png", 1), &SHA, 1);
+    let again = book.ledger.write("ledger.claim", |tx| record::claim(tx, &file("a.png", 2), &SHA, book.bundle, book.run, 2));
+    assert!(matches!(again, Ok(Claim::Attached { .. })));
+    let other = book.work(&file("b.png", 3), &[9; 32], 3);
+    let why = Rejection { code: "timed_out".into(), message: "too long".into() };
+    for job in [job, other] {
+        for row in book.ledger.write("ledger.reject", |tx| record::reject(tx, job, &why)).unwrap() {
+            book.ledger.write("ledger.filed", |tx| record::placed(tx, row.id, Path::new("/failed/a.png"))).unwrap();
+        }
+    }
+    let rows = book.ledger.read(|connection| read::failed(connection, None)).unwrap();
+    assert_eq!(rows.len(), 3);
+    let states = || -> Vec<String> {
+        let state = |row: &FileRow| book.ledger.read(|connection| read::file(connection, row.id)).unwrap().unwrap().state;
+        rows.iter().map(|row| state(row).to_string()).collect()
+    };
+    book.ledger.write("ledger.retry", |tx| record::begin_retry(tx, &rows[1], "0 root")).unwrap();
+    assert_eq!(states(), ["retrying", "retrying", "failed"]);
+    book.ledger.write("ledger.retry", |tx| record::give_up_retry(tx, &rows[1])).unwrap();
+    assert_eq!(states(), ["failed", "failed", "failed"]);
+    for _ in 0..2 {
+        book.ledger.write("ledger.retry", |tx| record::begin_retry(tx, &rows[1], "0 root")).unwrap();
+    }
+    book.ledger.write("ledger.retry", |tx| record::end_retry(tx, &rows[1])).unwrap();
+    // What a commit of unknown outcome repeats changes nothing, and nobody else's.
+    book.ledger.write("ledger.retry", |tx| record::end_retry(tx, &rows[1])).unwrap();
+    assert_eq!(states(), ["retried", "retried", "failed"]);
 }

@@ -3,12 +3,14 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mmlnb_models::prepare::decode::{Limits, Rgb8Image};
+use rustix::process::Signal;
 
 use super::appearance::Appearance;
 use super::look;
@@ -164,16 +166,19 @@ impl Reader {
 
     /// Ends a child that did not answer as it should, and says what became of it.
     fn died(&mut self, error: &io::Error) -> Unread {
-        let status = self.running.take().and_then(|mut running| {
+        let ended = self.running.take().and_then(|mut running| {
             let ended = running.process.try_wait().ok().flatten();
-            // One that closed its socket is about to end; one that hangs is ended here.
+            // One that closed its socket is about to end; one that hangs is ended where it is dropped.
             ended.or_else(|| {
                 std::thread::sleep(Duration::from_millis(20));
-                let ended = running.process.try_wait().ok().flatten();
-                ended.or_else(|| running.process.kill().and_then(|()| running.process.wait()).ok())
+                running.process.try_wait().ok().flatten()
             })
         });
-        let how = match (error.kind(), status) {
+        // Its own limits end it by other signals: this one comes from a person, or from a kernel without memory.
+        if error.kind() != io::ErrorKind::TimedOut && ended.is_some_and(|status| status.signal() == Some(Signal::KILL.as_raw())) {
+            return Unread::Later("the decoder was killed from outside, perhaps for want of memory".into());
+        }
+        let how = match (error.kind(), ended) {
             (io::ErrorKind::TimedOut, _) => format!("did not finish within {} s", self.settings.timeout.as_secs()),
             (io::ErrorKind::InvalidData, _) => format!("gave no proper answer ({error})"),
             (_, Some(status)) => format!("ended with {status}"),

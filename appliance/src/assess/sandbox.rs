@@ -66,7 +66,8 @@ pub fn enter(parent: u32, cpu_seconds: u64) -> io::Result<Sandbox> {
 fn limit(cpu_seconds: u64) -> io::Result<()> {
     let to = |value: u64| Rlimit { current: Some(value), maximum: Some(value) };
     setrlimit(Resource::As, to(ADDRESS_SPACE))?;
-    setrlimit(Resource::Cpu, to(cpu_seconds))?;
+    // The first limit's signal says what it was; at the second one it would look like a kill from outside.
+    setrlimit(Resource::Cpu, Rlimit { current: Some(cpu_seconds), maximum: Some(cpu_seconds.saturating_add(5)) })?;
     setrlimit(Resource::Core, to(0))?;
     setrlimit(Resource::Fsize, to(0))?;
     setrlimit(Resource::Nofile, to(FILES))?;

@@ -41,10 +41,11 @@ pub fn run(args: &Retry) -> Result<Exit, Failure> {
     let problems = match control::ask(&config.state, &json!({ "do": "retry", "ids": ids }))? {
         Some(answer) => {
             let problems = answer["problems"].as_array().into_iter().flatten();
-            problems.map(|problem| problem.as_str().unwrap_or("").trim_start_matches("error: ").to_owned()).collect()
+            problems.map(|problem| problem.as_str().unwrap_or("").to_owned()).collect()
         }
         None => here(&config, &ids)?,
     };
+    let problems: Vec<String> = problems.into_iter().map(|problem| problem.trim_start_matches("error: ").to_owned()).collect();
     print(&format!("{} of {} queued again\n", ids.len() - problems.len().min(ids.len()), ids.len()))?;
     if problems.is_empty() {
         return Ok(Exit::Done);
@@ -70,11 +71,5 @@ fn here(config: &Config, ids: &[i64]) -> Result<Vec<String>, Failure> {
         return Err(Failure::new(Exit::NotFound, what, "", "mount or repair the inbox, then try again"));
     }
     let actor = control::actor(rustix::process::getuid().as_raw());
-    let mut problems = Vec::new();
-    for id in ids {
-        let row = ledger.read(|connection| read::file(connection, *id))?;
-        let result = control::retryable(*id, row).and_then(|row| filing::bring_back(&ledger, &folder, &row, &actor));
-        problems.extend(result.err().map(|failure| failure.to_string().trim_start_matches("error: ").to_owned()));
-    }
-    Ok(problems)
+    Ok(control::retry(&ledger, ids, |row| filing::bring_back(&ledger, &folder, row, &actor)))
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::accounts;
 use crate::error::{Exit, Failure};
 use crate::intake::Intake;
-use crate::ledger::{FileRow, LedgerError, read};
+use crate::ledger::{FileRow, Ledger, LedgerError, read};
 use crate::report::status;
 
 const NAME: &str = "control.sock";
@@ -84,7 +84,8 @@ fn answer(
         Some("retry") => {
             let ids: Vec<i64> = request["ids"].as_array().into_iter().flatten().filter_map(Value::as_i64).collect();
             tracing::info!(event = "retry_asked", uid = peer.uid.as_raw(), count = ids.len());
-            retry(intake, &ids, &actor(peer.uid.as_raw()))
+            let actor = actor(peer.uid.as_raw());
+            json!({ "problems": retry(&intake.ledger, &ids, |row| intake.bring_back(row, &actor)) })
         }
         _ => json!({ "error": "unknown request" }),
     };
@@ -106,24 +107,19 @@ pub fn actor(uid: u32) -> String {
     }
 }
 
-fn retry(intake: &Arc<Intake>, ids: &[i64], actor: &str) -> Value {
-    let mut problems = Vec::new();
-    for id in ids {
-        let row = intake.ledger.read(|connection| read::file(connection, *id));
-        let result =
-            row.map_err(Failure::from).and_then(|row| retryable(*id, row)).and_then(|row| intake.bring_back(&row, actor));
-        if let Err(failure) = result {
-            problems.push(failure.to_string());
-        }
-    }
-    json!({ "problems": problems })
+/// Brings each of the files back by `bring`; why some of them were not. All are looked up first: several ids can stand for one file,
+/// which then goes back with the first of them.
+pub fn retry(ledger: &Ledger, ids: &[i64], bring: impl Fn(&FileRow) -> Result<(), Failure>) -> Vec<String> {
+    let found = |id: &i64| retryable(*id, ledger.read(|connection| read::file(connection, *id))?);
+    let rows: Vec<Result<FileRow, Failure>> = ids.iter().map(found).collect();
+    rows.into_iter().filter_map(|row| row.and_then(|row| bring(&row)).err()).map(|failure| failure.to_string()).collect()
 }
 
 /// The file of that id if it can be tried again.
 ///
 /// # Errors
 /// [`Exit::NotFound`] when there is none, or it has not failed.
-pub fn retryable(id: i64, row: Option<FileRow>) -> Result<FileRow, Failure> {
+fn retryable(id: i64, row: Option<FileRow>) -> Result<FileRow, Failure> {
     match row {
         None => Err(Failure::new(
             Exit::NotFound,

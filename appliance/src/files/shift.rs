@@ -164,6 +164,11 @@ fn copy(source: &Source<'_>, folder: &Dir, from: &OsStr, target: &Dir, name: &Os
             rustix::fs::symlinkat(link, target, name)?;
             return finish_copy(source, folder, from, target);
         }
+        // Neither holds bytes: another of its kind is as good. A device stays, and is told again and again: only its maker may move it.
+        kind @ (FileType::Fifo | FileType::Socket) => {
+            rustix::fs::mknodat(target, name, kind, Mode::from_raw_mode(found.st_mode), 0)?;
+            return finish_copy(source, folder, from, target);
+        }
         _ => return Err(Errno::XDEV.into()),
     }
     let part = names::part(name);
@@ -294,6 +299,22 @@ mod tests {
         assert!(!dir.path().join("x").exists());
         assert_eq!(dir.path().join("out/x").metadata().unwrap().modified().unwrap(), before);
         assert_eq!(std::fs::read_dir(dir.path().join("out")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn pipes_and_sockets_get_another_of_their_kind_on_another_file_system() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("out")).unwrap();
+        let (root, out) = (Dir::open(dir.path()).unwrap(), Dir::open(&dir.path().join("out")).unwrap());
+        rustix::fs::mknodat(&root, "pipe", FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let _listener = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        for (name, kind) in [("pipe", FileType::Fifo), ("socket", FileType::Socket)] {
+            let source = source(&root, name);
+            assert_eq!(copy(&source, &root, OsStr::new(name), &out, OsStr::new(name)).unwrap(), Moved::Yes);
+            assert!(root.stat(OsStr::new(name)).unwrap().is_none());
+            let moved = out.stat(OsStr::new(name)).unwrap().unwrap();
+            assert_eq!(FileType::from_raw_mode(moved.st_mode), kind);
+        }
     }
 
     #[test]

@@ -237,9 +237,10 @@ impl Desk {
         waiting.min()
     }
 
-    /// Forgets resting files that are not in the inbox any more.
-    pub fn retain_resting(&self, present: &HashSet<Key>) {
-        self.lock().held.retain(|key, held| !matches!(held, Held::Resting) || present.contains(key));
+    /// Forgets resting files that are not in the inbox any more, and returns them.
+    pub fn take_departed(&self, present: &HashSet<Key>) -> Vec<Key> {
+        let departed = |key: &Key, held: &mut Held| matches!(held, Held::Resting) && !present.contains(key);
+        self.lock().held.extract_if(departed).map(|(key, _)| key).collect()
     }
 
     /// Says why nothing is taken, or that it is taken again.
@@ -337,9 +338,9 @@ mod tests {
         let desk = Desk::default();
         let key = Key::from(&file("slide.svs"));
         desk.rest(key.clone());
-        desk.retain_resting(&HashSet::from([key.clone()]));
+        assert!(desk.take_departed(&HashSet::from([key.clone()])).is_empty());
         assert!(desk.holds(&key));
-        desk.retain_resting(&HashSet::new());
+        assert_eq!(desk.take_departed(&HashSet::new()), [key.clone()]);
         assert!(!desk.holds(&key));
     }
 }

@@ -114,7 +114,12 @@ impl Intake {
         if row.state == FileState::Refused {
             return Ok(match state {
                 Moved::Yes => self.note_beside(row, &root)?,
-                Moved::Gone => End::Left(FileEvent::Vanish),
+                Moved::Gone => {
+                    if let Ok(folder) = root.below(row.path.parent().unwrap_or(Path::new(""))) {
+                        remove_notes(&folder, &slides_name(row));
+                    }
+                    End::Left(FileEvent::Vanish)
+                }
                 Moved::Changed | Moved::Taken => End::Left(FileEvent::Replace),
             });
         }
@@ -294,6 +299,11 @@ fn is_regular(found: &rustix::fs::Stat) -> bool {
 /// # Errors
 /// As there.
 pub fn bring_back(ledger: &crate::ledger::Ledger, folder: &Folder, row: &FileRow, actor: &str) -> Result<(), Failure> {
+    let now = ledger.read(|connection| read::file(connection, row.id))?;
+    if now.is_some_and(|now| now.state == FileState::Retried) {
+        // Its file went back with another row that it stood for.
+        return Ok(());
+    }
     let path = row.filed_path.clone().unwrap_or_else(|| folder.path().join(&row.path));
     let lies = lies_at(folder, &path).map_err(|error| cannot_return(row, &path, &error))?;
     if row.state != FileState::Retrying && lies.is_none() {
@@ -306,9 +316,9 @@ pub fn bring_back(ledger: &crate::ledger::Ledger, folder: &Folder, row: &FileRow
     }
     ledger.write("ledger.retry", |tx| record::begin_retry(tx, row, actor))?;
     match move_back(folder, row, lies) {
-        Ok(()) => Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row.id))?),
+        Ok(()) => Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row))?),
         Err(_) if row.filed_path.is_some() && lies_at(folder, &path).is_ok_and(|lies| lies.is_none()) => {
-            Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row.id))?)
+            Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row))?)
         }
         Err(error) => {
             ledger.write("ledger.retry", |tx| record::give_up_retry(tx, row))?;

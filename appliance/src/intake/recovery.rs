@@ -54,9 +54,9 @@ fn resume(intake: &Intake, row: FileRow, state: Moved, noted: bool) -> Result<()
     match (row.state, state) {
         (FileState::Reported | FileState::Rejected, _) => drop(intake.desk.offer(Task::PutAway(Box::new(row)))),
         (FileState::Refused, Moved::Yes) if noted => intake.desk.rest(Key::from(&row)),
-        (FileState::Refused, Moved::Yes) => drop(intake.desk.offer(Task::PutAway(Box::new(row)))),
-        (FileState::Waiting | FileState::Refused, Moved::Gone) => leave(intake, &row, FileEvent::Vanish)?,
-        (FileState::Waiting | FileState::Refused, Moved::Changed | Moved::Taken) => leave(intake, &row, FileEvent::Replace)?,
+        (FileState::Refused, _) => drop(intake.desk.offer(Task::PutAway(Box::new(row)))),
+        (FileState::Waiting, Moved::Gone) => leave(intake, &row, FileEvent::Vanish)?,
+        (FileState::Waiting, Moved::Changed | Moved::Taken) => leave(intake, &row, FileEvent::Replace)?,
         // It had settled: it is looked at before it can change and leave its row behind.
         (FileState::Waiting, Moved::Yes) => drop(intake.desk.offer(Task::Judge(file_of(row)))),
         // A retry that was given up a moment ago has its old state again; the others have a last place and are not read here.

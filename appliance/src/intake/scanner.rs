@@ -12,8 +12,8 @@ use super::settle::{Hint, Next, Rules, Watched, look};
 use super::watch::{self, Events, MakeWatcher, Watch};
 use super::{Adoption, Intake, Sight, trouble};
 use crate::files::{Dir, names};
-use crate::ledger::Rejection;
 use crate::ledger::open::network_file_system;
+use crate::ledger::{Rejection, read};
 use crate::{clock, config, progress, world};
 
 /// Least and most time between the looks of a burst.
@@ -167,10 +167,24 @@ impl Scanner {
         *sight = Sight { settling: self.settling, blind: None, notices, ready: true };
     }
 
+    /// What rested in the inbox and is not seen there any more is looked at once more by whoever puts away: its row is to say so.
+    fn let_go(&self, present: &HashSet<Key>) {
+        for key in self.intake.desk.take_departed(present) {
+            match self.intake.ledger.read(|connection| read::resting(connection, &key.path, &key.stamp)) {
+                Ok(Some(row)) => drop(self.intake.desk.offer(Task::PutAway(Box::new(row)))),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(event = "departed", file = names::shown(&key.path), %error);
+                    self.intake.desk.rest(key);
+                }
+            }
+        }
+    }
+
     /// Looks at every file that nobody has yet; when the next one may be due.
     fn judge(&mut self, scan: &Scan, mut hints: HashMap<PathBuf, Hint>, now: Duration) -> Option<Duration> {
         let present: HashSet<Key> = scan.files.iter().map(|found| Key::from(&found.file)).collect();
-        self.intake.desk.retain_resting(&present);
+        self.let_go(&present);
         self.intake.patience.forget(|key| !present.contains(key));
         self.settling = 0;
         let mut before = std::mem::take(&mut self.watched);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use serde_json::{Map, Value};
 
-use super::{Classified, Described, FileRow, Image, LedgerError, NewReport, ReportRow};
+use super::{Classified, Described, FileRow, INBOX, Image, LedgerError, NewReport, ReportRow};
 use crate::files::Stamp;
 
 /// So many other cases or reports are named; more would make each page, and all together their square, longer.
@@ -66,6 +66,15 @@ pub fn unfinished(connection: &Connection) -> Result<Vec<FileRow>> {
 /// Files whose return to the inbox was interrupted.
 pub fn half_retried(connection: &Connection) -> Result<Vec<FileRow>> {
     files(connection, "WHERE f.state = 'retrying' ORDER BY f.id", &[])
+}
+
+/// The file of this path and state that stays in the inbox.
+pub fn resting(connection: &Connection, path: &Path, stamp: &Stamp) -> Result<Option<FileRow>> {
+    let stays = "WHERE f.folder = ?1 AND f.path = ?2 AND f.dev = ?3 AND f.ino = ?4 AND f.size = ?5 AND f.mtime_ns = ?6
+         AND f.filed_at IS NULL AND f.state = 'refused'";
+    let (dev, ino, size) = (stamp.dev as i64, stamp.ino as i64, stamp.size as i64);
+    let key: [&dyn rusqlite::ToSql; 6] = [&INBOX, &path.as_os_str().as_bytes(), &dev, &ino, &size, &stamp.mtime_ns];
+    Ok(files(connection, stays, &key)?.pop())
 }
 
 /// The newest files, newest first.

@@ -523,32 +523,50 @@ pub fn gone(tx: &Transaction<'_>, file: &NewFile) -> Result<Option<FileRow>> {
     }
 }
 
-/// First half of a retry: the job forgets its failures, the file is about to return to the inbox. `actor`: who asked for it.
+/// First half of a retry: its job forgets its failures, the file is about to return to the inbox, and with it every row whose file it is
+/// too. `actor`: who asked for it.
 pub fn begin_retry(tx: &Transaction<'_>, file: &FileRow, actor: &str) -> Result<()> {
-    if let Some(job) = file.job {
-        let state: JobState = tx.query_row("SELECT state FROM job WHERE id = ?1", [job], |row| row.get(0))?;
-        if state == JobState::Rejected {
-            move_job(tx, job, JobEvent::Retry)?;
-            tx.execute("UPDATE job SET attempts = 0, crashes = 0, kills = 0, code = NULL, message = NULL WHERE id = ?1", [job])?;
-        }
-    }
     if file.state != FileState::Retrying {
         note_event(tx, None, actor, "retry", &format!("file {}", file.id), &json!({ "code": file.code }))?;
     }
-    move_file(tx, file.id, FileEvent::BeginRetry)?;
+    for sharer in sharing(tx, file)? {
+        if let Some(job) = sharer.job {
+            let state: JobState = tx.query_row("SELECT state FROM job WHERE id = ?1", [job], |row| row.get(0))?;
+            if state == JobState::Rejected {
+                move_job(tx, job, JobEvent::Retry)?;
+                tx.execute(
+                    "UPDATE job SET attempts = 0, crashes = 0, kills = 0, code = NULL, message = NULL WHERE id = ?1",
+                    [job],
+                )?;
+            }
+        }
+        move_file(tx, sharer.id, FileEvent::BeginRetry)?;
+    }
     Ok(())
 }
 
 /// Second half of a retry: the file lies in the inbox again and will get a row of its own.
-pub fn end_retry(tx: &Transaction<'_>, file: i64) -> Result<()> {
-    move_file(tx, file, FileEvent::EndRetry)?;
-    tx.execute("UPDATE file SET filed_at = coalesce(filed_at, ?2) WHERE id = ?1", params![file, utc_now()])?;
+pub fn end_retry(tx: &Transaction<'_>, file: &FileRow) -> Result<()> {
+    for sharer in sharing(tx, file)? {
+        move_file(tx, sharer.id, FileEvent::EndRetry)?;
+        tx.execute("UPDATE file SET filed_at = coalesce(filed_at, ?2) WHERE id = ?1", params![sharer.id, utc_now()])?;
+    }
     Ok(())
 }
 
 /// A retry that did not succeed: the file stays where it failed.
 pub fn give_up_retry(tx: &Transaction<'_>, file: &FileRow) -> Result<()> {
     let event = if file.filed_path.is_some() { FileEvent::StayFailed } else { FileEvent::StayRefused };
-    move_file(tx, file.id, event)?;
-    Ok(())
+    sharing(tx, file)?.iter().try_for_each(|sharer| move_file(tx, sharer.id, event).map(drop))
+}
+
+/// The rows that one file in `failed` stands for, `file` among them: drops of one name and one content share it.
+fn sharing(tx: &Transaction<'_>, file: &FileRow) -> Result<Vec<FileRow>> {
+    let (Some(path), Some(sha256)) = (&file.filed_path, file.sha256) else { return Ok(vec![file.clone()]) };
+    let sql = format!(
+        "SELECT {FILE_COLUMNS} WHERE f.sha256 = ?1 AND f.filed_path = ?2 AND (f.id = ?3 OR f.state IN (?4, ?5)) ORDER BY f.id"
+    );
+    let mut statement = tx.prepare(&sql)?;
+    let key = params![sha256.as_slice(), path.as_os_str().as_bytes(), file.id, FileState::Failed, FileState::Retrying];
+    Ok(statement.query_map(key, file_row)?.collect::<rusqlite::Result<_>>()?)
 }

@@ -70,6 +70,20 @@ fn retry_brings_a_file_back_running_or_not() {
 }
 
 #[test]
+fn drops_that_one_failed_file_stands_for_are_sent_back_together() {
+    let mut appliance = with_reports();
+    appliance.drop("S0/text.png", b"not an image but a text");
+    appliance.until("it failed too", |appliance| appliance.in_state("failed") == 2);
+    assert_eq!(appliance.rows("SELECT DISTINCT filed_path FROM file WHERE state = 'failed'").len(), 1);
+    let retried = appliance.cli(&["retry", "--all"]);
+    assert!(text(&retried.stdout).contains("2 of 2 queued again"), "{retried:?}");
+    appliance.until("it failed again", |appliance| appliance.in_state("failed") == 1 && appliance.in_state("retried") == 2);
+    let verify = appliance.cli(&["verify"]);
+    assert!(verify.status.success(), "{verify:?}");
+    appliance.check();
+}
+
+#[test]
 fn verify_names_what_is_missing_or_changed() {
     let appliance = with_reports();
     assert!(appliance.cli(&["verify"]).status.success());

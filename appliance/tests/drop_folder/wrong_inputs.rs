@@ -72,6 +72,22 @@ fn a_whole_slide_stays_and_gets_a_note() {
     appliance.drop_png("case/patch.png", 1);
     appliance.until("the patch is filed", |appliance| appliance.in_state("filed") == 1);
     assert_eq!(appliance.count("SELECT count(*) FROM files"), 2);
+    std::fs::remove_file(appliance.path("inbox/case/slide.mrxs")).unwrap();
+    appliance.until("its row says that it left", |appliance| appliance.in_state("vanished") == 1);
+    appliance.until("its note left too", |appliance| !appliance.path("inbox/case/slide.mrxs.note.json").exists());
+}
+
+#[test]
+fn a_slide_that_left_while_nobody_looked_takes_its_note_along() {
+    let mut appliance = Appliance::new();
+    appliance.drop("slide.mrxs", b"a MIRAX index");
+    appliance.start();
+    appliance.until("it is refused", |appliance| appliance.path("inbox/slide.mrxs.note.json").exists());
+    assert_eq!(appliance.stop(), Some(0));
+    std::fs::remove_file(appliance.path("inbox/slide.mrxs")).unwrap();
+    appliance.start();
+    appliance.until("its row says that it left", |appliance| appliance.in_state("vanished") == 1);
+    assert!(!appliance.path("inbox/slide.mrxs.note.html").exists() && !appliance.path("inbox/slide.mrxs.note.json").exists());
 }
 
 #[test]

@@ -318,18 +318,29 @@ impl History {
         }
     }
 
+    fn lies(&self, dropped: &Dropped) -> bool {
+        std::fs::symlink_metadata(self.at(&dropped.path)).is_ok_and(|found| Stamp::of(&found) == dropped.stamp)
+    }
+
     /// One of the files that still lie in the inbox as they were dropped.
     fn lying(&self) -> Option<usize> {
-        let lies = |dropped: &Dropped| {
-            std::fs::symlink_metadata(self.at(&dropped.path)).is_ok_and(|found| Stamp::of(&found) == dropped.stamp)
-        };
-        let lying: Vec<usize> = (0..self.dropped.len()).filter(|at| lies(&self.dropped[*at])).collect();
+        let lying: Vec<usize> = (0..self.dropped.len()).filter(|at| self.lies(&self.dropped[*at])).collect();
         (!lying.is_empty() && !self.away).then(|| self.machine().chance(|chance| chance.pick(&lying)))
+    }
+
+    /// Takes one out of the book, and with it those for which its file lay there too since it was sent back.
+    fn take_out(&mut self, at: usize) -> Dropped {
+        let taken = self.dropped.swap_remove(at);
+        let gone = outcome::went_back(&self.place, &taken.bytes);
+        let all = std::mem::take(&mut self.dropped);
+        let went = |dropped: &Dropped| dropped.bytes == taken.bytes && gone.contains(&dropped.stamp) && !self.lies(dropped);
+        self.dropped = all.into_iter().filter(|dropped| !went(dropped)).collect();
+        taken
     }
 
     fn withdraw(&mut self) {
         let Some(at) = self.lying() else { return };
-        let Dropped { path, .. } = self.dropped.swap_remove(at);
+        let Dropped { path, .. } = self.take_out(at);
         self.machine().say(|| format!("withdrawn: {}", path.display()));
         std::fs::remove_file(self.at(&path)).unwrap();
     }
@@ -371,7 +382,7 @@ impl History {
     /// Other bytes come under the same name: into the same file, or in a new one that replaces it.
     fn rewrite(&mut self) {
         let Some(at) = self.lying() else { return };
-        let Dropped { path, codes, .. } = self.dropped.swap_remove(at);
+        let Dropped { path, codes, .. } = self.take_out(at);
         let full = self.at(&path);
         if codes == ["not_a_file"] {
             std::fs::remove_file(full).unwrap();

@@ -80,6 +80,20 @@ pub fn is_adopted(place: &Place) -> bool {
     open::reader(&place.config.ledger()).is_ok_and(|connection| count(&connection, "SELECT count(*) FROM folder") > 0)
 }
 
+/// The files with these bytes that were sent back to the inbox and got no row of their own there.
+pub fn went_back(place: &Place, bytes: &[u8]) -> Vec<Stamp> {
+    let Ok(connection) = open::reader(&place.config.ledger()) else { return Vec::new() };
+    let sha256 = Some(content::hash(bytes));
+    let rows: Vec<FileRow> = all(&connection).into_iter().filter(|row| row.sha256 == sha256).collect();
+    let is_back = |row: &&FileRow| matches!(row.state, FileState::Retrying | FileState::Retried);
+    let elsewhere: Vec<Stamp> = rows.iter().filter(|row| !is_back(row)).map(stamp).collect();
+    rows.iter().filter(is_back).map(stamp).filter(|stamp| !elsewhere.contains(stamp)).collect()
+}
+
+fn stamp(row: &FileRow) -> Stamp {
+    Stamp(row.stamp.ino, row.stamp.size, row.stamp.mtime_ns)
+}
+
 /// Whether nothing is left to be done.
 pub fn is_quiet(intake: &Intake) -> bool {
     let load = intake.desk.load();
@@ -121,6 +135,10 @@ pub fn check(place: &Place, dropped: &[Dropped]) -> Result<(), String> {
     {
         return Err(format!("file {} ({}) is still {}", row.id, row.path_text, row.state.name()));
     }
+    let gone = |row: &&FileRow| row.state == FileState::Refused && !place.config.inbox.join(&row.path).exists();
+    if let Some(row) = rows.iter().find(gone) {
+        return Err(format!("file {} ({}) is still refused, and left the inbox", row.id, row.path_text));
+    }
     dropped.iter().try_for_each(|dropped| ended(place, &connection, &rows, dropped))?;
     let known: BTreeSet<&Path> = rows.iter().filter_map(|row| row.filed_path.as_deref()).collect();
     let places = [&place.config.done, &place.config.failed].map(|folder| files_below(folder)).concat();
@@ -140,9 +158,7 @@ fn ended(place: &Place, connection: &Connection, rows: &[FileRow], dropped: &Dro
     // A copy that was merged with it may have been sent back in its place: then either stands for both.
     let sha256 = Some(content::hash(&dropped.bytes));
     let retried = rows.iter().any(|row| row.state == FileState::Retried && row.sha256 == sha256);
-    let same = |row: &&FileRow| {
-        Stamp(row.stamp.ino, row.stamp.size, row.stamp.mtime_ns) == dropped.stamp || retried && row.sha256 == sha256
-    };
+    let same = |row: &&FileRow| stamp(row) == dropped.stamp || retried && row.sha256 == sha256;
     let is_end = |row: &&FileRow| match row.state {
         FileState::Filed | FileState::Failed => true,
         // A slide that was renamed where it rested is refused anew.
