@@ -14,7 +14,7 @@ use mmlnb_models::{
         self, CLASSIFIER, DESCRIBER, FORMAT, KNOWN_ANSWERS, KnownAnswer, MANIFEST, Manifest, NOVELTY, Precision, Provenance,
     },
     config::QwenConfig,
-    hash,
+    exchange, hash,
     prepare::{chat::check_template, qwen_image::QwenImageProcessor, qwen_tokenizer::QwenTokenizer, settings::Settings},
     provenance::{TRAINING_DATA, TrainingData},
     record::Record,
@@ -338,7 +338,7 @@ struct Part {
 
 impl Part {
     fn create(output: &Path) -> Result<Part, ExportError> {
-        let path = beside(output, "part")?;
+        let path = exchange::beside(output, "part").map_err(ExportError::io("read", output))?;
         if path.exists() {
             fs::remove_dir_all(&path).map_err(ExportError::io("remove", &path))?;
         }
@@ -348,18 +348,12 @@ impl Part {
     }
 
     fn finish(mut self, output: &Path) -> Result<(), ExportError> {
-        let old = beside(output, "old")?;
-        if output.exists() {
-            if old.exists() {
-                fs::remove_dir_all(&old).map_err(ExportError::io("remove", &old))?;
-            }
-            fs::rename(output, &old).map_err(ExportError::io("rename", output))?;
-        }
-        fs::rename(&self.path, output).map_err(ExportError::io("rename", &self.path))?;
+        exchange::put_in_place(&self.path, output).map_err(ExportError::io("rename", &self.path))?;
         self.finished = true;
         self.around.take().into_iter().for_each(Made::keep);
-        if old.exists() {
-            fs::remove_dir_all(&old).map_err(ExportError::io("remove", &old))?;
+        // The bundle that lay there before.
+        if self.path.exists() {
+            fs::remove_dir_all(&self.path).map_err(ExportError::io("remove", &self.path))?;
         }
         Ok(())
     }
@@ -372,11 +366,4 @@ impl Drop for Part {
             drop(fs::remove_dir_all(&self.path));
         }
     }
-}
-
-/// `.NAME.SUFFIX` in the folder that holds `output`.
-fn beside(output: &Path, suffix: &str) -> Result<PathBuf, ExportError> {
-    let full = std::path::absolute(output).map_err(ExportError::io("read", output))?;
-    let name = full.file_name().ok_or_else(|| ExportError::Asked(format!("--output {} has no name", output.display())))?;
-    Ok(full.with_file_name(format!(".{}.{suffix}", name.to_string_lossy())))
 }

@@ -4,6 +4,7 @@ pub mod base64;
 pub mod bundle;
 pub mod config;
 pub mod cost;
+pub mod exchange;
 pub mod graph;
 pub mod hash;
 pub mod json;

@@ -3,14 +3,12 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mmlnb_models::prepare::decode::{Limits, Rgb8Image};
-use rustix::process::Signal;
 
 use super::appearance::Appearance;
 use super::look;
@@ -174,10 +172,6 @@ impl Reader {
                 running.process.try_wait().ok().flatten()
             })
         });
-        // Its own limits end it by other signals: this one comes from a person, or from a kernel without memory.
-        if error.kind() != io::ErrorKind::TimedOut && ended.is_some_and(|status| status.signal() == Some(Signal::KILL.as_raw())) {
-            return Unread::Later("the decoder was killed from outside, perhaps for want of memory".into());
-        }
         let how = match (error.kind(), ended) {
             (io::ErrorKind::TimedOut, _) => format!("did not finish within {} s", self.settings.timeout.as_secs()),
             (io::ErrorKind::InvalidData, _) => format!("gave no proper answer ({error})"),

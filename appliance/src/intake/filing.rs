@@ -114,13 +114,13 @@ impl Intake {
         if row.state == FileState::Refused {
             return Ok(match state {
                 Moved::Yes => self.note_beside(row, &root)?,
-                Moved::Gone => {
+                Moved::Gone | Moved::Changed | Moved::Taken => {
+                    // Another slide of its name gets a note of its own.
                     if let Ok(folder) = root.below(row.path.parent().unwrap_or(Path::new(""))) {
                         remove_notes(&folder, &slides_name(row));
                     }
-                    End::Left(FileEvent::Vanish)
+                    End::Left(if state == Moved::Gone { FileEvent::Vanish } else { FileEvent::Replace })
                 }
-                Moved::Changed | Moved::Taken => End::Left(FileEvent::Replace),
             });
         }
         let parent = row.path.parent().unwrap_or(Path::new(""));

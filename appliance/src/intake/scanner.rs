@@ -11,7 +11,7 @@ use super::scan::{Folders, Found, Kind, Scan};
 use super::settle::{Hint, Next, Rules, Watched, look};
 use super::watch::{self, Events, MakeWatcher, Watch};
 use super::{Adoption, Intake, Sight, trouble};
-use crate::files::{Dir, names};
+use crate::files::{self, Dir, Moved, Source, names};
 use crate::ledger::open::network_file_system;
 use crate::ledger::{Rejection, read};
 use crate::{clock, config, progress, world};
@@ -167,9 +167,20 @@ impl Scanner {
         *sight = Sight { settling: self.settling, blind: None, notices, ready: true };
     }
 
-    /// What rested in the inbox and is not seen there any more is looked at once more by whoever puts away: its row is to say so.
+    /// What rested in the inbox and left it goes to whoever puts away: its row is to say so. What is only passed over now, e.g. for a new
+    /// `ignore`, or cannot be looked at, rests on.
     fn let_go(&self, present: &HashSet<Key>) {
-        for key in self.intake.desk.take_departed(present) {
+        let departed = self.intake.desk.take_departed(present);
+        if departed.is_empty() {
+            return;
+        }
+        let root = self.intake.folder.inbox();
+        for key in departed {
+            let source = root.as_ref().map(|root| Source { root, path: &key.path, stamp: key.stamp, sha256: None });
+            if !source.is_ok_and(|source| matches!(files::state(&source), Ok(Moved::Gone | Moved::Changed))) {
+                self.intake.desk.rest(key);
+                continue;
+            }
             match self.intake.ledger.read(|connection| read::resting(connection, &key.path, &key.stamp)) {
                 Ok(Some(row)) => drop(self.intake.desk.offer(Task::PutAway(Box::new(row)))),
                 Ok(None) => {}

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use mmlnb_models::bundle::{Bundle, FileEntry, Manifest};
+use mmlnb_models::exchange;
 use mmlnb_models::hash::sha256_hex;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::failpoint;
 
@@ -35,17 +35,15 @@ pub fn replace(bundle: &Bundle, mut manifest: Manifest, changed: &[(String, Vec<
     failpoint::pass("qualify.linked")?;
     let sha256 = manifest.write(&part).map_err(io::Error::other)?;
     failpoint::pass("qualify.exchange")?;
-    exchange(&part, &bundle.dir)?;
+    exchange::put_in_place(&part, &fs::canonicalize(&bundle.dir)?)?;
     failpoint::pass("qualify.exchanged")?;
     fs::remove_dir_all(&part)?;
     Ok(sha256)
 }
 
-/// `.NAME.SUFFIX` in the folder that holds the bundle.
+/// `.NAME.SUFFIX` in the folder that holds the bundle, wherever a link to it lies.
 pub fn beside(dir: &Path, suffix: &str) -> io::Result<PathBuf> {
-    let full = fs::canonicalize(dir)?;
-    let name = full.file_name().ok_or_else(|| io::Error::other("the bundle is the root of a file system"))?;
-    Ok(full.with_file_name(format!(".{}.{suffix}", name.to_string_lossy())))
+    exchange::beside(&fs::canonicalize(dir)?, suffix)
 }
 
 /// The path of a file with the folders above it made.
@@ -58,21 +56,6 @@ fn place(part: &Path, name: &str) -> io::Result<PathBuf> {
 /// A second name for a file's content; a copy where the file system has no such thing.
 fn link(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to).or_else(|_| fs::copy(from, to).map(|_| ()))
-}
-
-/// Exchanges two folders at once; where the file system cannot, in two renames with a moment between them in which nothing lies in the place.
-fn exchange(part: &Path, dir: &Path) -> io::Result<()> {
-    let dir = fs::canonicalize(dir)?;
-    match renameat_with(CWD, part, CWD, &dir, RenameFlags::EXCHANGE) {
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
-            let old = beside(&dir, "old")?;
-            fs::rename(&dir, &old)?;
-            fs::rename(part, &dir)?;
-            fs::rename(&old, part)?;
-        }
-        done => done?,
-    }
-    dir.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 #[cfg(test)]

@@ -91,6 +91,24 @@ fn a_slide_that_left_while_nobody_looked_takes_its_note_along() {
 }
 
 #[test]
+fn a_slide_that_is_passed_over_now_rests_on() {
+    let mut appliance = Appliance::new();
+    appliance.drop("slide.mrxs", b"a MIRAX index");
+    appliance.start();
+    appliance.until("it is refused", |appliance| appliance.path("inbox/slide.mrxs.note.json").exists());
+    assert_eq!(appliance.stop(), Some(0));
+    let written = |appliance: &Appliance| appliance.path("inbox/slide.mrxs.note.json").metadata().unwrap().modified().unwrap();
+    let before = written(&appliance);
+    appliance.set("ignore", "[\"*.mrxs\"]");
+    appliance.start();
+    for round in 0..3 {
+        appliance.drop_png(&format!("patch-{round}.png"), round);
+        appliance.until("a patch is filed", |appliance| appliance.in_state("filed") == i64::from(round) + 1);
+    }
+    assert_eq!((written(&appliance), appliance.in_state("refused")), (before, 1));
+}
+
+#[test]
 fn numbers_that_are_none_are_told() {
     let mut appliance = Appliance::new();
     appliance.drop("nan.png", &png(88, 64, 1));

@@ -11,8 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Calls that files, pages and ledger depend on. SQLite syncs by fsync here; fdatasync is asked for in case another build of it does not.
-const CALLS: [&str; 7] = ["fdatasync", "fsync", "pwrite64", "renameat2", "openat2", "read", "ftruncate"];
+/// Calls that files, pages and ledger depend on. SQLite, as it is built in, syncs by fsync and never by fdatasync.
+const CALLS: [&str; 7] = ["write", "fsync", "pwrite64", "renameat2", "openat2", "read", "ftruncate"];
 const ERRORS: [&str; 2] = ["EIO", "ENOSPC"];
 /// The call of each thread that fails.
 const TIMES: u64 = 100;
@@ -25,7 +25,7 @@ const ENDS: Duration = Duration::from_secs(120);
 /// Injected errors.
 pub static F3: Figure = Figure {
     name: "F3",
-    what: "strace lets the Nth fdatasync, fsync, pwrite64, renameat2, openat2, read or ftruncate of every thread fail with EIO or ENOSPC, N = 1..100; restart",
+    what: "strace lets the Nth write, fsync, pwrite64, renameat2, openat2, read or ftruncate of every thread fail with EIO or ENOSPC, N = 1..100; restart",
     wanted: "the program may exit; no row lies meanwhile, invariant I after the restart",
     unit: "rounds",
     full: || CALLS.len() as u64 * ERRORS.len() as u64 * TIMES,

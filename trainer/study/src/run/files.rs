@@ -4,10 +4,7 @@
 //! that call see the old one renamed to `.NAME.old` first; [`settle`] finishes either way.
 
 use crate::error::StudyError;
-use rustix::{
-    fs::{CWD, RenameFlags, renameat_with},
-    io::Errno,
-};
+use mmlnb_models::exchange;
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
@@ -133,9 +130,9 @@ fn exchange(new: &Path, target: &Path) -> Result<(), StudyError> {
     if !target.exists() {
         return fs::rename(new, target).map_err(StudyError::io("rename", new));
     }
-    match renameat_with(CWD, new, CWD, target, RenameFlags::EXCHANGE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => step_aside(new, target),
-        outcome => outcome.map_err(|errno| StudyError::io("rename", new)(errno.into())),
+    match exchange::at_once(new, target).map_err(StudyError::io("rename", new))? {
+        true => Ok(()),
+        false => step_aside(new, target),
     }
 }
 
