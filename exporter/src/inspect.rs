@@ -13,7 +13,7 @@ use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs,
-    path::Path,
+    path::{Component, Path},
 };
 
 /// One ONNX graph.
@@ -103,11 +103,15 @@ fn graph(path: &Path) -> Result<GraphReport, ExportError> {
         *operators.entry(name).or_insert(0) += 1;
     }
     let counted = metadata.get("parameters").and_then(|count| count.parse().ok());
-    let elements = || graph.initializer.iter().map(|t| t.dims.iter().product::<i64>().max(0) as u64).sum();
+    let elements = match counted {
+        Some(_) => Some(0),
+        None => graph.initializer.iter().try_fold(0_u64, |sum, tensor| sum.checked_add(elements(tensor)?)),
+    };
+    let elements = elements.ok_or_else(|| not_onnx("a tensor has impossible dimensions".into()))?;
     Ok(GraphReport {
         kind: "graph",
         path: path.display().to_string(),
-        parameters: counted.unwrap_or_else(elements),
+        parameters: counted.unwrap_or(elements),
         metadata,
         inputs: graph.input.iter().map(port).collect(),
         outputs: graph.output.iter().map(port).collect(),
@@ -116,7 +120,12 @@ fn graph(path: &Path) -> Result<GraphReport, ExportError> {
     })
 }
 
-/// The graph's file and every file that its tensors name.
+/// Values of a tensor; none where no memory could hold them.
+fn elements(tensor: &TensorProto) -> Option<u64> {
+    tensor.dims.iter().try_fold(1_u64, |product, dim| product.checked_mul(u64::try_from(*dim).ok()?))
+}
+
+/// The graph's file and every file that its tensors name: regular files beside or below it.
 fn files(path: &Path, tensors: &[TensorProto]) -> Result<BTreeMap<String, FileEntry>, ExportError> {
     let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
     let own = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_string();
@@ -125,6 +134,11 @@ fn files(path: &Path, tensors: &[TensorProto]) -> Result<BTreeMap<String, FileEn
     let names: BTreeSet<String> = locations.filter_map(|entry| entry.value.clone()).chain([own]).collect();
     let entry = |name: String| {
         let file = folder.join(&name);
+        let plain = Path::new(&name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if !plain || file.metadata().is_ok_and(|found| !found.is_file()) {
+            let problem = format!("it keeps tensors in `{name}`, which is no file beside or below it");
+            return Err(ExportError::NotOnnx { path: path.to_path_buf(), problem });
+        }
         let (size, sha256) = hash::sha256_file(&file).map_err(ExportError::io("read", &file))?;
         Ok((name, FileEntry { size, sha256 }))
     };

@@ -1,9 +1,11 @@
 //! `init`: folders, marker, commented configuration; for the service also their owner and the unit's drop-in.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 
 use super::print;
 use crate::accounts;
@@ -48,7 +50,10 @@ pub fn run(dir: &Path, service: bool) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-#[expect(clippy::disallowed_methods, reason = "nobody else can write to folders that are only being made")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "makes what is absent in a folder that root or the user named; nothing is given away by it"
+)]
 fn make(root: &Path, file: &Path) -> Result<(), Failure> {
     for name in ["inbox", "done", "failed", "state"] {
         let folder = root.join(name);
@@ -87,20 +92,9 @@ impl Owner {
 
 /// Gives the folders their owners and modes and writes the drop-in; what comes next, as text.
 fn hand_over(root: &Path, owner: &Owner) -> Result<String, Failure> {
-    let give = |path: &Path, group: u32, mode: u32| {
-        let given = chown(path, Some(owner.user), Some(group)).and_then(|()| set_mode(path, mode));
-        given.map_err(|error| Failure::io("the folder cannot be given to the service", path, &error))
-    };
-    // Through the root those who drop files only pass.
-    give(root, owner.drop_group, 0o750)?;
-    give(&root.join("state"), owner.user_group, 0o750)?;
-    give(&root.join("appliance.toml"), owner.user_group, 0o640)?;
-    for name in ["inbox", "done", "failed"] {
-        give(&root.join(name), owner.drop_group, 0o2770)?;
-    }
-    give(&root.join("inbox").join(crate::files::names::MARKER), owner.user_group, 0o640)?;
     let inbox = root.join("inbox");
     let shared = shared_by_default(&inbox, owner);
+    give_all(root, owner).map_err(|error| Failure::io("the folders cannot be given to the service", root, &error))?;
     let file = PathBuf::from(format!("/etc/systemd/system/{UNIT}.d/folders.conf"));
     write_drop_in(&file, root).map_err(|error| Failure::io("the unit's drop-in cannot be written", &file, &error))?;
     let warning = match shared {
@@ -116,9 +110,26 @@ fn hand_over(root: &Path, owner: &Owner) -> Result<String, Failure> {
     ))
 }
 
-#[expect(clippy::disallowed_methods, reason = "nobody else can write to folders that are only being made")]
-fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
-    std::fs::set_permissions(path, Permissions::from_mode(mode))
+/// By handles that follow no link, from the inside out: whoever gets a folder could put a link in the place of what is given after it, and
+/// root would give away what that points to.
+fn give_all(root: &Path, owner: &Owner) -> io::Result<()> {
+    let give = |what: &OwnedFd, group: u32, mode: u32| -> io::Result<()> {
+        rustix::fs::fchown(what, Some(Uid::from_raw(owner.user)), Some(Gid::from_raw(group)))?;
+        Ok(rustix::fs::fchmod(what, Mode::from_raw_mode(mode))?)
+    };
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let open = |folder: &OwnedFd, name: &str| rustix::fs::openat(folder, name, flags, Mode::empty());
+    let root = rustix::fs::open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let inbox = open(&root, "inbox")?;
+    give(&open(&inbox, crate::files::names::MARKER)?, owner.user_group, 0o640)?;
+    give(&inbox, owner.drop_group, 0o2770)?;
+    for name in ["done", "failed"] {
+        give(&open(&root, name)?, owner.drop_group, 0o2770)?;
+    }
+    give(&open(&root, "state")?, owner.user_group, 0o750)?;
+    give(&open(&root, "appliance.toml")?, owner.user_group, 0o640)?;
+    // Through the root those who drop files only pass.
+    give(&root, owner.drop_group, 0o750)
 }
 
 /// Files that users drop belong to the group and to the service whatever their umask says, as below /srv by tmpfiles.

@@ -7,7 +7,7 @@ use super::{Configured, Lines, open_for_reading};
 use crate::error::{Exit, Failure};
 use crate::files::names;
 use crate::ledger::read::{self, Filter};
-use crate::ledger::{LedgerError, ReportRow, read::named};
+use crate::ledger::{LedgerError, NewReport, ReportRow, read::named};
 use crate::report::{hex, json};
 use crate::verdict::leading;
 
@@ -147,7 +147,8 @@ pub fn object(row: &ReportRow) -> serde_json::Value {
         sha256: &sha256,
         bundle_sha256: &row.bundle_sha256,
     };
-    let mut value = json::report(&subject, &row.report);
+    let report = NewReport { flags: row.flags_for(&row.case_id), ..row.report.clone() };
+    let mut value = json::report(&subject, &report);
     value["received_at"] = row.received_at.clone().into();
     value["reported_at"] = row.reported_at.clone().into();
     value
@@ -162,7 +163,8 @@ fn cells(row: &ReportRow) -> [String; 9] {
         let top = leading(values)?;
         Some(format!("{} {:.2}", found.classes[top], values[top]))
     });
-    let flags = if report.flags.is_empty() { "-".to_owned() } else { report.flags.join(",") };
+    let flags = row.flags_for(&row.case_id);
+    let flags = if flags.is_empty() { "-".to_owned() } else { flags.join(",") };
     let name = row.source.rsplit('/').next().unwrap_or(&row.source).to_owned();
     [
         row.id.to_string(),
@@ -230,7 +232,7 @@ fn csv_line(row: &ReportRow) -> String {
         image_class.unwrap_or_default(),
         found.image_only.as_deref().map(|values| named(&found.classes, values).to_string()).unwrap_or_default(),
         found.alpha_text.map(|alpha| alpha.to_string()).unwrap_or_default(),
-        report.flags.join(" "),
+        row.flags_for(&row.case_id).join(" "),
         report.described.as_ref().map(|text| text.text.clone()).unwrap_or_default(),
         row.bundle_sha256.clone(),
         report.provider.clone(),

@@ -39,10 +39,13 @@ pub fn run(args: &Retry) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     let problems = match control::ask(&config.state, &json!({ "do": "retry", "ids": ids }))? {
-        Some(answer) => {
-            let problems = answer["problems"].as_array().into_iter().flatten();
-            problems.map(|problem| problem.as_str().unwrap_or("").to_owned()).collect()
-        }
+        Some(answer) => match answer["problems"].as_array() {
+            Some(problems) => problems.iter().map(|problem| problem.as_str().unwrap_or("").to_owned()).collect(),
+            None => {
+                let said = answer["error"].as_str().unwrap_or("no answer that is known");
+                return Err(Failure::internal("the daemon did not try the files again", said));
+            }
+        },
         None => here(&config, &ids)?,
     };
     let problems: Vec<String> = problems.into_iter().map(|problem| problem.trim_start_matches("error: ").to_owned()).collect();

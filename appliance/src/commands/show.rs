@@ -124,7 +124,8 @@ fn show_text(row: &ReportRow) -> String {
             text.tokens, text.stop_reason, text.mean_token_logprob
         ));
     }
-    let flags = if report.flags.is_empty() { "none".to_owned() } else { report.flags.join(", ") };
+    let flags = row.flags_for(&row.case_id);
+    let flags = if flags.is_empty() { "none".to_owned() } else { flags.join(", ") };
     lines.push(format!("flags        {flags}"));
     if row.cases.len() > 1 {
         lines.push(format!("CASES        the same image was dropped in: {}", row.cases.join(", ")));
@@ -160,7 +161,7 @@ fn explain_json(row: &ReportRow) -> serde_json::Value {
         "description_tokens_read": row.report.described.as_ref().and_then(|text| text.tokens_read),
         "verdict": row.report.verdict,
         "verdict_reasons": row.report.verdict_reasons.iter().map(|code| json!({ "reason": code, "meaning": codes::reason(code) })).collect::<Vec<_>>(),
-        "flags": row.report.flags.iter().map(|flag| json!({ "flag": flag, "meaning": codes::flag(flag) })).collect::<Vec<_>>(),
+        "flags": row.flags_for(&row.case_id).iter().map(|flag| json!({ "flag": flag, "meaning": codes::flag(flag) })).collect::<Vec<_>>(),
     })
 }
 
@@ -203,7 +204,7 @@ fn explain_text(row: &ReportRow) -> String {
     for code in &row.report.verdict_reasons {
         out += &format!("reason {code}: {}\n", codes::reason(code));
     }
-    for flag in &row.report.flags {
+    for flag in &row.flags_for(&row.case_id) {
         out += &format!("flag {flag}: {}\n", codes::flag(flag));
     }
     out

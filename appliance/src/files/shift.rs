@@ -162,12 +162,12 @@ fn copy(source: &Source<'_>, folder: &Dir, from: &OsStr, target: &Dir, name: &Os
         FileType::Symlink => {
             let link = rustix::fs::readlinkat(folder, from, Vec::new())?;
             rustix::fs::symlinkat(link, target, name)?;
-            return finish_copy(source, folder, from, target);
+            return finish_copy(source, folder, from, target, name);
         }
         // Neither holds bytes: another of its kind is as good. A device stays, and is told again and again: only its maker may move it.
         kind @ (FileType::Fifo | FileType::Socket) => {
             rustix::fs::mknodat(target, name, kind, Mode::from_raw_mode(found.st_mode), 0)?;
-            return finish_copy(source, folder, from, target);
+            return finish_copy(source, folder, from, target, name);
         }
         _ => return Err(Errno::XDEV.into()),
     }
@@ -186,7 +186,7 @@ fn copy(source: &Source<'_>, folder: &Dir, from: &OsStr, target: &Dir, name: &Os
     }
     failpoint::pass("move.after_copy")?;
     match rename(target, &part, target, name) {
-        Ok(()) => finish_copy(source, folder, from, target),
+        Ok(()) => finish_copy(source, folder, from, target, name),
         Err(Errno::EXIST) => Ok(Moved::Taken),
         Err(error) => Err(error.into()),
     }
@@ -207,9 +207,14 @@ fn keep_time(output: &File, input: &File) -> io::Result<()> {
     Ok(rustix::fs::futimens(output, &times)?)
 }
 
-fn finish_copy(source: &Source<'_>, folder: &Dir, from: &OsStr, target: &Dir) -> io::Result<Moved> {
+/// A copy whose source stays is taken away again where no hash would tell the next try that it lies there.
+fn finish_copy(source: &Source<'_>, folder: &Dir, from: &OsStr, target: &Dir, name: &OsStr) -> io::Result<Moved> {
     target.sync()?;
-    remove_in(folder, from, &source.stamp)
+    let moved = remove_in(folder, from, &source.stamp);
+    if source.sha256.is_none() && !matches!(moved, Ok(Moved::Yes)) {
+        target.remove(name)?;
+    }
+    moved
 }
 
 /// Removes the source whose bytes lie in `target` already, as `name`: they are made durable there first.

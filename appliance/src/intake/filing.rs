@@ -14,7 +14,7 @@ use super::sidecars::Sidecars;
 use crate::error::{Exit, Failure};
 use crate::failpoint;
 use crate::files::{self, Dir, Moved, Points, Source, Stamp, names};
-use crate::ledger::{FileEvent, FileRow, FileState, LedgerError, ReportRow, read, record};
+use crate::ledger::{FileEvent, FileRow, FileState, LedgerError, NewReport, ReportRow, read, record};
 use crate::report::{hex, json, note, page};
 use crate::{progress, world};
 
@@ -305,11 +305,11 @@ pub fn bring_back(ledger: &crate::ledger::Ledger, folder: &Folder, row: &FileRow
         return Ok(());
     }
     let path = row.filed_path.clone().unwrap_or_else(|| folder.path().join(&row.path));
-    let lies = lies_at(folder, &path).map_err(|error| cannot_return(row, &path, &error))?;
+    let lies = lies_at(folder, row, &path).map_err(|error| cannot_return(row, &path, &error))?;
     if row.state != FileState::Retrying && lies.is_none() {
         return Err(Failure::new(
             Exit::NotFound,
-            format!("file {} is gone: nothing lies there any more", row.id),
+            format!("file {} is gone: nothing lies there any more, or another file of its name", row.id),
             path.display().to_string(),
             "drop the image into the inbox again",
         ));
@@ -317,7 +317,7 @@ pub fn bring_back(ledger: &crate::ledger::Ledger, folder: &Folder, row: &FileRow
     ledger.write("ledger.retry", |tx| record::begin_retry(tx, row, actor))?;
     match move_back(folder, row, lies) {
         Ok(()) => Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row))?),
-        Err(_) if row.filed_path.is_some() && lies_at(folder, &path).is_ok_and(|lies| lies.is_none()) => {
+        Err(_) if row.filed_path.is_some() && lies_at(folder, row, &path).is_ok_and(|lies| lies.is_none()) => {
             Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row))?)
         }
         Err(error) => {
@@ -344,14 +344,25 @@ fn move_back(folder: &Folder, row: &FileRow, lies: Option<(Dir, OsString, Stamp)
     failpoint::pass("retry.after_move")
 }
 
-/// The folder, name and state of a file that was put away; none when it is not there any more.
-fn lies_at(folder: &Folder, path: &Path) -> io::Result<Option<(Dir, OsString, Stamp)>> {
-    let found =
-        folder.placed(path).and_then(|(folder, name)| Ok(folder.stat(&name)?.map(|found| (folder, name, Stamp::from(&found)))));
-    match found {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        other => other,
+/// The folder, name and state of a file that failed or was refused; none when it is not there any more, or another one of its name is.
+/// While the whole folder is away nobody knows, and that is an error.
+fn lies_at(folder: &Folder, row: &FileRow, path: &Path) -> io::Result<Option<(Dir, OsString, Stamp)>> {
+    if row.filed_path.is_some() {
+        let away = |error: io::Error| io::Error::other(format!("the folder of failed files is not there: {error}"));
+        folder.end(false).map_err(away)?;
     }
+    let (folder, name) = match folder.placed(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        found => found?,
+    };
+    let Some(found) = folder.stat(&name)? else { return Ok(None) };
+    let stamp = Stamp::from(&found);
+    let its_own = match row.sha256 {
+        Some(sha256) if is_regular(&found) => folder.sha256_of(&name)? == sha256,
+        // Never read: moving, also to another file system, keeps size and time.
+        _ => (stamp.size, stamp.mtime_ns) == (row.stamp.size, row.stamp.mtime_ns) || !is_regular(&found),
+    };
+    Ok(its_own.then_some((folder, name, stamp)))
 }
 
 /// Under which name a slide's note lies beside it.
@@ -409,10 +420,7 @@ fn remove_notes(folder: &Dir, image: &OsStr) {
 
 /// The JSON of a report as it belongs to one of its files.
 pub fn report_json(report: &ReportRow, row: &FileRow) -> serde_json::Value {
-    let mut content = report.report.clone();
-    if report.cases.iter().any(|case| *case != row.case_id) {
-        content.flags.push("same_image_other_case".into());
-    }
+    let content = NewReport { flags: report.flags_for(&row.case_id), ..report.report.clone() };
     let subject = json::Subject {
         id: Some(report.id),
         case_id: &row.case_id,

@@ -230,7 +230,7 @@ pub struct ReportRow {
     pub folder: String,
     /// The appliance's version that wrote it.
     pub version: String,
-    /// The first cases in which these bytes were dropped.
+    /// The first cases in which these bytes were dropped; see [`ReportRow::flags_for`].
     pub cases: Vec<String>,
     /// Whether there are more.
     pub more_cases: bool,
@@ -245,4 +245,13 @@ pub struct RecoveredJob {
     pub job: i64,
     /// Whether it is set aside now.
     pub rejected: bool,
+}
+
+impl ReportRow {
+    /// The report's flags, and that the same bytes lie in another case too when it is shown for `case`: a possible mix-up of samples.
+    pub fn flags_for(&self, case: &str) -> Vec<String> {
+        let elsewhere = self.more_cases || self.cases.iter().any(|other| other != case);
+        let mix_up = elsewhere.then(|| "same_image_other_case".to_owned());
+        self.report.flags.iter().cloned().chain(mix_up).collect()
+    }
 }

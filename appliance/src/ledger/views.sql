@@ -29,7 +29,8 @@ SELECT r.id AS id, lower(hex(j.sha256)) AS image_sha256, f.path_text AS source, 
   r.elapsed AS elapsed_ms, c.width AS width, c.height AS height, c.format AS format, c.size AS size,
   f.folder AS folder, r.qualification_sha256 AS qualification_sha256, r.temperature AS temperature
 FROM report r JOIN job j ON j.id = r.job_id JOIN bundle b ON b.id = j.bundle_id JOIN content c ON c.sha256 = j.sha256
-  LEFT JOIN file f ON f.id = (SELECT min(id) FROM file WHERE job_id = j.id);
+  LEFT JOIN file f ON f.id = coalesce((SELECT id FROM file WHERE job_id = j.id AND state IN ('filed', 'reported') ORDER BY id LIMIT 1),
+    (SELECT min(id) FROM file WHERE job_id = j.id));
 
 CREATE VIEW files AS
 SELECT f.id AS id, f.path_text AS source, f.case_id AS case_id, nullif(lower(hex(f.sha256)), '') AS image_sha256, f.state AS state, f.code AS code,

@@ -118,7 +118,12 @@ pub fn words(row: &FileRow) -> String {
 
 /// A relative link from `folder` to the page of a file, percent-encoded.
 fn link(row: &FileRow, folder: &Path) -> Option<String> {
-    let suffix = if row.report.is_some() { ".report.html" } else { ".note.html" };
+    let suffix = match row.state {
+        state if state.has_report() => ".report.html",
+        // Its page went with it.
+        FileState::Retrying | FileState::Retried => return None,
+        _ => ".note.html",
+    };
     let target = row.filed_path.as_ref()?;
     let shared = folder.ancestors().position(|ancestor| target.starts_with(ancestor))?;
     let root = folder.ancestors().nth(shared)?;

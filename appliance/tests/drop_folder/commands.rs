@@ -84,6 +84,37 @@ fn drops_that_one_failed_file_stands_for_are_sent_back_together() {
 }
 
 #[test]
+fn retry_takes_no_other_file_of_its_name() {
+    let appliance = with_reports();
+    let first = appliance.rows("SELECT id FROM files WHERE state = 'failed'")[0].clone();
+    std::fs::remove_file(appliance.path("failed/S0/text.png")).unwrap();
+    appliance.drop("S0/text.png", b"another text under its name");
+    let mut appliance = appliance;
+    appliance.until("it failed too", |appliance| appliance.in_state("failed") == 2);
+    let retried = appliance.cli(&["retry", &first]);
+    assert_eq!(retried.status.code(), Some(66), "{retried:?}");
+    assert!(text(&retried.stderr).contains("another file of its name"), "{retried:?}");
+    assert_eq!(std::fs::read(appliance.path("failed/S0/text.png")).unwrap(), b"another text under its name");
+    assert!(appliance.cli(&["retry", "--all"]).status.code() == Some(3), "the other one goes back");
+    appliance.until("it failed again", |appliance| appliance.in_state("retried") == 1 && appliance.in_state("failed") == 2);
+}
+
+#[test]
+fn a_possible_mix_up_is_told_wherever_reports_are_read() {
+    let mut appliance = with_reports();
+    appliance.drop_png("S9/patch.png", 1);
+    appliance.until("both cases are filed", |appliance| appliance.in_state("filed") == 4);
+    let flagged = |line: &serde_json::Value| line["flags"].as_array().unwrap().iter().any(|flag| flag == "same_image_other_case");
+    let told = lines(&appliance, &["reports", "--json"]);
+    assert_eq!(told.iter().filter(|line| flagged(line)).count(), 1, "{told:?}");
+    assert_eq!(text(&appliance.cli(&["reports", "--csv"]).stdout).matches("same_image_other_case").count(), 1);
+    let id = appliance.rows("SELECT id FROM reports WHERE source = 'S1/patch.png'")[0].clone();
+    for command in [&["reports"][..], &["show", &id], &["explain", &id], &["explain", "--json", &id]] {
+        assert!(text(&appliance.cli(command).stdout).contains("same_image_other_case"), "{command:?}");
+    }
+}
+
+#[test]
 fn verify_names_what_is_missing_or_changed() {
     let appliance = with_reports();
     assert!(appliance.cli(&["verify"]).status.success());

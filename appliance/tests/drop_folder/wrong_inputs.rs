@@ -99,7 +99,7 @@ fn a_slide_that_is_passed_over_now_rests_on() {
     assert_eq!(appliance.stop(), Some(0));
     let written = |appliance: &Appliance| appliance.path("inbox/slide.mrxs.note.json").metadata().unwrap().modified().unwrap();
     let before = written(&appliance);
-    appliance.set("ignore", "[\"*.mrxs\"]");
+    appliance.set("MMLNB_IGNORE", "[\"*.mrxs\"]");
     appliance.start();
     for round in 0..3 {
         appliance.drop_png(&format!("patch-{round}.png"), round);

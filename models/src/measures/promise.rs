@@ -208,11 +208,13 @@ fn levels(steps: &[Vec<Patient>], items: usize, risk: f64, confidence: f64) -> V
 }
 
 fn none_passed(grid: &[Tried], risk: f64, confidence: f64, open: usize, items: usize) -> String {
-    let best = grid.iter().fold(1.0, |best: f64, one| best.min(one.bound));
+    // Of those that were not tested the bound holds at the plain confidence only, and may lie below the risk without a promise.
+    let tested = grid.iter().filter(|one| one.level.is_some());
+    let best = tested.map(|one| one.bound).fold(1.0, f64::min);
     let declined = if open < items { format!(", of which other reasons decline {}", items - open) } else { String::new() };
     format!(
-        "no threshold keeps the share of errors at or below {risk} with confidence {confidence}: the best upper bound on {items} calibration \
-         items{declined} is {best:.3}; at least {} independent patients (items, where no patients are named) without any error are needed, \
+        "no threshold keeps the share of errors at or below {risk} with confidence {confidence}: thresholds are tested from strict to loose as \
+         long as each holds, and the best upper bound of those that were, on {items} calibration items{declined}, is {best:.3}; at least {} independent patients (items, where no patients are named) without any error are needed, \
          and more with errors. Everything abstains",
         least_patients(risk, confidence)
     )

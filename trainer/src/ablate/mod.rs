@@ -220,7 +220,7 @@ fn no_p(rows: &[Row]) -> Option<String> {
 fn two_sided(differences: &[Difference]) -> Option<f64> {
     let accuracy = differences.iter().find(|row| row.measure == "accuracy")?;
     let smaller = accuracy.not_above?.min(accuracy.not_below?);
-    Some((2.0 * smaller).clamp(1.0 / intervals::DRAWS as f64, 1.0))
+    Some((2.0 * smaller.max(1.0 / intervals::DRAWS as f64)).min(1.0))
 }
 
 #[cfg(test)]

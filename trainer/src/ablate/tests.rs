@@ -50,7 +50,7 @@ fn difference(not_above: f64, not_below: f64) -> Difference {
 #[test]
 fn p_is_two_sided_and_never_zero() {
     assert_eq!(two_sided(&[difference(0.975, 0.025)]), Some(0.05));
-    assert_eq!(two_sided(&[difference(1.0, 0.0)]), Some(0.0005));
+    assert_eq!(two_sided(&[difference(1.0, 0.0)]), Some(0.001));
     assert_eq!(two_sided(&[difference(1.0, 1.0)]), Some(1.0), "two models that never differ");
     assert_eq!(two_sided(&[]), None);
 }

@@ -2,7 +2,7 @@
 
 use super::Generated;
 use crate::{data::Sheet, error::TrainError};
-use mmlnb_models::{problems::Problems, spelling::is_blank};
+use mmlnb_models::{problems::Problems, rows, spelling::is_blank};
 use mmlnb_study::error::StudyError;
 use std::{
     fs::{self, File},
@@ -21,10 +21,16 @@ pub fn image_files(sheet: &Sheet, images: &Path) -> Result<Vec<PathBuf>, TrainEr
     let mut files = Vec::new();
     for record in &sheet.records {
         let name = file_name(sheet, record);
-        if is_blank(name) || !Path::new(name).components().all(|part| matches!(part, Component::Normal(_))) {
+        let path = images.join(name);
+        let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+        if is_blank(name) || !Path::new(name).components().all(plain) {
             problems.at(record.line, "names outside of the image folder", format!("`{name}` is no file below the image folder"));
+        } else if let (Ok(root), true) = (images.canonicalize(), path.exists())
+            && let Err(why) = rows::inside(&root, name)
+        {
+            problems.at(record.line, "names outside of the image folder", why);
         }
-        files.push(images.join(name));
+        files.push(path);
     }
     sheet.identities(&["group", "site", "class", "split"], &mut problems);
     if sheet.records.is_empty() {
