@@ -48,6 +48,8 @@ pub struct History {
     away: bool,
     /// Starts in a row that ended uncleanly and finished nothing.
     fruitless: Vec<Duration>,
+    /// The clock was set while the program runs: when it began is not known any more.
+    jumped: bool,
     counts: Counts,
     problem: Option<String>,
 }
@@ -89,6 +91,7 @@ impl History {
             numbers: 0,
             away: false,
             fruitless: Vec::new(),
+            jumped: false,
             counts: Counts::default(),
             problem: None,
         }
@@ -160,6 +163,7 @@ impl History {
                 self.machine().say(|| format!("the clock jumps to {seconds} s"));
                 self.machine().jump(seconds);
                 self.fruitless.clear();
+                self.jumped = self.program.is_some();
             }
             32 => self.stop(),
             33 | 34 => {
@@ -596,8 +600,9 @@ impl History {
     /// Start after start without success: the brake has to be on after ten within an hour.
     fn count(&mut self, clean: bool, counts: Counts, brake: bool, now: Duration) {
         let (began, achieved) = (counts.runs > self.counts.runs, counts.ended != self.counts.ended);
+        let jumped = std::mem::take(&mut self.jumped);
         self.counts = counts;
-        if clean || achieved {
+        if clean || achieved || jumped {
             self.fruitless.clear();
             return;
         }
