@@ -120,12 +120,12 @@ impl Dir {
         Ok(found)
     }
 
-    /// The names of the folders in this folder, and everything else with its state, in no order; names that vanish meanwhile are left out. A
-    /// folder's own state is not asked for where the file system tells kinds by name.
+    /// The names of the folders in this folder, and everything else that is `wanted` with its state, in no order; names that vanish meanwhile
+    /// are left out. The state of a folder, and of what is not wanted, is not asked for where the file system tells kinds by name.
     ///
     /// # Errors
     /// I/O.
-    pub fn folders_and_files(&self) -> io::Result<(Vec<OsString>, Vec<Named>)> {
+    pub fn folders_and_files(&self, wanted: impl Fn(&OsStr) -> bool) -> io::Result<(Vec<OsString>, Vec<Named>)> {
         let (mut folders, mut files) = (Vec::new(), Vec::new());
         for entry in rustix::fs::Dir::read_from(&self.fd)? {
             progress::beat();
@@ -134,14 +134,19 @@ impl Dir {
             if name == "." || name == ".." {
                 continue;
             }
-            if entry.file_type() == FileType::Directory {
-                folders.push(name.to_owned());
-                continue;
+            match entry.file_type() {
+                FileType::Directory => {
+                    folders.push(name.to_owned());
+                    continue;
+                }
+                FileType::Unknown => {}
+                _ if !wanted(name) => continue,
+                _ => {}
             }
             match self.stat(name)? {
                 Some(state) if FileType::from_raw_mode(state.st_mode) == FileType::Directory => folders.push(name.to_owned()),
-                Some(state) => files.push((name.to_owned(), state)),
-                None => {}
+                Some(state) if wanted(name) => files.push((name.to_owned(), state)),
+                Some(_) | None => {}
             }
         }
         Ok((folders, files))

@@ -1,7 +1,7 @@
 //! What is to be done, what is being done and what has to wait: the queue between the scanner and the workers. Memory only: the ledger and
 //! the next scan restore it after any end.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -237,10 +237,15 @@ impl Desk {
         waiting.min()
     }
 
-    /// Forgets resting files that are not in the inbox any more, and returns them.
-    pub fn take_departed(&self, present: &HashSet<Key>) -> Vec<Key> {
-        let departed = |key: &Key, held: &mut Held| matches!(held, Held::Resting) && !present.contains(key);
-        self.lock().held.extract_if(departed).map(|(key, _)| key).collect()
+    /// Whether that state of the file stays in the inbox for good.
+    pub fn rests(&self, key: &Key) -> bool {
+        matches!(self.lock().held.get(key), Some(Held::Resting))
+    }
+
+    /// Forgets resting files that have `departed`, and returns them.
+    pub fn take_departed(&self, departed: impl Fn(&Key) -> bool) -> Vec<Key> {
+        let gone = |key: &Key, held: &mut Held| matches!(held, Held::Resting) && departed(key);
+        self.lock().held.extract_if(gone).map(|(key, _)| key).collect()
     }
 
     /// Says why nothing is taken, or that it is taken again.
@@ -338,9 +343,9 @@ mod tests {
         let desk = Desk::default();
         let key = Key::from(&file("slide.svs"));
         desk.rest(key.clone());
-        assert!(desk.take_departed(&HashSet::from([key.clone()])).is_empty());
-        assert!(desk.holds(&key));
-        assert_eq!(desk.take_departed(&HashSet::new()), [key.clone()]);
+        assert!(desk.take_departed(|_| false).is_empty());
+        assert!(desk.rests(&key));
+        assert_eq!(desk.take_departed(|_| true), [key.clone()]);
         assert!(!desk.holds(&key));
     }
 }

@@ -1,7 +1,7 @@
 //! What lies in the inbox now: the truth that events only hint at. Reads names and states, opens no file.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -45,12 +45,13 @@ pub struct Scan {
 }
 
 /// What is known of the inbox's folders, so that a look need not read those in which nothing lay and nothing happened since. Cases stay
-/// behind when their files are filed; without this every look would read all that there ever were.
+/// behind when their files are filed, and slides rest where they are; without this every look would read all that there ever were.
 #[derive(Debug, Default)]
 pub struct Folders {
     /// The folders in each, in order.
     below: HashMap<PathBuf, Vec<PathBuf>>,
-    /// Those that the next look reads whatever happens: they hold files, could not be read, or were not watched when they were read.
+    /// Those that the next look reads whatever happens: they hold files that do not rest, could not be read, or were not watched when they
+    /// were read.
     due: BTreeSet<PathBuf>,
 }
 
@@ -90,7 +91,7 @@ impl Folders {
     }
 
     /// Looks at every folder that is due, that holds a `touched` path, or that is new; `watched` says of which a change would have been
-    /// told. Names that fit a pattern of `left_alone` are no files.
+    /// told, and `rests` which files nobody waits for. Names that fit a pattern of `left_alone` are no files.
     ///
     /// # Errors
     /// The inbox itself cannot be read; a folder below it that cannot be read is a problem of the scan instead.
@@ -100,6 +101,7 @@ impl Folders {
         left_alone: &[&[Pattern]],
         touched: &BTreeSet<PathBuf>,
         watched: impl Fn(&Path) -> bool,
+        rests: impl Fn(&NewFile) -> bool,
     ) -> io::Result<Scan> {
         failpoint::pass("scan.read_dir")?;
         let mut scan = Scan::default();
@@ -117,7 +119,7 @@ impl Folders {
             match read_folder(root, &folder, left_alone, &mut scan.files) {
                 Ok(below) => {
                     open.extend(self.replace(&folder, below, &mut scan.gone));
-                    if scan.files.len() > files || !watched(&folder) {
+                    if !watched(&folder) || scan.files[files..].iter().any(|found| !rests(&found.file)) {
                         self.due.insert(folder.clone());
                     }
                 }
@@ -137,7 +139,7 @@ impl Folders {
             }
             scan.read.push(folder);
         }
-        scan.files.sort_by(|a, b| a.file.path.cmp(&b.file.path));
+        scan.files.sort_by(|a, b| a.file.path.as_os_str().cmp(b.file.path.as_os_str()));
         Ok(scan)
     }
 
@@ -153,10 +155,9 @@ impl Folders {
 
 /// The folders in a folder that are descended, in order.
 fn read_folder(root: &Dir, folder: &Path, left_alone: &[&[Pattern]], files: &mut Vec<Found>) -> io::Result<Vec<PathBuf>> {
-    let (folders, others) = root.below(folder)?.folders_and_files()?;
-    let wanted = |name: &OsStr| !names::left_alone(name, left_alone);
+    let (folders, others) = root.below(folder)?.folders_and_files(|name| !names::left_alone(name, left_alone))?;
     let mut companions = HashSet::new();
-    for (name, state) in others.into_iter().filter(|(name, _)| wanted(name)) {
+    for (name, state) in others {
         companions.extend(names::companion_of(&name));
         files.push(found(folder.join(name), &state));
     }
@@ -189,7 +190,8 @@ mod tests {
 
     /// A look after events about these paths, all folders being watched.
     fn look(folders: &mut Folders, root: &Path, touched: &[&str]) -> Scan {
-        folders.look(&Dir::open(root).unwrap(), &[], &touched.iter().map(PathBuf::from).collect(), |_| true).unwrap()
+        let touched = touched.iter().map(PathBuf::from).collect();
+        folders.look(&Dir::open(root).unwrap(), &[], &touched, |_| true, |_| false).unwrap()
     }
 
     #[test]
@@ -216,7 +218,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Dir::open(dir.path()).unwrap();
         drop(dir);
-        let scan = Folders::default().look(&root, &[], &BTreeSet::new(), |_| true);
+        let scan = Folders::default().look(&root, &[], &BTreeSet::new(), |_| true, |_| false);
         assert!(scan.is_ok_and(|scan| scan.files.is_empty()), "a removed folder is empty; its marker tells");
     }
 
@@ -246,13 +248,40 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_in_which_all_rests_is_read_when_something_happens_in_it_or_all_is_in_doubt() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("slides")).unwrap();
+        std::fs::write(dir.path().join("slides/a.mrxs"), b"x").unwrap();
+        let root = Dir::open(dir.path()).unwrap();
+        let mut folders = Folders::default();
+        let mut look = |touched: &[&str], doubt: bool| {
+            if doubt {
+                folders.doubt_all();
+            }
+            let touched = touched.iter().map(PathBuf::from).collect();
+            let rests = |file: &NewFile| file.path.extension().is_some_and(|ending| ending == "mrxs");
+            let scan = folders.look(&root, &[], &touched, |_| true, rests).unwrap();
+            paths(&scan).iter().map(|path| path.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(look(&[], false), ["slides/a.mrxs"]);
+        assert!(look(&[], false).is_empty());
+        std::fs::write(dir.path().join("slides/b.png"), b"x").unwrap();
+        assert_eq!(look(&["slides/b.png"], false), ["slides/a.mrxs", "slides/b.png"]);
+        assert_eq!(look(&[], false).len(), 2, "one of them does not rest");
+        std::fs::remove_file(dir.path().join("slides/b.png")).unwrap();
+        assert_eq!(look(&[], false), ["slides/a.mrxs"]);
+        assert!(look(&[], false).is_empty());
+        assert_eq!(look(&[], true), ["slides/a.mrxs"]);
+    }
+
+    #[test]
     fn a_folder_that_is_not_watched_is_read_at_every_look() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("case")).unwrap();
         let mut folders = Folders::default();
         for _ in 0..3 {
-            let scan =
-                folders.look(&Dir::open(dir.path()).unwrap(), &[], &BTreeSet::new(), |path| path.as_os_str().is_empty()).unwrap();
+            let root = Dir::open(dir.path()).unwrap();
+            let scan = folders.look(&root, &[], &BTreeSet::new(), |path| path.as_os_str().is_empty(), |_| false).unwrap();
             assert!(scan.read.contains(&PathBuf::from("case")));
         }
     }

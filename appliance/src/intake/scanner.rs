@@ -13,7 +13,7 @@ use super::watch::{self, Events, MakeWatcher, Watch};
 use super::{Adoption, Intake, Sight, trouble};
 use crate::files::{self, Dir, Moved, Source, names};
 use crate::ledger::open::network_file_system;
-use crate::ledger::{Rejection, read};
+use crate::ledger::{NewFile, Rejection, read};
 use crate::{clock, config, progress, world};
 
 /// Least and most time between the looks of a burst.
@@ -134,7 +134,8 @@ impl Scanner {
     fn scan(&mut self, root: &Dir, events: &Events) -> Result<Scan, String> {
         let config = &self.intake.config;
         let watched = |folder: &Path| self.watch.covers(folder);
-        let scan = self.folders.look(root, &[&config.ignore, &config.sidecars], &events.touched, watched);
+        let rests = |file: &NewFile| self.intake.desk.rests(&Key::from(file));
+        let scan = self.folders.look(root, &[&config.ignore, &config.sidecars], &events.touched, watched, rests);
         scan.map_err(|error| error.to_string())
     }
 
@@ -169,8 +170,11 @@ impl Scanner {
 
     /// What rested in the inbox and left it goes to whoever puts away: its row is to say so. What is only passed over now, e.g. for a new
     /// `ignore`, or cannot be looked at, rests on.
-    fn let_go(&self, present: &HashSet<Key>) {
-        let departed = self.intake.desk.take_departed(present);
+    fn let_go(&self, scan: &Scan, present: &HashSet<Key>) {
+        // Folders in which all rests are not read at every look.
+        let looked_at: HashSet<&Path> = scan.read.iter().chain(&scan.gone).map(PathBuf::as_path).collect();
+        let was_looked_for = |key: &Key| key.path.parent().is_some_and(|folder| looked_at.contains(folder));
+        let departed = self.intake.desk.take_departed(|key| was_looked_for(key) && !present.contains(key));
         if departed.is_empty() {
             return;
         }
@@ -195,7 +199,7 @@ impl Scanner {
     /// Looks at every file that nobody has yet; when the next one may be due.
     fn judge(&mut self, scan: &Scan, mut hints: HashMap<PathBuf, Hint>, now: Duration) -> Option<Duration> {
         let present: HashSet<Key> = scan.files.iter().map(|found| Key::from(&found.file)).collect();
-        self.let_go(&present);
+        self.let_go(scan, &present);
         self.intake.patience.forget(|key| !present.contains(key));
         self.settling = 0;
         let mut before = std::mem::take(&mut self.watched);

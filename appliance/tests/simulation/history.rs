@@ -23,6 +23,8 @@ use crate::watcher::Happened;
 
 /// The service manager starts a program that failed anew after this.
 const RESTART: Duration = Duration::from_secs(10);
+/// Within this every folder is read, whatever is told of it.
+const EVERY_FOLDER: Duration = Duration::from_secs(70);
 /// When nothing hinders any more, everything is done within this.
 const PEACE: Duration = Duration::from_secs(3600);
 
@@ -627,7 +629,7 @@ impl History {
             self.move_done();
         }
         let begun = self.machine().boot();
-        let mut restarted = false;
+        let (mut restarted, mut looked) = (false, false);
         loop {
             self.pass(Duration::from_secs(1));
             if self.problem.is_some() {
@@ -640,7 +642,12 @@ impl History {
                     restarted = true;
                     self.stop();
                 } else if self.writers.is_empty() && outcome::is_quiet(intake) {
-                    return;
+                    if looked {
+                        return;
+                    }
+                    // What nobody told of is found when every folder is read again.
+                    looked = true;
+                    self.pass(EVERY_FOLDER);
                 }
             }
             if self.machine().boot() - begun > PEACE {
