@@ -9,13 +9,6 @@ pub fn utc_now() -> String {
     utc(now())
 }
 
-/// UTC `after` from now, in the form of [`utc_now`].
-pub fn utc_in(after: Duration) -> String {
-    let now = now();
-    let span = jiff::SignedDuration::try_from(after).unwrap_or(jiff::SignedDuration::MAX);
-    utc(now.checked_add(span).unwrap_or(now))
-}
-
 /// Milliseconds since `start`.
 pub fn milliseconds(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1000.0
@@ -62,7 +55,8 @@ mod tests {
         let now = utc_now();
         assert_eq!(now.len(), "2026-01-31T12:00:00.123Z".len());
         assert!(now.ends_with('Z'));
-        assert!(utc_in(Duration::from_secs(2)) > now);
+        let later = utc(self::now() + jiff::SignedDuration::from_secs(2));
+        assert!(later > now);
     }
 
     #[test]

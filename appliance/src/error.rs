@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::files::names;
 
 /// The exit statuses of `mmlnb-appliance`; other programs rely on the numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Exit {
     /// Done.
@@ -39,7 +41,7 @@ impl From<Exit> for std::process::ExitCode {
 }
 
 /// One thing that is wrong.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Problem {
     /// What is wrong, one sentence without a full stop.
     pub what: String,
@@ -57,7 +59,7 @@ impl Problem {
 }
 
 /// Why a command ends without success: an exit status and every problem that was found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure {
     /// The exit status.
     pub exit: Exit,

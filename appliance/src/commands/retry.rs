@@ -1,14 +1,22 @@
 //! `retry`: failed files go back to the inbox and are judged anew, by the daemon or, while it is stopped, here.
 
+use std::collections::{BTreeSet, HashMap};
+
 use clap::Args;
-use serde_json::json;
+use rusqlite::Connection;
+use serde_json::{Value, json};
 
 use super::{Configured, open_for_reading, print};
 use crate::config::{Config, Need};
-use crate::daemon::control;
-use crate::error::{Exit, Failure, Problem};
-use crate::intake::{self, Adoption, Folder, filing};
-use crate::ledger::{Ledger, read};
+use crate::daemon::control::{self, Refused};
+use crate::error::{Exit, Failure};
+use crate::intake::{self, Adoption, Folder, Sidecars, filing};
+use crate::ledger::{FileRow, FileState, Ledger, LedgerError, read};
+
+/// So many files are brought back by one request, whose answer is waited for: each is hashed and moved.
+const AT_ONCE: usize = 50;
+/// So many numbers are named.
+const LISTED: usize = 20;
 
 /// `retry`.
 #[derive(Args, Clone, Debug)]
@@ -30,42 +38,94 @@ pub struct Retry {
 /// Brings the files back.
 ///
 /// # Errors
-/// [`Exit::NotFound`] for ids that have not failed; the others are done then.
+/// [`Exit::NotFound`] when none of the ids has failed, and so on for other reasons that all of them share; [`Exit::SomeFailed`] when some
+/// were brought back.
 pub fn run(args: &Retry) -> Result<Exit, Failure> {
     let config = Config::load(&args.configured.config, Need::Everything)?;
-    let ids = chosen(args)?;
-    if ids.is_empty() {
+    let (_, connection) = open_for_reading(&args.configured)?;
+    let asked = chosen(args, &connection)?;
+    if asked.is_empty() {
         print("nothing to try again\n")?;
         return Ok(Exit::Done);
     }
-    let problems = match control::ask(&config.state, &json!({ "do": "retry", "ids": ids }))? {
-        Some(answer) => match answer["problems"].as_array() {
-            Some(problems) => problems.iter().map(|problem| problem.as_str().unwrap_or("").to_owned()).collect(),
-            None => {
-                let said = answer["error"].as_str().unwrap_or("no answer that is known");
-                return Err(Failure::internal("the daemon did not try the files again", said));
-            }
-        },
-        None => here(&config, &ids)?,
+    let others = others_with_these_bytes(&asked, &connection)?;
+    drop(connection);
+    let mut refused = Vec::new();
+    for some in asked.chunks(AT_ONCE) {
+        let ids: Vec<i64> = some.iter().map(|file| file.ids[0]).collect();
+        refused.extend(match control::ask(&config.state, &json!({ "do": "retry", "ids": ids }))? {
+            Some(answer) => refusals(&answer)?,
+            None => here(&config, &ids)?,
+        });
+    }
+    let whole: usize = asked.iter().map(|file| file.ids.len()).sum();
+    let stayed: BTreeSet<i64> = refused.iter().map(|refused| refused.id).collect();
+    let left: usize = asked.iter().filter(|file| stayed.contains(&file.ids[0])).map(|file| file.ids.len()).sum();
+    print(&format!("{} of {whole} queued again\n", whole - left))?;
+    print(&others)?;
+    let Some(first) = refused.first().map(|refused| refused.failure.exit) else { return Ok(Exit::Done) };
+    let alike = left == whole && refused.iter().all(|refused| refused.failure.exit == first);
+    let problems = refused.into_iter().flat_map(|refused| refused.failure.problems).collect();
+    Err(Failure { exit: if alike { first } else { Exit::SomeFailed }, problems })
+}
+
+/// One file in `failed` that is to be tried again.
+struct Asked {
+    /// Its number, and the further ones that it stands for, which go back with it.
+    ids: Vec<i64>,
+    sha256: Option<[u8; 32]>,
+}
+
+fn chosen(args: &Retry, connection: &Connection) -> Result<Vec<Asked>, Failure> {
+    let rows: Vec<(i64, Option<FileRow>)> = if args.all || args.code.is_some() {
+        read::failed(connection, args.code.as_deref())?.into_iter().map(|row| (row.id, Some(row))).collect()
+    } else {
+        let ids: BTreeSet<i64> = args.ids.iter().copied().collect();
+        ids.into_iter().map(|id| Ok((id, read::file(connection, id)?))).collect::<Result<_, LedgerError>>()?
     };
-    let problems: Vec<String> = problems.into_iter().map(|problem| problem.trim_start_matches("error: ").to_owned()).collect();
-    print(&format!("{} of {} queued again\n", ids.len() - problems.len().min(ids.len()), ids.len()))?;
-    if problems.is_empty() {
-        return Ok(Exit::Done);
+    let mut places: HashMap<_, usize> = HashMap::new();
+    let mut asked: Vec<Asked> = Vec::new();
+    for (id, row) in rows {
+        let failed = row.as_ref().filter(|row| row.state == FileState::Failed);
+        let place = failed.and_then(|row| Some((row.sha256?, row.filed_path.clone()?)));
+        match place.as_ref().and_then(|place| places.get(place)) {
+            Some(at) => asked[*at].ids.push(id),
+            None => {
+                places.extend(place.map(|place| (place, asked.len())));
+                asked.push(Asked { ids: vec![id], sha256: row.and_then(|row| row.sha256) });
+            }
+        }
     }
-    let exit = if problems.len() == ids.len() { Exit::NotFound } else { Exit::SomeFailed };
-    Err(Failure { exit, problems: problems.into_iter().map(|problem| Problem::new(problem, "", "")).collect() })
+    Ok(asked)
 }
 
-fn chosen(args: &Retry) -> Result<Vec<i64>, Failure> {
-    if !args.all && args.code.is_none() {
-        return Ok(args.ids.clone());
-    }
-    let (_, connection) = open_for_reading(&args.configured)?;
-    Ok(read::failed(&connection, args.code.as_deref())?.into_iter().map(|row| row.id).collect())
+fn refusals(answer: &Value) -> Result<Vec<Refused>, Failure> {
+    serde_json::from_value(answer["refused"].clone()).map_err(|_| {
+        let said = answer["error"].as_str().unwrap_or("no answer that is known");
+        Failure::internal("the daemon did not try the files again", said)
+    })
 }
 
-fn here(config: &Config, ids: &[i64]) -> Result<Vec<String>, Failure> {
+/// What is judged anew are bytes: other files that hold them stay where they failed until they are asked for too.
+fn others_with_these_bytes(asked: &[Asked], connection: &Connection) -> Result<String, Failure> {
+    let contents: BTreeSet<[u8; 32]> = asked.iter().filter_map(|file| file.sha256).collect();
+    let mut others = BTreeSet::new();
+    for sha256 in &contents {
+        others.extend(read::failed_with(connection, sha256)?.into_iter().map(|row| row.id));
+    }
+    for id in asked.iter().flat_map(|file| &file.ids) {
+        others.remove(id);
+    }
+    if others.is_empty() {
+        return Ok(String::new());
+    }
+    let listed = others.iter().take(LISTED).map(i64::to_string).collect::<Vec<_>>().join(" ");
+    let more = others.len().saturating_sub(LISTED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Ok(format!("the same bytes also failed as {listed}{more}: `mmlnb-appliance retry {listed}` brings those files back too\n"))
+}
+
+fn here(config: &Config, ids: &[i64]) -> Result<Vec<Refused>, Failure> {
     let _lock = intake::lock(&config.state.join("lock"), "another appliance uses this state folder")?;
     let ledger = Ledger::open(&config.ledger(), Default::default())?;
     let folder = Folder::new(config);
@@ -74,5 +134,6 @@ fn here(config: &Config, ids: &[i64]) -> Result<Vec<String>, Failure> {
         return Err(Failure::new(Exit::NotFound, what, "", "mount or repair the inbox, then try again"));
     }
     let actor = control::actor(rustix::process::getuid().as_raw());
-    Ok(control::retry(&ledger, ids, |row| filing::bring_back(&ledger, &folder, row, &actor)))
+    let mut sidecars = Sidecars::default();
+    Ok(control::retry(&ledger, ids, |row| filing::bring_back(&ledger, &folder, row, &actor, &mut sidecars)))
 }

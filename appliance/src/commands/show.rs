@@ -75,7 +75,9 @@ fn find(connection: &Connection, subject: &str) -> Result<Subject, Failure> {
             "`mmlnb-appliance reports` lists the reports with their numbers",
         ));
     };
-    match file.report.map(|id| read::report(connection, id)).transpose()?.flatten() {
+    // A file that failed is told as that, also when another one with its bytes got a report later.
+    let report = file.report.filter(|_| file.code.is_none());
+    match report.map(|id| read::report(connection, id)).transpose()?.flatten() {
         Some(row) => with_all_cases(connection, row),
         None => Ok(Subject::File(Box::new(file))),
     }

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::accounts;
 use crate::error::{Exit, Failure};
 use crate::intake::Intake;
-use crate::ledger::{FileRow, Ledger, LedgerError, read};
+use crate::ledger::{FileRow, Ledger, read};
 use crate::report::status;
 
 const NAME: &str = "control.sock";
@@ -51,7 +52,7 @@ pub fn remove(state: &Path) {
 }
 
 /// Answers until the program ends; `status` makes the present status.
-pub fn serve(intake: &Arc<Intake>, listener: &UnixListener, status: impl Fn() -> Result<status::Status, LedgerError>) {
+pub fn serve(intake: &Arc<Intake>, listener: &UnixListener, status: impl Fn() -> status::Status) {
     while !intake.stopping() {
         match listener.accept() {
             Ok((stream, _)) => {
@@ -64,11 +65,7 @@ pub fn serve(intake: &Arc<Intake>, listener: &UnixListener, status: impl Fn() ->
     }
 }
 
-fn answer(
-    intake: &Arc<Intake>,
-    mut stream: &UnixStream,
-    status: &impl Fn() -> Result<status::Status, LedgerError>,
-) -> io::Result<()> {
+fn answer(intake: &Arc<Intake>, mut stream: &UnixStream, status: &impl Fn() -> status::Status) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -77,15 +74,12 @@ fn answer(
     BufReader::new(stream.take(LONGEST_LINE)).read_line(&mut line)?;
     let request: Value = serde_json::from_str(&line)?;
     let reply = match request["do"].as_str() {
-        Some("status") => match status() {
-            Ok(status) => detailed(&status),
-            Err(error) => json!({ "error": error.to_string() }),
-        },
+        Some("status") => detailed(&status()),
         Some("retry") => {
             let ids: Vec<i64> = request["ids"].as_array().into_iter().flatten().filter_map(Value::as_i64).collect();
             tracing::info!(event = "retry_asked", uid = peer.uid.as_raw(), count = ids.len());
             let actor = actor(peer.uid.as_raw());
-            json!({ "problems": retry(&intake.ledger, &ids, |row| intake.bring_back(row, &actor)) })
+            json!({ "refused": retry(&intake.ledger, &ids, |row| intake.bring_back(row, &actor)) })
         }
         _ => json!({ "error": "unknown request" }),
     };
@@ -107,12 +101,22 @@ pub fn actor(uid: u32) -> String {
     }
 }
 
-/// Brings each of the files back by `bring`; why some of them were not. All are looked up first: several ids can stand for one file,
-/// which then goes back with the first of them.
-pub fn retry(ledger: &Ledger, ids: &[i64], bring: impl Fn(&FileRow) -> Result<(), Failure>) -> Vec<String> {
+/// A file that was not brought back, and why.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Refused {
+    /// Its number.
+    pub id: i64,
+    /// Why.
+    pub failure: Failure,
+}
+
+/// Brings each of the files back by `bring`; those that were not. All are looked up first: several ids can stand for one file, which then
+/// goes back with the first of them.
+pub fn retry(ledger: &Ledger, ids: &[i64], mut bring: impl FnMut(&FileRow) -> Result<(), Failure>) -> Vec<Refused> {
     let found = |id: &i64| retryable(*id, ledger.read(|connection| read::file(connection, *id))?);
-    let rows: Vec<Result<FileRow, Failure>> = ids.iter().map(found).collect();
-    rows.into_iter().filter_map(|row| row.and_then(|row| bring(&row)).err()).map(|failure| failure.to_string()).collect()
+    let rows: Vec<(i64, Result<FileRow, Failure>)> = ids.iter().map(|id| (*id, found(id))).collect();
+    let tried = rows.into_iter().map(|(id, row)| (id, row.and_then(|row| bring(&row))));
+    tried.filter_map(|(id, result)| result.err().map(|failure| Refused { id, failure })).collect()
 }
 
 /// The file of that id if it can be tried again.

@@ -25,6 +25,7 @@ use crate::error::{Exit, Failure};
 use crate::intake::{self, Adoption, Assess, Folder, Intake, Scanner};
 use crate::ledger::{Ledger, RunStart, check, record};
 use crate::qualify::answers;
+use crate::report::status::{Level, Status};
 use crate::{clock, verdict, world};
 use death::DeathMark;
 use supervisor::{Course, Supervisor};
@@ -311,13 +312,9 @@ fn supervise(intake: &Arc<Intake>, asked: &Asked, threads: &[JoinHandle<()>], st
 }
 
 fn show(intake: &Intake, started: &str) {
-    match status::now(intake, started) {
-        Ok(found) => {
-            status::write(intake, &found);
-            notify::status(&format!("{}; {} today, {}", found.headline, found.reported_today, found.device));
-        }
-        Err(error) => tracing::warn!(event = "status", %error),
-    }
+    let found = status::now(intake, started);
+    status::write(intake, &found);
+    notify::status(&format!("{}; {} today, {}", found.headline, found.reported_today, found.device));
 }
 
 fn finish(intake: &Intake, started: &str) -> Result<Exit, Failure> {
@@ -329,11 +326,8 @@ fn finish(intake: &Intake, started: &str) -> Result<Exit, Failure> {
         Err(error) => return Err(error.into()),
     }
     control::remove(&intake.config.state);
-    if let Ok(mut last) = status::now(intake, started) {
-        last.headline = "STOPPED".to_owned();
-        last.level = crate::report::status::Level::Amber;
-        status::write(intake, &last);
-    }
+    let now = status::now(intake, started);
+    status::write(intake, &Status { headline: "STOPPED".to_owned(), level: Level::Amber, ..now });
     if let Err(error) = intake.ledger.checkpoint() {
         tracing::warn!(event = "checkpoint", %error);
     }

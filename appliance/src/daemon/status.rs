@@ -21,11 +21,8 @@ const POINTS: Points = Points { write: "status.write", rename: "status.write" };
 /// A stage that takes longer than this is shown.
 const LONG: Duration = Duration::from_secs(5);
 
-/// The status at this moment.
-///
-/// # Errors
-/// The ledger.
-pub fn now(intake: &Intake, started_at: &str) -> Result<Status, LedgerError> {
+/// The status at this moment. A ledger that cannot be read is a notice in it.
+pub fn now(intake: &Intake, started_at: &str) -> Status {
     let load = intake.desk.load();
     let sight = intake.sight.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let busy = intake.board.busy();
@@ -46,7 +43,7 @@ pub fn now(intake: &Intake, started_at: &str) -> Result<Status, LedgerError> {
     let full = trouble.filter(|trouble| trouble.full).map(|trouble| format!("disk full: {}", trouble.reason));
     let pause = full.as_ref().or(load.pause.as_ref());
     let (headline, level) = headline(&load, &sight, help, pause, !notices.is_empty());
-    Ok(Status {
+    Status {
         headline,
         level,
         notices,
@@ -59,7 +56,7 @@ pub fn now(intake: &Intake, started_at: &str) -> Result<Status, LedgerError> {
         latest,
         written_at: clock::utc_now(),
         started_at: started_at.to_owned(),
-    })
+    }
 }
 
 /// What the ledger says.

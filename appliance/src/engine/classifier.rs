@@ -128,11 +128,6 @@ impl Layout {
 }
 
 impl Classifier {
-    /// Whether a text is needed.
-    pub fn reads_text(&self) -> bool {
-        self.text.is_some()
-    }
-
     /// Classifies one image with its text; blocks.
     pub fn classify(&self, image: &Rgb8Image, text: Option<&str>, request: &Request) -> Result<Classified, EngineError> {
         let started = Instant::now();

@@ -91,11 +91,6 @@ impl Engine {
         self.slots
     }
 
-    /// Whether classifying needs a description.
-    pub fn classifier_reads_text(&self) -> bool {
-        self.classifier.as_ref().is_some_and(Classifier::reads_text)
-    }
-
     fn describer(&self) -> Result<&Describer, EngineError> {
         self.describer.as_ref().ok_or_else(|| EngineError::Bundle("this engine has no describer loaded".to_string()))
     }

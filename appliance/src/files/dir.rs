@@ -106,20 +106,6 @@ impl Dir {
         }
     }
 
-    /// Every name in this folder with its state, in no order; names that vanish meanwhile are left out.
-    ///
-    /// # Errors
-    /// I/O.
-    pub fn entries(&self) -> io::Result<Vec<Named>> {
-        let mut found = Vec::new();
-        for name in self.names()? {
-            if let Some(state) = self.stat(&name)? {
-                found.push((name, state));
-            }
-        }
-        Ok(found)
-    }
-
     /// The names of the folders in this folder, and everything else that is `wanted` with its state, in no order; names that vanish meanwhile
     /// are left out. The state of a folder, and of what is not wanted, is not asked for where the file system tells kinds by name.
     ///

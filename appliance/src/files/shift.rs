@@ -49,7 +49,8 @@ pub fn choose(folder: &Dir, name: &OsStr, mark: &str, same: impl Fn(&OsStr) -> i
     Err(Errno::EXIST.into())
 }
 
-fn is_regular(found: &rustix::fs::Stat) -> bool {
+/// Whether it is a file with bytes: a folder, pipe, device or link is none.
+pub fn is_regular(found: &rustix::fs::Stat) -> bool {
     FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
 }
 
@@ -236,20 +237,6 @@ fn remove_in(folder: &Dir, name: &OsStr, stamp: &Stamp) -> io::Result<Moved> {
             Ok(Moved::Yes)
         }
         other => Ok(other),
-    }
-}
-
-/// Moves a file back to the inbox for a retry: the name that it got there.
-///
-/// # Errors
-/// I/O.
-pub fn bring_back(from: &Source<'_>, inbox: &Dir, relative: &Path, mark: &str) -> io::Result<()> {
-    let folder = inbox.make_below(relative.parent().unwrap_or(Path::new("")))?;
-    let (name, _) = choose(&folder, relative.file_name().ok_or(Errno::INVAL)?, mark, |_| Ok(false))?;
-    match relocate(from, &folder, &name)? {
-        Moved::Yes => Ok(()),
-        Moved::Gone => Err(Errno::NOENT.into()),
-        Moved::Changed | Moved::Taken => Err(Errno::BUSY.into()),
     }
 }
 

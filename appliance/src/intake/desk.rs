@@ -1,7 +1,7 @@
 //! What is to be done, what is being done and what has to wait: the queue between the scanner and the workers. Memory only: the ledger and
 //! the next scan restore it after any end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -47,7 +47,8 @@ pub enum Task {
 }
 
 impl Task {
-    fn key(&self) -> Key {
+    /// The state of the file that it is about.
+    pub fn key(&self) -> Key {
         match self {
             Task::Judge(file) | Task::Reject(file, _) | Task::Refuse(file, _) => Key::from(file),
             Task::PutAway(row) => Key::from(row.as_ref()),
@@ -70,9 +71,22 @@ struct Inner {
     ready: VecDeque<Task>,
     held: HashMap<Key, Held>,
     tries: HashMap<Key, u32>,
-    pause: Option<String>,
+    /// Why nothing is judged, for each of those who say so.
+    pauses: BTreeMap<u64, String>,
+    paused: u64,
     closed: bool,
     left: u64,
+}
+
+impl Inner {
+    /// Files that are judged already leave also while nothing else is begun.
+    fn next(&mut self) -> Option<Task> {
+        if self.pauses.is_empty() {
+            return self.ready.pop_front();
+        }
+        let place = self.ready.iter().position(|task| matches!(task, Task::PutAway(_)))?;
+        self.ready.remove(place)
+    }
 }
 
 /// The queue.
@@ -80,6 +94,29 @@ struct Inner {
 pub struct Desk {
     inner: Mutex<Inner>,
     changed: Condvar,
+}
+
+/// While it lives, no file is given out to be judged.
+pub struct Pause<'a> {
+    desk: &'a Desk,
+    number: u64,
+}
+
+impl Pause<'_> {
+    /// The reason has changed.
+    pub fn say(&self, reason: String) {
+        self.desk.lock().pauses.insert(self.number, reason);
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.desk.lock();
+        inner.pauses.remove(&self.number);
+        let ready = inner.ready.len();
+        drop(inner);
+        self.desk.tell(ready);
+    }
 }
 
 /// How much there is to do.
@@ -130,7 +167,7 @@ impl Desk {
             if inner.closed {
                 return None;
             }
-            while let Some(task) = inner.ready.pop_front() {
+            while let Some(task) = inner.next() {
                 // Meanwhile another worker may have taken the file over, or it was forgotten.
                 if let Some(held @ Held::Queued) = inner.held.get_mut(&task.key()) {
                     *held = Held::Working;
@@ -248,15 +285,20 @@ impl Desk {
         self.lock().held.extract_if(gone).map(|(key, _)| key).collect()
     }
 
-    /// Says why nothing is taken, or that it is taken again.
-    pub fn pause(&self, reason: Option<String>) {
-        self.lock().pause = reason;
+    /// Nothing is judged until what this returns is dropped.
+    pub fn pause(&self, reason: String) -> Pause<'_> {
+        let mut inner = self.lock();
+        inner.paused += 1;
+        let number = inner.paused;
+        inner.pauses.insert(number, reason);
+        Pause { desk: self, number }
     }
 
     /// How much there is to do.
     pub fn load(&self) -> Load {
         let inner = self.lock();
-        let mut load = Load { ready: inner.ready.len(), pause: inner.pause.clone(), left: inner.left, ..Load::default() };
+        let mut load =
+            Load { ready: inner.ready.len(), pause: inner.pauses.values().next().cloned(), left: inner.left, ..Load::default() };
         for held in inner.held.values() {
             match held {
                 Held::Working | Held::Attached(..) => load.working += 1,
@@ -277,6 +319,28 @@ mod tests {
 
     fn file(path: &str) -> NewFile {
         NewFile { folder: "inbox".into(), path: path.into(), stamp: Stamp { dev: 1, ino: 1, size: 1, mtime_ns: 1 }, owner: 0 }
+    }
+
+    fn judged(path: &str) -> FileRow {
+        let NewFile { folder, path, stamp, owner } = file(path);
+        FileRow {
+            id: 1,
+            folder,
+            path_text: path.display().to_string(),
+            path,
+            case_id: String::new(),
+            stamp,
+            owner,
+            sha256: None,
+            job: None,
+            report: None,
+            state: crate::ledger::FileState::Rejected,
+            code: Some("damaged".into()),
+            message: None,
+            seen_at: String::new(),
+            filed_path: None,
+            filed_at: None,
+        }
     }
 
     #[test]
@@ -328,6 +392,26 @@ mod tests {
         desk.forget(&Key::from(&file("b")));
         desk.offer(Task::Judge(file("c")));
         assert!(matches!(desk.take(), Some(Task::Judge(found)) if found.path == *"c"));
+    }
+
+    #[test]
+    fn while_any_pause_lasts_only_files_that_are_judged_leave() {
+        let desk = Desk::default();
+        desk.offer(Task::Judge(file("a")));
+        let disk = desk.pause("disk".into());
+        let memory = desk.pause("memory".into());
+        desk.offer(Task::PutAway(Box::new(judged("b"))));
+        assert!(matches!(desk.take(), Some(Task::PutAway(_))));
+        drop(disk);
+        assert_eq!(desk.load().pause.as_deref(), Some("memory"), "one that ends does not end the others");
+        memory.say("less memory".into());
+        assert_eq!(desk.load().pause.as_deref(), Some("less memory"));
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| desk.take());
+            drop(memory);
+            assert!(matches!(taken.join().unwrap(), Some(Task::Judge(_))));
+        });
+        assert_eq!(desk.load().pause, None);
     }
 
     #[test]

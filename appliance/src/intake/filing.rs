@@ -143,7 +143,7 @@ impl Intake {
         for _ in 0..8 {
             let (name, there) = files::choose(folder, name, &mark_of(row), |name| same_bytes(row, folder, name))?;
             self.render(row, folder, &name)?;
-            let moved = match self.bring_sidecars(row, source.root, folder, sidecars) {
+            let moved = match self.carry_sidecars(row, source.root, (folder, &name), sidecars) {
                 Ok(()) if there => files::remove(source, folder, &name)?,
                 Ok(()) => files::relocate(source, folder, &name)?,
                 // Its folder was renamed or taken away meanwhile, and the image with it.
@@ -163,19 +163,13 @@ impl Intake {
         Err(io::Error::from(rustix::io::Errno::EXIST).into())
     }
 
-    /// Moves what belongs to the image along with it, before the image, so that nothing is left behind after a crash.
-    fn bring_sidecars(&self, row: &FileRow, root: &Dir, folder: &Dir, sidecars: &mut Sidecars) -> io::Result<()> {
-        let Some(image) = row.path.file_name().filter(|_| !self.config.sidecars.is_empty()) else { return Ok(()) };
-        let parent = row.path.parent().unwrap_or(Path::new(""));
-        let beside = root.below(parent)?;
-        for name in sidecars.of(image, parent, &beside, &self.config.sidecars)? {
-            let Some(found) = beside.stat(&name)?.filter(is_regular) else { continue };
-            let path = parent.join(&name);
-            let sidecar = Source { root, path: &path, stamp: Stamp::from(&found), sha256: None };
-            let (target, _) = files::choose(folder, &name, &mark_of(row), |_| Ok(false))?;
-            files::relocate(&sidecar, folder, &target)?;
+    fn carry_sidecars(&self, row: &FileRow, root: &Dir, to: (&Dir, &OsStr), sidecars: &mut Sidecars) -> io::Result<()> {
+        let patterns = self.folder.sidecars();
+        if patterns.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let beside = root.below(row.path.parent().unwrap_or(Path::new("")))?;
+        sidecars.carry(patterns, (&beside, row.path.file_name().unwrap_or_default()), to, &mark_of(row))
     }
 
     /// The image is not in the inbox: it was moved before a crash, or someone took it away.
@@ -273,8 +267,8 @@ impl Intake {
     /// The file is not where it failed any more ([`Exit::NotFound`]), or I/O; its row is then as it was.
     pub fn bring_back(&self, row: &FileRow, actor: &str) -> Result<(), Failure> {
         // Nobody else puts files away meanwhile: one that fails anew at once has its new note where the old one is removed.
-        let _one = world::lock(&self.filing.turn);
-        bring_back(&self.ledger, &self.folder, row, actor)?;
+        let mut sidecars = world::lock(&self.filing.turn);
+        bring_back(&self.ledger, &self.folder, row, actor, &mut sidecars)?;
         // One that stayed in the inbox was resting there; one that came back may be in work already.
         if row.filed_path.is_none() {
             self.desk.forget(&Key::from(row));
@@ -289,16 +283,17 @@ fn unrender(row: &FileRow, folder: &Dir, name: &OsStr) -> io::Result<()> {
     [".html", ".json"].iter().try_for_each(|ending| folder.remove(&names::beside(name, &format!("{kind}{ending}"))))
 }
 
-/// A folder, pipe or link of a sidecar's name is none.
-fn is_regular(found: &rustix::fs::Stat) -> bool {
-    rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::RegularFile
-}
-
 /// [`Intake::bring_back`] without a running daemon.
 ///
 /// # Errors
 /// As there.
-pub fn bring_back(ledger: &crate::ledger::Ledger, folder: &Folder, row: &FileRow, actor: &str) -> Result<(), Failure> {
+pub fn bring_back(
+    ledger: &crate::ledger::Ledger,
+    folder: &Folder,
+    row: &FileRow,
+    actor: &str,
+    sidecars: &mut Sidecars,
+) -> Result<(), Failure> {
     let now = ledger.read(|connection| read::file(connection, row.id))?;
     if now.is_some_and(|now| now.state == FileState::Retried) {
         // Its file went back with another row that it stood for.
@@ -315,7 +310,7 @@ pub fn bring_back(ledger: &crate::ledger::Ledger, folder: &Folder, row: &FileRow
         ));
     }
     ledger.write("ledger.retry", |tx| record::begin_retry(tx, row, actor))?;
-    match move_back(folder, row, lies) {
+    match move_back(folder, row, lies, sidecars) {
         Ok(()) => Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row))?),
         Err(_) if row.filed_path.is_some() && lies_at(folder, row, &path).is_ok_and(|lies| lies.is_none()) => {
             Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row))?)
@@ -331,13 +326,21 @@ fn cannot_return(row: &FileRow, at: &Path, error: &io::Error) -> Failure {
     Failure::io(format!("file {} cannot be brought back to the inbox", row.id), at, error)
 }
 
-/// The file's way back. One that is not in `failed` any more, after a crash, was moved before it.
-fn move_back(folder: &Folder, row: &FileRow, lies: Option<(Dir, OsString, Stamp)>) -> io::Result<()> {
+/// The file's way back, with its sidecars. One that is not in `failed` any more, after a crash, was moved before it.
+fn move_back(folder: &Folder, row: &FileRow, lies: Option<(Dir, OsString, Stamp)>, sidecars: &mut Sidecars) -> io::Result<()> {
     failpoint::pass("retry.before_move")?;
     if let Some((from, name, stamp)) = lies {
         if row.filed_path.is_some() {
             let source = Source { root: &from, path: Path::new(&name), stamp, sha256: row.sha256 };
-            files::bring_back(&source, &folder.inbox()?, &row.path, &mark_of(row))?;
+            let inbox = folder.inbox()?.make_below(row.path.parent().unwrap_or(Path::new("")))?;
+            let (image, mark) = (row.path.file_name().unwrap_or_default(), mark_of(row));
+            let (free, _) = files::choose(&inbox, image, &mark, |_| Ok(false))?;
+            sidecars.carry(folder.sidecars(), (&from, &name), (&inbox, &free), &mark)?;
+            match files::relocate(&source, &inbox, &free)? {
+                Moved::Yes => {}
+                Moved::Gone => return Err(rustix::io::Errno::NOENT.into()),
+                Moved::Changed | Moved::Taken => return Err(rustix::io::Errno::BUSY.into()),
+            }
         }
         remove_notes(&from, &name);
     }
@@ -358,9 +361,9 @@ fn lies_at(folder: &Folder, row: &FileRow, path: &Path) -> io::Result<Option<(Di
     let Some(found) = folder.stat(&name)? else { return Ok(None) };
     let stamp = Stamp::from(&found);
     let its_own = match row.sha256 {
-        Some(sha256) if is_regular(&found) => folder.sha256_of(&name)? == sha256,
+        Some(sha256) if files::is_regular(&found) => folder.sha256_of(&name)? == sha256,
         // Never read: moving, also to another file system, keeps size and time.
-        _ => (stamp.size, stamp.mtime_ns) == (row.stamp.size, row.stamp.mtime_ns) || !is_regular(&found),
+        _ => (stamp.size, stamp.mtime_ns) == (row.stamp.size, row.stamp.mtime_ns) || !files::is_regular(&found),
     };
     Ok(its_own.then_some((folder, name, stamp)))
 }

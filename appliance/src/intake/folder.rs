@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::config::Config;
 use crate::error::{Exit, Failure};
-use crate::files::names::{self, MARKER};
+use crate::files::names::{self, MARKER, Pattern};
 use crate::files::{Dir, Stamp};
 use crate::ledger::{INBOX, Ledger, LedgerError, read, record};
 use crate::world;
@@ -28,6 +28,7 @@ pub struct Folder {
     inbox: PathBuf,
     done: PathBuf,
     failed: PathBuf,
+    sidecars: Vec<Pattern>,
     held: Mutex<Option<Held>>,
 }
 
@@ -73,7 +74,18 @@ fn new_identifier() -> io::Result<String> {
 impl Folder {
     /// The folder of the configuration, neither looked at nor locked yet.
     pub fn new(config: &Config) -> Folder {
-        Folder { inbox: config.inbox.clone(), done: config.done.clone(), failed: config.failed.clone(), held: Mutex::default() }
+        Folder {
+            inbox: config.inbox.clone(),
+            done: config.done.clone(),
+            failed: config.failed.clone(),
+            sidecars: config.sidecars.clone(),
+            held: Mutex::default(),
+        }
+    }
+
+    /// Which names lie beside images and move with them.
+    pub fn sidecars(&self) -> &[Pattern] {
+        &self.sidecars
     }
 
     /// Recognises the inbox by its marker, or adopts one that the ledger has never seen, and locks it. Once it has succeeded it
@@ -241,7 +253,8 @@ mod tests {
     }
 
     fn folder(root: &Path) -> Folder {
-        Folder { inbox: root.join("inbox"), done: root.join("done"), failed: root.join("failed"), held: Mutex::default() }
+        let [inbox, done, failed] = ["inbox", "done", "failed"].map(|name| root.join(name));
+        Folder { inbox, done, failed, sidecars: Vec::new(), held: Mutex::default() }
     }
 
     #[test]

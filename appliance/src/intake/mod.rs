@@ -30,6 +30,7 @@ use crate::{clock, verdict, world};
 pub use folder::{Adoption, Folder, lock, write_marker};
 pub use recovery::recover;
 pub use scanner::Scanner;
+pub use sidecars::Sidecars;
 pub use sight::Sight;
 pub use watch::{MakeWatcher, OnEvent};
 pub use worker::{work, work_with};

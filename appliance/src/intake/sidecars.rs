@@ -1,4 +1,5 @@
-//! What lies beside images and belongs to them. A folder is listed once for many images: each listing costs as much as the folder is long.
+//! What lies beside images, belongs to them and moves with them. A folder is listed once for many images: each listing costs as much as
+//! the folder is long.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -8,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::clock;
-use crate::files::Dir;
 use crate::files::names::{self, Pattern};
+use crate::files::{self, Dir, Moved, Source, Stamp};
 
 /// A listing is used for so many times as long as it took: listing is then at most a twentieth of the work, and in a small folder a
 /// sidecar that comes at the last moment is still seen.
 const WORTH: u32 = 20;
 
-/// The sidecars in folders from which images are being put away.
+/// The sidecars in folders from which images are being moved.
 #[derive(Debug, Default)]
 pub struct Sidecars {
     listed: HashMap<PathBuf, Listed>,
@@ -31,11 +32,38 @@ struct Listed {
 }
 
 impl Sidecars {
-    /// The names in `folder`, opened as `beside`, that fit one of the patterns and belong to `image`; some of them may have left.
+    /// Moves what belongs to `image` in `from` to `to`, under names that follow the `new` one that the image is about to get there. Before
+    /// the image, so that nothing is left behind after a crash. `mark` tells a sidecar from another one of its name.
     ///
     /// # Errors
     /// I/O.
-    pub fn of(&mut self, image: &OsStr, folder: &Path, beside: &Dir, patterns: &[Pattern]) -> io::Result<Vec<OsString>> {
+    pub fn carry(&mut self, patterns: &[Pattern], from: (&Dir, &OsStr), to: (&Dir, &OsStr), mark: &str) -> io::Result<()> {
+        if patterns.is_empty() {
+            return Ok(());
+        }
+        let ((beside, image), (target, new)) = (from, to);
+        for name in self.of(image, beside, patterns)? {
+            let following = names::following(&name, image, new);
+            while let Some(found) = beside.stat(&name)?.filter(files::is_regular) {
+                let sidecar = Source { root: beside, path: Path::new(&name), stamp: Stamp::from(&found), sha256: None };
+                let (free, _) = files::choose(target, &following, mark, |_| Ok(false))?;
+                let moved = files::relocate(&sidecar, target, &free)?;
+                if moved == Moved::Yes
+                    && let Some(listed) = self.listed.get_mut(target.path())
+                {
+                    listed.names.insert(free);
+                }
+                if moved != Moved::Taken {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The names in a folder that fit one of the patterns and belong to `image`; some of them may have left.
+    fn of(&mut self, image: &OsStr, beside: &Dir, patterns: &[Pattern]) -> io::Result<Vec<OsString>> {
+        let folder = beside.path();
         let now = clock::boot();
         if self.listed.get(folder).is_none_or(|listed| listed.until <= now) {
             self.listed.retain(|_, listed| listed.until > now);
@@ -107,16 +135,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (folder, patterns) = (Dir::open(dir.path()).unwrap(), [Pattern::new("*.xml")]);
         let mut sidecars = Sidecars::default();
-        let of =
-            |sidecars: &mut Sidecars, name: &str| sidecars.of(OsStr::new(name), Path::new("case"), &folder, &patterns).unwrap();
+        let of = |sidecars: &mut Sidecars, name: &str| sidecars.of(OsStr::new(name), &folder, &patterns).unwrap();
         std::fs::write(dir.path().join("a.xml"), b"x").unwrap();
         std::fs::write(dir.path().join("a.json"), b"x").unwrap();
         assert_eq!(of(&mut sidecars, "a.png"), ["a.xml"]);
-        let listed = sidecars.listed.get_mut(Path::new("case")).unwrap();
+        let listed = sidecars.listed.get_mut(dir.path()).unwrap();
         listed.until = clock::boot() + Duration::from_secs(60);
         std::fs::write(dir.path().join("b.xml"), b"x").unwrap();
         assert!(of(&mut sidecars, "b.png").is_empty(), "the listing is still used");
-        sidecars.listed.get_mut(Path::new("case")).unwrap().until = clock::boot();
+        sidecars.listed.get_mut(dir.path()).unwrap().until = clock::boot();
         assert_eq!(of(&mut sidecars, "b.png"), ["b.xml"]);
     }
 }

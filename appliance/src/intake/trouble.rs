@@ -1,40 +1,8 @@
-//! Which errors pass by themselves, and how long to wait for it. Pure.
+//! How long to wait for what passes by itself, and how much room a file needs. Pure.
 
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
-
-use rustix::io::Errno;
-
-/// Whether waiting may cure an I/O error: it then uses no attempt of the file.
-pub fn is_transient(error: &io::Error) -> bool {
-    let Some(code) = error.raw_os_error() else {
-        return matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock);
-    };
-    matches!(
-        Errno::from_raw_os_error(code),
-        Errno::IO
-            | Errno::STALE
-            | Errno::BUSY
-            | Errno::TXTBSY
-            | Errno::AGAIN
-            | Errno::INTR
-            | Errno::NETDOWN
-            | Errno::NETUNREACH
-            | Errno::HOSTDOWN
-            | Errno::TIMEDOUT
-            | Errno::ACCESS
-            | Errno::PERM
-            | Errno::MFILE
-            | Errno::NFILE
-            | Errno::NOMEM
-            | Errno::NOSPC
-            | Errno::DQUOT
-            | Errno::ROFS
-            | Errno::NOLCK
-    )
-}
 
 /// The wait before try number `tries` (1 is the first repetition): 1 s, doubled up to 5 min, ±20 % by `noise` in 0..=1.
 pub fn backoff(tries: u32, noise: f64) -> Duration {
@@ -80,16 +48,6 @@ mod tests {
             ["a.png", "b.png", "c/a.png"].iter().flat_map(|path| [1, 2].map(|tries| noise(Path::new(path), tries))).collect();
         assert!(noises.iter().all(|noise| (0.0..=1.0).contains(noise)));
         assert!(noises.windows(2).all(|pair| pair[0] != pair[1]), "{noises:?}");
-    }
-
-    #[test]
-    fn causes_that_are_not_the_files_own_are_transient() {
-        for errno in [Errno::IO, Errno::NOSPC, Errno::ACCESS, Errno::ROFS, Errno::STALE, Errno::MFILE] {
-            assert!(is_transient(&errno.into()), "{errno:?}");
-        }
-        for errno in [Errno::NOENT, Errno::EXIST, Errno::INVAL, Errno::NAMETOOLONG] {
-            assert!(!is_transient(&errno.into()), "{errno:?}");
-        }
     }
 
     #[test]

@@ -65,10 +65,7 @@ pub fn work_with(intake: &Intake, reader: &mut dyn Decoder) {
     loop {
         progress::idle();
         let Some(task) = intake.desk.take() else { return };
-        let key = match &task {
-            Task::Judge(file) | Task::Reject(file, _) | Task::Refuse(file, _) => Key::from(file),
-            Task::PutAway(row) => Key::from(row.as_ref()),
-        };
+        let key = task.key();
         match intake.perform(task, reader) {
             Ok(()) => {}
             Err(LedgerError::Stopped(_)) => intake.desk.forget(&key),
@@ -223,20 +220,20 @@ impl Intake {
     /// Waits while a disk is nearly full; true when the program is ending.
     fn wait_for_space(&self, size: u64) -> bool {
         let needed = trouble::needed_space(self.config.min_free, size);
-        let mut wanted = needed;
-        while let Some((free, folder)) = self.free_space().filter(|(free, _)| *free < wanted) {
-            if wanted == needed {
-                tracing::warn!(event = "paused", reason = "disk", free_mb = free >> 20, needed_mb = needed >> 20);
-            }
-            wanted = trouble::resume_space(needed);
-            let (free, needed) = (free >> 20, wanted >> 20);
-            self.desk.pause(Some(format!("disk nearly full: {free} MB free at {}, {needed} MB needed", folder.display())));
-            if self.nap(SPACE_AGAIN) {
-                return true;
+        let Some((free, folder)) = self.free_space().filter(|(free, _)| *free < needed) else { return self.stopping() };
+        tracing::warn!(event = "paused", reason = "disk", free_mb = free >> 20, needed_mb = needed >> 20);
+        let wanted = trouble::resume_space(needed);
+        let words = |free: u64, folder: &Path| {
+            format!("disk nearly full: {} MB free at {}, {} MB needed", free >> 20, folder.display(), wanted >> 20)
+        };
+        let pause = self.desk.pause(words(free, &folder));
+        while !self.nap(SPACE_AGAIN) {
+            match self.free_space().filter(|(free, _)| *free < wanted) {
+                Some((free, folder)) => pause.say(words(free, &folder)),
+                None => return false,
             }
         }
-        self.desk.pause(None);
-        self.stopping()
+        true
     }
 
     /// An image during which the program died must have the engine for itself, or it takes others along.
@@ -369,9 +366,8 @@ impl Intake {
             Outcome::Pause(reason) => {
                 self.ledger.write("ledger.release", |tx| record::release(tx, &hold))?;
                 self.again(job, file, &reason)?;
-                self.desk.pause(Some(reason));
+                let _pause = self.desk.pause(reason);
                 self.nap(SPACE_AGAIN);
-                self.desk.pause(None);
                 return Ok(());
             }
             Outcome::End(failure) => {

@@ -151,6 +151,11 @@ pub fn failed(connection: &Connection, code: Option<&str>) -> Result<Vec<FileRow
     files(connection, "WHERE f.state IN ('failed', 'refused') AND (?1 IS NULL OR f.code = ?1) ORDER BY f.id", &[&code])
 }
 
+/// Files in `failed` that hold these bytes.
+pub fn failed_with(connection: &Connection, sha256: &[u8; 32]) -> Result<Vec<FileRow>> {
+    files(connection, "WHERE f.sha256 = ?1 AND f.state = 'failed' ORDER BY f.id", &[&sha256.as_slice()])
+}
+
 /// Shows `each` file that was put away and whose bytes were read. They are read in pieces: what is done with each may take long, and an
 /// open view of the ledger would keep its write-ahead log growing.
 ///

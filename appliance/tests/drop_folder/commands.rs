@@ -84,6 +84,70 @@ fn drops_that_one_failed_file_stands_for_are_sent_back_together() {
 }
 
 #[test]
+fn sidecars_go_with_their_image_and_come_back_with_it() {
+    let mut appliance = Appliance::new();
+    appliance.set("MMLNB_SIDECARS", "[\"*.xml\"]");
+    for (name, bytes) in [("S0/a.xml", "good"), ("S0/b.xml", "first"), ("S0/b.png.xml", "whole"), ("S0/bb.xml", "nobody's")] {
+        appliance.drop(name, bytes.as_bytes());
+    }
+    appliance.start();
+    appliance.drop_png("S0/a.png", 1);
+    appliance.drop("S0/b.png", b"one text");
+    appliance.until("both have ended", |appliance| appliance.in_state("filed") == 1 && appliance.in_state("failed") == 1);
+    let holds = |appliance: &Appliance, path: &str| std::fs::read_to_string(appliance.path(path)).unwrap_or_default();
+    assert_eq!(holds(&appliance, "done/S0/a.xml"), "good");
+    assert_eq!(
+        (holds(&appliance, "failed/S0/b.xml").as_str(), holds(&appliance, "failed/S0/b.png.xml").as_str()),
+        ("first", "whole")
+    );
+    assert_eq!(holds(&appliance, "inbox/S0/bb.xml"), "nobody's");
+
+    // Another text of its name: image and sidecar get a mark together.
+    appliance.drop("S0/b.xml", b"second");
+    appliance.drop("S0/b.png", b"another text");
+    appliance.until("it failed too", |appliance| appliance.in_state("failed") == 2);
+    let names =
+        std::fs::read_dir(appliance.path("failed/S0")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let marked = names.filter(|name| name.starts_with("b~") && name.ends_with(".png")).collect::<Vec<_>>();
+    let marked_sidecar = format!("failed/S0/{}", marked[0].replace(".png", ".xml"));
+    assert_eq!(holds(&appliance, &marked_sidecar), "second");
+
+    appliance.stop();
+    let ids = appliance.rows("SELECT id FROM files WHERE state = 'failed' ORDER BY id");
+    assert!(appliance.cli(&["retry", &ids[0]]).status.success());
+    assert_eq!(holds(&appliance, "inbox/S0/b.png"), "one text");
+    assert_eq!(
+        (holds(&appliance, "inbox/S0/b.xml").as_str(), holds(&appliance, "inbox/S0/b.png.xml").as_str()),
+        ("first", "whole")
+    );
+    assert_eq!(holds(&appliance, &marked_sidecar), "second", "it is the other one's");
+    appliance.start();
+    appliance.until("it failed again", |appliance| appliance.in_state("failed") == 2 && appliance.in_state("retried") == 1);
+    assert_eq!(holds(&appliance, "failed/S0/b.xml"), "first");
+    assert!(appliance.cli(&["retry", &ids[1]]).status.success(), "the running daemon brings them back too");
+    appliance.until("it failed again", |appliance| appliance.in_state("failed") == 2 && appliance.in_state("retried") == 2);
+    assert_eq!(holds(&appliance, &marked_sidecar), "second");
+    appliance.check();
+}
+
+#[test]
+fn retry_names_the_other_files_of_its_bytes() {
+    let mut appliance = with_reports();
+    appliance.drop("S1/other.png", b"not an image but a text");
+    appliance.until("it failed too", |appliance| appliance.in_state("failed") == 2);
+    let ids = appliance.rows("SELECT id FROM files WHERE state = 'failed' ORDER BY id");
+    let retried = appliance.cli(&["retry", &ids[0], &ids[0]]);
+    let said = text(&retried.stdout);
+    assert!(said.contains("1 of 1 queued again") && said.contains(&format!("retry {}`", ids[1])), "{retried:?}");
+    let refused = appliance.cli(&["retry", "4711", &ids[1]]);
+    assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    assert!(
+        text(&refused.stdout).contains("1 of 2 queued again") && text(&refused.stderr).contains("no file 4711"),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn retry_takes_no_other_file_of_its_name() {
     let appliance = with_reports();
     let first = appliance.rows("SELECT id FROM files WHERE state = 'failed'")[0].clone();

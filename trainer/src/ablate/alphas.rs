@@ -125,18 +125,24 @@ impl Alphas {
     }
 }
 
-/// For each item the text of another patient, of another class where there is one; drawn by `seed`.
+/// For each item the text of another patient, of another class where there is one; drawn by `seed`: all items stand in one drawn order, and
+/// each takes the first that is fit behind a place of its own.
 fn swapped<'t>(items: &Items, texts: &[&'t str], seed: u64) -> Vec<&'t str> {
     let patient = |place: usize| items.rows[place].group.as_ref().unwrap_or(&items.rows[place].file_name);
+    let order = drawn_order(texts.len(), seed);
     let other = |place: usize| {
-        let strangers = || (0..texts.len()).filter(|one| patient(*one) != patient(place));
-        let of_other_class = strangers().filter(|one| items.rows[*one].class != items.rows[place].class);
-        let chosen = |candidates: Vec<usize>| {
-            candidates.into_iter().min_by(|a, b| drawn(seed, place, *a).total_cmp(&drawn(seed, place, *b)))
-        };
-        chosen(of_other_class.collect()).or_else(|| chosen(strangers().collect())).map_or("", |one| texts[one])
+        let from = (drawn(seed, place, place) * order.len() as f64) as usize;
+        let strangers = || order[from..].iter().chain(&order[..from]).filter(|one| patient(**one) != patient(place));
+        let of_other_class = strangers().find(|one| items.rows[**one].class != items.rows[place].class);
+        of_other_class.or_else(|| strangers().next()).map_or("", |one| texts[*one])
     };
     (0..texts.len()).map(other).collect()
+}
+
+fn drawn_order(count: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by_cached_key(|place| (drawn(seed, *place, usize::MAX) * (1_u64 << 48) as f64) as u64);
+    order
 }
 
 /// A number in 0..1 for two items.
@@ -147,8 +153,7 @@ fn drawn(seed: u64, one: usize, other: usize) -> f64 {
 
 /// Accuracy and alpha for each kind and share; item i's text is replaced when its number in 0..1 lies below the share, so that shares are nested.
 fn conditions(items: &Items, answered: &[[Vec<Answer>; 4]], seed: u64) -> Vec<Condition> {
-    let mut order: Vec<usize> = (0..items.rows.len()).collect();
-    order.sort_by(|one, other| drawn(seed, *one, usize::MAX).total_cmp(&drawn(seed, *other, usize::MAX)));
+    let order = drawn_order(items.rows.len(), seed);
     let mut rank = vec![0; order.len()];
     order.iter().enumerate().for_each(|(place, item)| rank[*item] = place);
     let replaced = |item: usize, share: f64| (rank[item] as f64) < share * order.len() as f64;

@@ -93,7 +93,8 @@ fn burst(step: &Step) -> Measures {
 
 fn flat(step: &Step) -> Measures {
     let arena = Arena::new(step, 0);
-    let mut daemon = arena.daemon().start();
+    // As the unit starts it.
+    let mut daemon = arena.daemon().variable("MALLOC_ARENA_MAX", "2").start();
     let (mut looks, mut descriptors, mut dropped) = (Vec::new(), Vec::new(), 0);
     for some in step.rounds().collect::<Vec<_>>().chunks(BETWEEN) {
         for round in some {

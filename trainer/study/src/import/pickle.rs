@@ -8,6 +8,8 @@ use std::collections::HashMap;
 
 /// Most bytes of a pickle: the weights themselves are not in it.
 const LONGEST: usize = 64 << 20;
+/// So many values at most are copied for each byte that was read; what a byte makes is copied once, and a shape of eight sizes costs two.
+const COPIES_PER_BYTE: usize = 8;
 
 /// A pickled value; texts, lists, dictionaries, storages and tensors by their number in [`Objects`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -98,6 +100,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Value, Objects, usize), String> {
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
+        copied: 0,
         objects: Objects::default(),
     };
     let value = loop {
@@ -154,6 +157,8 @@ struct Machine<'b> {
     stack: Vec<Value>,
     marks: Vec<usize>,
     memo: HashMap<u32, Value>,
+    /// Values that were copied out of lists.
+    copied: usize,
     objects: Objects,
 }
 
@@ -315,7 +320,7 @@ impl Machine<'_> {
         let value = match (function, arguments.as_slice()) {
             (Value::Known(Known::OrderedDict), []) => self.dictionary(Vec::new()),
             (Value::Known(Known::OrderedDict), [Value::Items(pairs)]) => {
-                let pairs = self.objects.items[*pairs].clone();
+                let pairs = self.copy_of(*pairs)?;
                 let pairs = pairs.into_iter().map(|pair| self.pair(pair)).collect::<Result<Vec<_>, String>>()?;
                 self.dictionary(pairs)
             }
@@ -403,9 +408,19 @@ impl Machine<'_> {
 
     fn pop_items(&mut self) -> Result<Vec<Value>, String> {
         match self.pop()? {
-            Value::Items(number) => Ok(self.objects.items[number].clone()),
+            Value::Items(number) => self.copy_of(number),
             _ => Err("arguments that are no tuple".into()),
         }
+    }
+
+    /// A list is copied wherever it is used, and can be used again for two bytes: honest ones are used once or are short.
+    fn copy_of(&mut self, items: usize) -> Result<Vec<Value>, String> {
+        let items = &self.objects.items[items];
+        self.copied += items.len();
+        if self.copied > COPIES_PER_BYTE * self.input.at {
+            return Err("it uses long lists again and again, which a state dict does not".into());
+        }
+        Ok(items.clone())
     }
 }
 
@@ -503,6 +518,22 @@ mod tests {
         deep.extend(std::iter::repeat_n(0x85, 1 << 20));
         deep.push(b'.');
         assert!(matches!(read(&deep), Ok((Value::Items(_), _, _))));
+    }
+
+    #[test]
+    fn a_list_that_is_used_again_and_again_is_refused() {
+        // A list that holds a list of pairs and dictionaries made from that.
+        let file = |dictionaries: usize| {
+            let mut bytes = b"\x80\x02](]q\x00(".to_vec();
+            bytes.extend(std::iter::repeat_n(b"K\x01K\x01\x86", 10_000).flatten());
+            bytes.push(b'e');
+            bytes.extend(std::iter::repeat_n(b"ccollections\nOrderedDict\nh\x00\x85R", dictionaries).flatten());
+            bytes.extend(b"e.");
+            bytes
+        };
+        assert!(matches!(read(&file(1)), Ok((Value::Items(_), _, _))));
+        let problem = read(&file(100)).unwrap_err();
+        assert!(problem.contains("again and again"), "{problem}");
     }
 
     #[test]
