@@ -629,28 +629,30 @@ impl History {
             self.move_done();
         }
         let begun = self.machine().boot();
-        let (mut restarted, mut looked) = (false, false);
+        let (mut restarts, mut looked) = (0, false);
         loop {
             self.pass(Duration::from_secs(1));
             if self.problem.is_some() {
                 return;
             }
             let intake = self.program.as_ref().and_then(Program::intake);
-            if let Some(intake) = &intake {
-                if intake.safe_mode.is_some() && !restarted && !self.asked_to_stop {
-                    self.machine().say(|| "somebody restarts it".into());
-                    restarted = true;
-                    self.stop();
-                } else if self.writers.is_empty() && outcome::is_quiet(intake) {
-                    if looked {
-                        return;
-                    }
-                    // What nobody told of is found when every folder is read again.
-                    looked = true;
-                    self.pass(EVERY_FOLDER);
+            let (braked, quiet) =
+                intake.map_or((false, false), |intake| (intake.safe_mode.is_some(), outcome::is_quiet(&intake)));
+            // A program that dies while it is stopped brakes again.
+            if braked && restarts < 3 && !self.asked_to_stop {
+                self.machine().say(|| "somebody restarts it".into());
+                restarts += 1;
+                self.stop();
+            } else if quiet && self.writers.is_empty() {
+                if looked {
+                    return;
                 }
+                // What nobody told of is found when every folder is read again.
+                looked = true;
+                self.pass(EVERY_FOLDER);
             }
             if self.machine().boot() - begun > PEACE {
+                let intake = self.program.as_ref().and_then(Program::intake);
                 let why = intake.map(|intake| (intake.desk.load(), intake.sight.lock().map(|sight| sight.clone()).ok()));
                 return self.wrong(format!("something is stuck: {why:?}\n{}", outcome::rows(&self.place)));
             }
