@@ -146,6 +146,19 @@ fn tiff_of_one_bit() {
     }
 }
 
+/// A tile is unpacked whole, whatever its page needs of it: one that no page may be is refused before room is made for it.
+#[test]
+fn a_tile_that_is_larger_than_any_page_is_refused() {
+    let tile = |side: u32| {
+        [(256, 3, 1, 64), (257, 3, 1, 64), (259, 3, 1, 8), (322, 4, 1, side), (323, 4, 1, side), (324, 4, 1, 0), (325, 4, 1, 8)]
+    };
+    for side in [65_536, 16_384] {
+        let bytes = tiff(&tile(side), &[0x78, 0x9c, 3, 0, 0, 0, 0, 1], &[]);
+        assert_eq!(code(&bytes), "unsupported", "{side}");
+    }
+    assert_ne!(code(&tiff(&tile(256), &[0x78, 0x9c, 3, 0, 0, 0, 0, 1], &[])), "unsupported");
+}
+
 /// Slide scanners' exports: the TIFF holds a JPEG stream of luminance and chrominance.
 #[test]
 fn tiff_with_jpeg_inside() {

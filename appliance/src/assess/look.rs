@@ -42,7 +42,9 @@ pub fn look(mut file: File, ask: &Ask, limits: &Limits) -> Seen {
     let found = match &ask.want {
         Want::Slide => match slide(&mut file, &ask.name, limits) {
             Err(DecodeError::Io(error)) if error.kind() != io::ErrorKind::UnexpectedEof => return Answer::unread(&error).into(),
-            found => found.map(|slide| slide.unwrap_or(Answer::Fine).into()),
+            Ok(Some(slide)) => Ok(slide.into()),
+            Ok(None) => arrived(&mut io::BufReader::new(file)).map(Seen::from),
+            Err(error) => Err(error),
         },
         Want::Header | Want::Image { .. } => match whole(&mut file) {
             Err(error) => return Answer::unread(&error).into(),
@@ -65,6 +67,19 @@ fn whole(file: &mut File) -> io::Result<Vec<u8>> {
 fn slide<S: Read + Seek>(source: &mut S, name: &str, limits: &Limits) -> Result<Option<Answer>, DecodeError> {
     let found = whole_slide::recognise(source, name, limits.max_side)?;
     Ok(found.map(|slide| Answer::Slide { vendor: slide.vendor.to_owned(), size: slide.size }))
+}
+
+/// Of a file that nobody wants to see: whether it is there as a whole.
+fn arrived<S: Read + Seek>(source: &mut S) -> Result<Answer, DecodeError> {
+    let found = probe(source)?;
+    source.rewind()?;
+    let mut head = Vec::new();
+    source.take(16).read_to_end(&mut head)?;
+    Ok(match found {
+        Completeness::Incomplete(what) => Answer::Unfinished(what.to_owned()),
+        Completeness::Unknown if begins_blank(&head) => Answer::Unfinished("its beginning is not written".to_owned()),
+        Completeness::Unknown | Completeness::Complete { .. } => Answer::Fine,
+    })
 }
 
 fn image(bytes: &[u8], ask: &Ask, limits: &Limits) -> Result<Seen, DecodeError> {

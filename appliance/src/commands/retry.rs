@@ -1,6 +1,7 @@
 //! `retry`: failed files go back to the inbox and are judged anew, by the daemon or, while it is stopped, here.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 
 use clap::Args;
 use rusqlite::Connection;
@@ -50,13 +51,19 @@ pub fn run(args: &Retry) -> Result<Exit, Failure> {
     }
     let others = others_with_these_bytes(&asked, &connection)?;
     drop(connection);
-    let mut refused = Vec::new();
-    for some in asked.chunks(AT_ONCE) {
+    let (mut refused, mut untold) = (Vec::new(), None);
+    for (number, some) in asked.chunks(AT_ONCE).enumerate() {
         let ids: Vec<i64> = some.iter().map(|file| file.ids[0]).collect();
-        refused.extend(match control::ask(&config.state, &json!({ "do": "retry", "ids": ids }))? {
-            Some(answer) => refusals(&answer)?,
-            None => here(&config, &ids)?,
-        });
+        match bring_back(&config, &ids) {
+            Ok(those) => refused.extend(those),
+            // What was brought back before is told all the same.
+            Err(failure) => {
+                let rest = asked[number * AT_ONCE..].iter().map(|file| file.ids[0]);
+                refused.extend(rest.map(|id| Refused { id, failure: Failure { exit: failure.exit, problems: Vec::new() } }));
+                untold = Some(failure);
+                break;
+            }
+        }
     }
     let whole: usize = asked.iter().map(|file| file.ids.len()).sum();
     let stayed: BTreeSet<i64> = refused.iter().map(|refused| refused.id).collect();
@@ -65,8 +72,16 @@ pub fn run(args: &Retry) -> Result<Exit, Failure> {
     print(&others)?;
     let Some(first) = refused.first().map(|refused| refused.failure.exit) else { return Ok(Exit::Done) };
     let alike = left == whole && refused.iter().all(|refused| refused.failure.exit == first);
-    let problems = refused.into_iter().flat_map(|refused| refused.failure.problems).collect();
+    let told = refused.into_iter().map(|refused| refused.failure);
+    let problems = told.chain(untold).flat_map(|failure| failure.problems).collect();
     Err(Failure { exit: if alike { first } else { Exit::SomeFailed }, problems })
+}
+
+fn bring_back(config: &Config, ids: &[i64]) -> Result<Vec<Refused>, Failure> {
+    match control::ask(&config.state, &json!({ "do": "retry", "ids": ids }))? {
+        Some(answer) => refusals(&answer),
+        None => here(config, ids),
+    }
 }
 
 /// One file in `failed` that is to be tried again.
@@ -74,6 +89,7 @@ struct Asked {
     /// Its number, and the further ones that it stands for, which go back with it.
     ids: Vec<i64>,
     sha256: Option<[u8; 32]>,
+    lies_at: Option<PathBuf>,
 }
 
 fn chosen(args: &Retry, connection: &Connection) -> Result<Vec<Asked>, Failure> {
@@ -92,7 +108,8 @@ fn chosen(args: &Retry, connection: &Connection) -> Result<Vec<Asked>, Failure> 
             Some(at) => asked[*at].ids.push(id),
             None => {
                 places.extend(place.map(|place| (place, asked.len())));
-                asked.push(Asked { ids: vec![id], sha256: row.and_then(|row| row.sha256) });
+                let (sha256, lies_at) = row.map_or((None, None), |row| (row.sha256, row.filed_path));
+                asked.push(Asked { ids: vec![id], sha256, lies_at });
             }
         }
     }
@@ -100,8 +117,8 @@ fn chosen(args: &Retry, connection: &Connection) -> Result<Vec<Asked>, Failure> 
 }
 
 fn refusals(answer: &Value) -> Result<Vec<Refused>, Failure> {
-    serde_json::from_value(answer["refused"].clone()).map_err(|_| {
-        let said = answer["error"].as_str().unwrap_or("no answer that is known");
+    serde_json::from_value(answer["refused"].clone()).map_err(|error| {
+        let said = answer["error"].as_str().map_or_else(|| error.to_string(), str::to_owned);
         Failure::internal("the daemon did not try the files again", said)
     })
 }
@@ -109,12 +126,12 @@ fn refusals(answer: &Value) -> Result<Vec<Refused>, Failure> {
 /// What is judged anew are bytes: other files that hold them stay where they failed until they are asked for too.
 fn others_with_these_bytes(asked: &[Asked], connection: &Connection) -> Result<String, Failure> {
     let contents: BTreeSet<[u8; 32]> = asked.iter().filter_map(|file| file.sha256).collect();
+    // Rows whose file is one of those that are asked for go back with it.
+    let places: BTreeSet<&PathBuf> = asked.iter().filter_map(|file| file.lies_at.as_ref()).collect();
     let mut others = BTreeSet::new();
     for sha256 in &contents {
-        others.extend(read::failed_with(connection, sha256)?.into_iter().map(|row| row.id));
-    }
-    for id in asked.iter().flat_map(|file| &file.ids) {
-        others.remove(id);
+        let elsewhere = |row: &FileRow| row.filed_path.as_ref().is_none_or(|place| !places.contains(place));
+        others.extend(read::failed_with(connection, sha256)?.into_iter().filter(elsewhere).map(|row| row.id));
     }
     if others.is_empty() {
         return Ok(String::new());

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use clap::Args;
 
 use super::{Configured, print};
+use crate::clock;
 use crate::config::{Config, Need};
 use crate::daemon::control;
 use crate::error::{Exit, Failure, Problem};
@@ -30,7 +31,8 @@ pub struct Submit {
 /// Copies the files; says when no daemon is there to take them.
 ///
 /// # Errors
-/// Absent files (66, nothing is copied), an unusable case name (2), I/O.
+/// Absent files (66, nothing is copied), an unusable case name (2), [`Exit::SomeFailed`] for files that could not be copied while others
+/// were, else I/O.
 pub fn run(args: &Submit) -> Result<Exit, Failure> {
     let config = Config::load(&args.configured.config, Need::Everything)?;
     check(args, &config)?;
@@ -38,20 +40,26 @@ pub fn run(args: &Submit) -> Result<Exit, Failure> {
     let folder = config.inbox.join(&parent);
     let inbox = mounted(&config)?.make_below(&parent);
     let inbox = inbox.map_err(|error| Failure::io("the case cannot be made", &folder, &error))?;
-    for file in &args.files {
-        let name = copy(file, &inbox)
-            .map_err(|error| Failure::io(format!("{} cannot be copied", names::shown(file)), &folder, &error))?;
-        print(&format!("{}\n", names::shown(&parent.join(name))))?;
+    let mut failures = Vec::new();
+    for (number, file) in args.files.iter().enumerate() {
+        match copy(file, number, &inbox) {
+            Ok(name) => print(&format!("{}\n", names::shown(&parent.join(name))))?,
+            Err(error) => failures.push(Failure::io(format!("{} cannot be copied", names::shown(file)), &folder, &error)),
+        }
     }
-    match control::ask(&config.state, &serde_json::json!({ "do": "status" }))? {
-        Some(_) => Ok(Exit::Done),
-        None => Err(Failure::new(
+    let some = failures.len() < args.files.len();
+    if some && control::ask(&config.state, &serde_json::json!({ "do": "status" }))?.is_none() {
+        failures.push(Failure::new(
             Exit::NotRunning,
             "the files are in the inbox, but the daemon is not running",
             config.inbox.display().to_string(),
             "start it: systemctl start mmlnb-appliance",
-        )),
+        ));
     }
+    let Some(first) = failures.first().map(|failure| failure.exit) else { return Ok(Exit::Done) };
+    let alike = failures.iter().all(|failure| failure.exit == first) && (!some || first == Exit::NotRunning);
+    let problems = failures.into_iter().flat_map(|failure| failure.problems).collect();
+    Err(Failure { exit: if alike { first } else { Exit::SomeFailed }, problems })
 }
 
 /// The inbox, if it bears the appliance's marker: without it a share is not mounted, and what is copied would lie hidden beneath it.
@@ -90,15 +98,25 @@ fn check(args: &Submit, config: &Config) -> Result<(), Failure> {
     if problems.is_empty() { Ok(()) } else { Err(Failure { exit: Exit::NotFound, problems }) }
 }
 
-fn copy(file: &Path, folder: &Dir) -> io::Result<OsString> {
+/// Copies one file under a hidden name that no other copy has, and gives it its own when it is whole.
+fn copy(file: &Path, number: usize, folder: &Dir) -> io::Result<OsString> {
+    let mut input = open(file)?;
+    let now = clock::boot().as_nanos();
+    let part = OsString::from(format!(".submit-{}-{number}-{now}.part", std::process::id()));
+    let output = folder.create_new(&part)?;
+    let copied = copy_as(file, &part, &mut input, output, folder);
+    if copied.is_err() {
+        folder.remove(&part)?;
+    }
+    copied
+}
+
+fn copy_as(file: &Path, part: &OsStr, input: &mut File, mut output: File, folder: &Dir) -> io::Result<OsString> {
     let name = file.file_name().unwrap_or(OsStr::new("unnamed"));
-    let part = names::part(name);
-    let mut output = folder.create_anew(&part)?;
-    io::copy(&mut open(file)?, &mut output)?;
+    io::copy(input, &mut output)?;
     output.sync_all()?;
-    let sha256 = folder.sha256_of(&part)?;
-    let state = folder.stat(&part)?.ok_or(io::ErrorKind::NotFound)?;
-    let source = Source { root: folder, path: Path::new(&part), stamp: Stamp::from(&state), sha256: Some(sha256) };
+    let sha256 = folder.sha256_of(part)?;
+    let source = Source { root: folder, path: Path::new(part), stamp: Stamp::from(&output.metadata()?), sha256: Some(sha256) };
     for _ in 0..8 {
         let (name, _) = files::choose(folder, name, &crate::report::hex(&sha256[..4]), |_| Ok(false))?;
         match files::relocate(&source, folder, &name)? {

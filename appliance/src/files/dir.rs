@@ -189,6 +189,14 @@ impl Dir {
     /// I/O; `EISDIR` when a folder has the name.
     pub fn create_anew(&self, name: &OsStr) -> io::Result<File> {
         self.remove(name)?;
+        self.create_new(name)
+    }
+
+    /// Creates a file of ours where nothing has the name.
+    ///
+    /// # Errors
+    /// I/O; `EEXIST` when something has it.
+    pub fn create_new(&self, name: &OsStr) -> io::Result<File> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(File::from(rustix::fs::openat(&self.fd, name, flags, own())?))
     }

@@ -114,12 +114,13 @@ pub fn belongs_to(sidecar: &OsStr, image: &OsStr) -> bool {
     sidecar != image && (follows(image) || follows(stem))
 }
 
-/// The sidecar's name when its image gets another one: it follows the image, so that [`belongs_to`] holds there too.
-pub fn following(sidecar: &OsStr, image: &OsStr, new: &OsStr) -> OsString {
+/// The sidecar's name when its image gets another one: it follows the image, so that [`belongs_to`] holds there too. `sign`: stands between
+/// the two, empty or beginning with a dot.
+pub fn following(sidecar: &OsStr, image: &OsStr, new: &OsStr, sign: &str) -> OsString {
     debug_assert!(belongs_to(sidecar, image));
     let (bytes, whole) = (sidecar.as_bytes(), image.as_bytes());
     let (own, new) = if bytes.starts_with(whole) { (whole.len(), new) } else { (stem(image).len(), stem(new)) };
-    OsString::from_vec([new.as_bytes(), &bytes[own..]].concat())
+    OsString::from_vec([new.as_bytes(), sign.as_bytes(), &bytes[own..]].concat())
 }
 
 /// Whether a folder of this name is not descended: hidden, a share's own, or a slide format that is a folder.

@@ -196,6 +196,8 @@ fn copy(source: &Source<'_>, folder: &Dir, from: &OsStr, target: &Dir, name: &Os
 fn copy_bytes(input: &mut File, output: &mut File) -> io::Result<()> {
     const PIECE: u64 = 16 << 20;
     while io::copy(&mut io::Read::take(&mut *input, PIECE), output)? > 0 {
+        // Piece by piece: one sync of all of a large file shows no life for as long as the disk takes.
+        output.sync_data()?;
         progress::beat();
     }
     Ok(())

@@ -178,6 +178,20 @@ impl Desk {
         }
     }
 
+    /// The next file that only has to be put away, if there is one.
+    pub fn take_judged(&self) -> Option<FileRow> {
+        let mut inner = self.lock();
+        while let Some(place) = inner.ready.iter().position(|task| matches!(task, Task::PutAway(_))) {
+            let task = inner.ready.remove(place)?;
+            if let Some(held @ Held::Queued) = inner.held.get_mut(&task.key()) {
+                *held = Held::Working;
+                let Task::PutAway(row) = task else { return None };
+                return Some(*row);
+            }
+        }
+        None
+    }
+
     fn wait<'a>(&'a self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
         if !world::is_made_up() {
             return self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);

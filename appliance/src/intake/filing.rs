@@ -48,8 +48,9 @@ enum FilingError {
 impl Intake {
     /// Puts judged files away, and those that other threads bring meanwhile; what the file system refuses is tried again later.
     pub(super) fn put_away(&self, rows: Vec<FileRow>) -> Result<(), LedgerError> {
-        progress::enter("file", rows.first().map_or("", |row| &row.path_text), BUDGET);
         self.filing.waiting().extend(rows);
+        // Whoever has the turn may be copying a large file, and shows life for itself.
+        progress::idle();
         let mut sidecars = world::lock(&self.filing.turn);
         loop {
             let rows = self.filing.take();
@@ -336,12 +337,23 @@ fn move_back(folder: &Folder, row: &FileRow, lies: Option<(Dir, OsString, Stamp)
             let (image, mark) = (row.path.file_name().unwrap_or_default(), mark_of(row));
             let (free, _) = files::choose(&inbox, image, &mark, |_| Ok(false))?;
             sidecars.carry(folder.sidecars(), (&from, &name), (&inbox, &free), &mark)?;
-            match files::relocate(&source, &inbox, &free)? {
-                Moved::Yes => {}
-                Moved::Gone => return Err(rustix::io::Errno::NOENT.into()),
-                Moved::Changed | Moved::Taken => return Err(rustix::io::Errno::BUSY.into()),
+            let moved = match files::relocate(&source, &inbox, &free) {
+                Ok(Moved::Yes) => Ok(()),
+                Ok(Moved::Gone) => Err(rustix::io::Errno::NOENT.into()),
+                Ok(Moved::Changed | Moved::Taken) => Err(rustix::io::Errno::BUSY.into()),
+                Err(error) => Err(error),
+            };
+            if moved.is_err() {
+                sidecars.carry(folder.sidecars(), (&inbox, &free), (&from, &name), &mark)?;
             }
+            moved?;
         }
+        failpoint::pass("retry.moved")?;
+        remove_notes(&from, &name);
+    } else if let Some(path) = &row.filed_path
+        && let Ok((from, name)) = folder.placed(path)
+        && from.stat(&name)?.is_none()
+    {
         remove_notes(&from, &name);
     }
     failpoint::pass("retry.after_move")

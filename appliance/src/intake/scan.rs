@@ -44,7 +44,7 @@ pub struct Scan {
     pub problems: Vec<String>,
 }
 
-/// What is known of the inbox's folders, so that a look need not read those in which nothing lay and nothing happened since. Cases stay
+/// What is known of the inbox's folders, so that a look need not read those in which nothing lay, or only files that rest, and nothing happened since. Cases stay
 /// behind when their files are filed, and slides rest where they are; without this every look would read all that there ever were.
 #[derive(Debug, Default)]
 pub struct Folders {
@@ -90,8 +90,9 @@ impl Folders {
         }
     }
 
-    /// Looks at every folder that is due, that holds a `touched` path, or that is new; `watched` says of which a change would have been
-    /// told, and `rests` which files nobody waits for. Names that fit a pattern of `left_alone` are no files.
+    /// Looks at every folder that is due, that holds a `touched` path, or that is new; `rests` says which files nobody waits for. `cover` is
+    /// asked before a folder is read, so that nothing happens between the two unseen: whether a change in it will be told from now on. It
+    /// gets the folders that are gone since it was asked last, and at the end without a folder the last of them. Names that fit a pattern of `left_alone` are no files.
     ///
     /// # Errors
     /// The inbox itself cannot be read; a folder below it that cannot be read is a problem of the scan instead.
@@ -100,7 +101,7 @@ impl Folders {
         root: &Dir,
         left_alone: &[&[Pattern]],
         touched: &BTreeSet<PathBuf>,
-        watched: impl Fn(&Path) -> bool,
+        mut cover: impl FnMut(Option<&Path>, &[PathBuf]) -> bool,
         rests: impl Fn(&NewFile) -> bool,
     ) -> io::Result<Scan> {
         failpoint::pass("scan.read_dir")?;
@@ -110,16 +111,18 @@ impl Folders {
             self.due.insert(PathBuf::new());
         }
         let mut open: Vec<PathBuf> = std::mem::take(&mut self.due).into_iter().collect();
-        let mut read = HashSet::new();
+        let (mut read, mut let_go) = (HashSet::new(), 0);
         while let Some(folder) = open.pop() {
             if !read.insert(folder.clone()) {
                 continue;
             }
             let files = scan.files.len();
+            let told = cover(Some(&folder), &scan.gone[let_go..]);
+            let_go = scan.gone.len();
             match read_folder(root, &folder, left_alone, &mut scan.files) {
                 Ok(below) => {
                     open.extend(self.replace(&folder, below, &mut scan.gone));
-                    if !watched(&folder) || scan.files[files..].iter().any(|found| !rests(&found.file)) {
+                    if !told || scan.files[files..].iter().any(|found| !rests(&found.file)) {
                         self.due.insert(folder.clone());
                     }
                 }
@@ -139,6 +142,7 @@ impl Folders {
             }
             scan.read.push(folder);
         }
+        cover(None, &scan.gone[let_go..]);
         scan.files.sort_by(|a, b| a.file.path.as_os_str().cmp(b.file.path.as_os_str()));
         Ok(scan)
     }
@@ -191,7 +195,7 @@ mod tests {
     /// A look after events about these paths, all folders being watched.
     fn look(folders: &mut Folders, root: &Path, touched: &[&str]) -> Scan {
         let touched = touched.iter().map(PathBuf::from).collect();
-        folders.look(&Dir::open(root).unwrap(), &[], &touched, |_| true, |_| false).unwrap()
+        folders.look(&Dir::open(root).unwrap(), &[], &touched, |_, _| true, |_| false).unwrap()
     }
 
     #[test]
@@ -218,7 +222,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = Dir::open(dir.path()).unwrap();
         drop(dir);
-        let scan = Folders::default().look(&root, &[], &BTreeSet::new(), |_| true, |_| false);
+        let scan = Folders::default().look(&root, &[], &BTreeSet::new(), |_, _| true, |_| false);
         assert!(scan.is_ok_and(|scan| scan.files.is_empty()), "a removed folder is empty; its marker tells");
     }
 
@@ -260,7 +264,7 @@ mod tests {
             }
             let touched = touched.iter().map(PathBuf::from).collect();
             let rests = |file: &NewFile| file.path.extension().is_some_and(|ending| ending == "mrxs");
-            let scan = folders.look(&root, &[], &touched, |_| true, rests).unwrap();
+            let scan = folders.look(&root, &[], &touched, |_, _| true, rests).unwrap();
             paths(&scan).iter().map(|path| path.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(look(&[], false), ["slides/a.mrxs"]);
@@ -281,7 +285,9 @@ mod tests {
         let mut folders = Folders::default();
         for _ in 0..3 {
             let root = Dir::open(dir.path()).unwrap();
-            let scan = folders.look(&root, &[], &BTreeSet::new(), |path| path.as_os_str().is_empty(), |_| false).unwrap();
+            let scan = folders
+                .look(&root, &[], &BTreeSet::new(), |path, _| path.is_some_and(|path| path.as_os_str().is_empty()), |_| false)
+                .unwrap();
             assert!(scan.read.contains(&PathBuf::from("case")));
         }
     }

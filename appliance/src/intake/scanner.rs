@@ -120,23 +120,32 @@ impl Scanner {
             Ok(scan) => scan,
             Err(reason) => return self.blind(&reason),
         };
-        if std::mem::take(&mut self.troubles) > 0 {
-            self.watch.renew();
-        }
-        let gap = self.watch.follow(&scan.read, &scan.gone);
+        self.troubles = 0;
         let next = self.judge(&scan, events.hints, now);
         self.report(&scan);
         let longest = if self.watch.polling().is_some() { POLL } else { QUIET };
-        let waits = [next, due, gap.then_some(Duration::ZERO), Some(longest)];
+        let waits = [next, due, Some(longest)];
         waits.into_iter().flatten().min().unwrap_or(longest)
     }
 
     fn scan(&mut self, root: &Dir, events: &Events) -> Result<Scan, String> {
-        let config = &self.intake.config;
-        let watched = |folder: &Path| self.watch.covers(folder);
-        let rests = |file: &NewFile| self.intake.desk.rests(&Key::from(file));
-        let scan = self.folders.look(root, &[&config.ignore, &config.sidecars], &events.touched, watched, rests);
-        scan.map_err(|error| error.to_string())
+        let Scanner { intake, watch, folders, .. } = self;
+        // What was there before the inbox went away tells of nothing any more.
+        if self.troubles > 0 {
+            watch.renew();
+        }
+        watch.try_again();
+        let left_alone = [intake.config.ignore.as_slice(), intake.config.sidecars.as_slice()];
+        let rests = |file: &NewFile| intake.desk.rests(&Key::from(file));
+        let cover = |folder: Option<&Path>, gone: &[PathBuf]| {
+            watch.let_go(gone);
+            folder.is_some_and(|folder| watch.cover(folder))
+        };
+        let scan = folders.look(root, &left_alone, &events.touched, cover, rests).map_err(|error| error.to_string())?;
+        if watch.polling().is_some() {
+            folders.doubt_all();
+        }
+        Ok(scan)
     }
 
     /// The inbox; one that was absent at the start is adopted when it comes.

@@ -43,11 +43,13 @@ impl Sidecars {
         }
         let ((beside, image), (target, new)) = (from, to);
         for name in self.of(image, beside, patterns)? {
-            let following = names::following(&name, image, new);
             while let Some(found) = beside.stat(&name)?.filter(files::is_regular) {
                 let sidecar = Source { root: beside, path: Path::new(&name), stamp: Stamp::from(&found), sha256: None };
-                let (free, _) = files::choose(target, &following, mark, |_| Ok(false))?;
-                let moved = files::relocate(&sidecar, target, &free)?;
+                let (free, there) = choose(target, beside, &name, found.st_size, (image, new), mark)?;
+                let moved = match there {
+                    true => files::remove(&sidecar, target, &free)?,
+                    false => files::relocate(&sidecar, target, &free)?,
+                };
                 if moved == Moved::Yes
                     && let Some(listed) = self.listed.get_mut(target.path())
                 {
@@ -75,6 +77,36 @@ impl Sidecars {
         let Some(listed) = self.listed.get(folder) else { return Ok(Vec::new()) };
         Ok(belonging(&listed.names, &listed.others, image))
     }
+}
+
+/// The first name in `target` that is free, or holds the same bytes already: the sidecar's behind the image's new name, then with a mark
+/// between the two, so that it belongs to the image in either case.
+fn choose(
+    target: &Dir,
+    beside: &Dir,
+    name: &OsStr,
+    size: i64,
+    (image, new): (&OsStr, &OsStr),
+    mark: &str,
+) -> io::Result<(OsString, bool)> {
+    let marks = (1u32..).map(|number| if number == 1 { format!(".{mark}") } else { format!(".{mark}-{number}") });
+    for sign in std::iter::once(String::new()).chain(marks) {
+        let candidate = names::following(name, image, new, &sign);
+        if candidate.len() > names::LONGEST {
+            break;
+        }
+        match target.stat(&candidate)? {
+            None => return Ok((candidate, false)),
+            Some(found) if files::is_regular(&found) && found.st_size == size => {
+                if target.sha256_of(&candidate)? == beside.sha256_of(name)? {
+                    return Ok((candidate, true));
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    // Too long to tell whose it is; it is not left behind.
+    files::choose(target, name, mark, |_| Ok(false))
 }
 
 /// Names alone: the state of each file would cost as much again.

@@ -122,41 +122,42 @@ impl Watch {
         self.limited.is_some()
     }
 
-    /// Watches these folders below the inbox, and those that are `gone` no more; true when some are new and one more look closes the gap.
-    pub fn follow(&mut self, folders: &[PathBuf], gone: &[PathBuf]) -> bool {
+    /// Tries once more what the system refused a while ago.
+    pub fn try_again(&mut self) {
         if let Some(since) = self.limited
             && clock::boot().saturating_sub(since) > TRY_AGAIN
         {
             (self.limited, self.polling) = (None, None);
             self.begin();
         }
+    }
+
+    /// Watches a folder below the inbox from now on; whether events in it are told.
+    pub fn cover(&mut self, folder: &Path) -> bool {
         let Some(watcher) = &mut self.watcher else { return false };
+        if self.watched.contains(folder) {
+            return true;
+        }
+        match watcher.watch(&self.root.join(folder), RecursiveMode::NonRecursive) {
+            Ok(()) => self.watched.insert(folder.to_owned()),
+            Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => false,
+            Err(error) => {
+                self.refused(&error);
+                false
+            }
+        }
+    }
+
+    /// Watches these folders no more.
+    pub fn let_go(&mut self, gone: &[PathBuf]) {
         for folder in gone {
-            if self.watched.remove(folder) {
+            if self.watched.remove(folder)
+                && let Some(watcher) = &mut self.watcher
+            {
                 // A folder that is gone took its watch along.
                 let _ = watcher.unwatch(&self.root.join(folder));
             }
         }
-        let mut new = false;
-        for folder in folders {
-            if self.watched.contains(folder) {
-                continue;
-            }
-            match watcher.watch(&self.root.join(folder), RecursiveMode::NonRecursive) {
-                Ok(()) => new |= self.watched.insert(folder.clone()),
-                Err(error) if matches!(error.kind, ErrorKind::PathNotFound) => {}
-                Err(error) => {
-                    self.refused(&error);
-                    return false;
-                }
-            }
-        }
-        new
-    }
-
-    /// Whether events in this folder are told.
-    pub fn covers(&self, folder: &Path) -> bool {
-        self.watched.contains(folder)
     }
 
     /// The folder was gone: all watches are void.
@@ -249,9 +250,8 @@ mod tests {
             return;
         }
         assert!(watch.take_events().missed, "what happened before it watched");
-        assert!(watch.follow(&[PathBuf::new()], &[]));
-        assert!(!watch.follow(&[PathBuf::new()], &[]));
-        assert!(watch.covers(Path::new("")) && !watch.covers(Path::new("case")));
+        assert!(watch.cover(Path::new("")) && watch.cover(Path::new("")));
+        assert!(!watch.cover(Path::new("case")), "it is not there");
         std::fs::write(dir.path().join(".x.png.part"), b"x").unwrap();
         std::fs::write(dir.path().join("STATUS.html"), b"x").unwrap();
         std::fs::write(dir.path().join("a.png"), b"x").unwrap();

@@ -97,10 +97,11 @@ impl Intake {
     fn judge(&self, file: NewFile, reader: &mut dyn Decoder) -> Result<(), LedgerError> {
         let name = names::shown(&file.path);
         progress::enter("read", &name, READ);
-        if self.wait_for_space(file.stamp.size.min(self.config.max_file)) {
+        if self.wait_for_space(file.stamp.size.min(self.config.max_file))? {
             self.desk.forget(&Key::from(&file));
             return Ok(());
         }
+        progress::enter("read", &name, READ);
         let begun = Instant::now();
         let root = self.folder.inbox().map_err(ReadError::Io);
         let opened = root.and_then(|root| patch::open(&root, &file.path, &file.stamp));
@@ -156,15 +157,28 @@ impl Intake {
         }
     }
 
-    /// A file above the limit is never read: it fails, or is a slide and stays. A child that dies of it ends the question.
+    /// A file above the limit is never read: it fails when it is there as a whole, or is a slide and stays. A child that dies of it ends the question.
     fn judge_large(&self, file: NewFile, opened: &std::fs::File, reader: &mut dyn Decoder) -> Result<(), LedgerError> {
         let (size, limit) = (file.stamp.size >> 20, self.config.max_file >> 20);
         let too_large = rejection("file_too_large", format!("The file has {size} MB, the limit is {limit} MB"));
         progress::enter("decode", &names::shown(&file.path), self.config.decode + Duration::from_secs(10));
-        let ask = Ask { want: Want::Slide, name: last_name(&file), hollow: false, patient: false, lenient: false };
+        let patient = !self.patience.is_over(&Key::from(&file));
+        match patch::has_holes(opened, file.stamp.size) {
+            Ok(true) if patient => {
+                self.wait_on(&file, "a part of it is only reserved");
+                return Ok(());
+            }
+            Ok(_) => {}
+            Err(error) => return self.unread(file, error),
+        }
+        let ask = Ask { want: Want::Slide, name: last_name(&file), hollow: false, patient, lenient: false };
         match reader.ask(&ask, std::os::fd::AsFd::as_fd(opened)) {
             Ok(Found::Slide(vendor, size)) => {
                 self.end_unread(&file, &pipeline::whole_slide(&vendor, size, self.config.max_side), true)
+            }
+            Ok(Found::Unfinished(what)) if patient => {
+                self.wait_on(&file, &what);
+                Ok(())
             }
             Ok(_) | Err(Unread::Rejected(_)) => self.end_unread(&file, &too_large, false),
             Err(Unread::Died(why)) => {
@@ -217,10 +231,10 @@ impl Intake {
         format!("The appliance may not read it: owner {}, mode {mode}", file.owner)
     }
 
-    /// Waits while a disk is nearly full; true when the program is ending.
-    fn wait_for_space(&self, size: u64) -> bool {
+    /// Waits while a disk is nearly full, and puts judged files away meanwhile, which may make room; true when the program is ending.
+    fn wait_for_space(&self, size: u64) -> Result<bool, LedgerError> {
         let needed = trouble::needed_space(self.config.min_free, size);
-        let Some((free, folder)) = self.free_space().filter(|(free, _)| *free < needed) else { return self.stopping() };
+        let Some((free, folder)) = self.free_space().filter(|(free, _)| *free < needed) else { return Ok(self.stopping()) };
         tracing::warn!(event = "paused", reason = "disk", free_mb = free >> 20, needed_mb = needed >> 20);
         let wanted = trouble::resume_space(needed);
         let words = |free: u64, folder: &Path| {
@@ -230,10 +244,14 @@ impl Intake {
         while !self.nap(SPACE_AGAIN) {
             match self.free_space().filter(|(free, _)| *free < wanted) {
                 Some((free, folder)) => pause.say(words(free, &folder)),
-                None => return false,
+                None => return Ok(false),
             }
+            while let Some(row) = self.desk.take_judged() {
+                self.put_away(vec![row])?;
+            }
+            progress::idle();
         }
-        true
+        Ok(true)
     }
 
     /// An image during which the program died must have the engine for itself, or it takes others along.

@@ -18,6 +18,9 @@ type Result<T> = std::result::Result<T, LedgerError>;
 /// After so many times `max_attempts` ends that nothing explains, all while it ran alone, an image is set aside too.
 const UNEXPLAINED_PER_ATTEMPT: u32 = 4;
 
+/// The code of an image of which the program died again and again.
+const CRASHED: &str = "crashed_repeatedly";
+
 /// The device of a run that has loaded none yet.
 const NO_DEVICE: &str = "none";
 
@@ -141,10 +144,7 @@ fn out_of_memory(tx: &Transaction<'_>, run: i64) -> Result<bool> {
 }
 
 fn crashed_repeatedly(times: u32) -> Rejection {
-    Rejection {
-        code: "crashed_repeatedly".into(),
-        message: format!("The program ended {times} times while it worked on this image"),
-    }
+    Rejection { code: CRASHED.into(), message: format!("The program ended {times} times while it worked on this image") }
 }
 
 /// Notes what was done by whom; never changed afterwards.
@@ -247,8 +247,11 @@ pub fn claim(tx: &Transaction<'_>, file: &NewFile, sha256: &[u8; 32], bundle: i6
             Ok(Claim::Attached { job: job.id })
         }
         JobState::Committed => known(tx, file, sha256, job.id, FileEvent::Report, None, &now),
-        JobState::Rejected => known(tx, file, sha256, job.id, FileEvent::Reject, Some(&job.why), &now),
-        JobState::Claimed | JobState::RetryWait | JobState::Released => {
+        JobState::Rejected if is_final(&job, run) => known(tx, file, sha256, job.id, FileEvent::Reject, Some(&job.why), &now),
+        JobState::Claimed | JobState::RetryWait | JobState::Released | JobState::Rejected => {
+            if job.state == JobState::Rejected {
+                forget_failures(tx, job.id)?;
+            }
             move_job(tx, job.id, JobEvent::Claim)?;
             tx.execute(
                 "UPDATE job SET attempts = attempts + 1, run_id = ?2, token = ?3, claimed_at = ?4, updated_at = ?4 WHERE id = ?1",
@@ -257,6 +260,21 @@ pub fn claim(tx: &Transaction<'_>, file: &NewFile, sha256: &[u8; 32], bundle: i6
             work(tx, file, sha256, job.id, &now)
         }
     }
+}
+
+/// Whether bytes that were rejected are rejected at once when they come again. What settings or a version of the program made of them holds
+/// for its own run; what time or the machine made of them holds for nobody; an image of which the program died is not tried again unasked.
+fn is_final(job: &Found, run: i64) -> bool {
+    const OF_THE_MOMENT: [&str; 4] = ["truncated", "timed_out", "engine_failed", "decoder_died"];
+    let code = job.why.code.as_str();
+    code == CRASHED || job.run == run && !OF_THE_MOMENT.contains(&code)
+}
+
+/// A rejected job begins anew.
+fn forget_failures(tx: &Transaction<'_>, job: i64) -> Result<()> {
+    move_job(tx, job, JobEvent::Retry)?;
+    tx.execute("UPDATE job SET attempts = 0, crashes = 0, kills = 0, code = NULL, message = NULL WHERE id = ?1", [job])?;
+    Ok(())
 }
 
 fn known(
@@ -533,11 +551,7 @@ pub fn begin_retry(tx: &Transaction<'_>, file: &FileRow, actor: &str) -> Result<
         if let Some(job) = sharer.job {
             let state: JobState = tx.query_row("SELECT state FROM job WHERE id = ?1", [job], |row| row.get(0))?;
             if state == JobState::Rejected {
-                move_job(tx, job, JobEvent::Retry)?;
-                tx.execute(
-                    "UPDATE job SET attempts = 0, crashes = 0, kills = 0, code = NULL, message = NULL WHERE id = ?1",
-                    [job],
-                )?;
+                forget_failures(tx, job)?;
             }
         }
         move_file(tx, sharer.id, FileEvent::BeginRetry)?;

@@ -48,7 +48,8 @@ fn section(calibration: Option<&Calibration>, result: &Value) -> String {
     text += &format!("- fitted on {} images, reported on {}\n", data["fitted"], data["reported"]);
     match (data["training_rows_known"].as_bool(), data["left_out"].as_u64()) {
         (Some(false), _) => {
-            text += "- unknown: which images trained the classifier; rows were chosen by the file's column `split`\n"
+            text +=
+                "- unknown: all or some of the images that trained the bundle; rows were chosen by the file's column `split`\n"
         }
         (_, Some(rows)) if rows > 0 => {
             text += &format!("- left out: {rows} rows that trained the bundle, or whose patients did\n")

@@ -166,7 +166,8 @@ fn mode(manifest: &Manifest) -> Mode {
     }
 }
 
-/// What the bundle's halves say that they have seen; and whether there is a classifier that does not say it.
+/// What the bundle's halves say that they have seen; and whether one of them does not say all of it. A describer without any record is a
+/// checkpoint as it came: nobody here trained it.
 fn seen(opened: &Bundle) -> Result<(Vec<TrainingData>, bool), Failure> {
     let read = |half: &str| {
         let wrong = |error: RecordError| {
@@ -176,8 +177,10 @@ fn seen(opened: &Bundle) -> Result<(Vec<TrainingData>, bool), Failure> {
     };
     let describer = if opened.manifest.describer.is_some() { read(DESCRIBER)? } else { None };
     let classifier = if opened.manifest.classifier.is_some() { read(CLASSIFIER)? } else { None };
-    let unknown = opened.manifest.classifier.is_some() && classifier.is_none();
-    Ok((describer.into_iter().chain(classifier).collect(), unknown))
+    let unrecorded = opened.manifest.classifier.is_some() && classifier.is_none();
+    let seen: Vec<TrainingData> = describer.into_iter().chain(classifier).collect();
+    let unknown = unrecorded || seen.iter().any(|data| !data.is_complete());
+    Ok((seen, unknown))
 }
 
 /// The trainer's limit, or one to be fitted where the bundle has the features of training images.

@@ -139,6 +139,7 @@ fn retry_names_the_other_files_of_its_bytes() {
     let retried = appliance.cli(&["retry", &ids[0], &ids[0]]);
     let said = text(&retried.stdout);
     assert!(said.contains("1 of 1 queued again") && said.contains(&format!("retry {}`", ids[1])), "{retried:?}");
+    appliance.until("it failed again", |appliance| appliance.in_state("failed") == 2 && appliance.in_state("retried") == 1);
     let refused = appliance.cli(&["retry", "4711", &ids[1]]);
     assert_eq!(refused.status.code(), Some(3), "{refused:?}");
     assert!(
@@ -188,6 +189,44 @@ fn verify_names_what_is_missing_or_changed() {
     let said = text(&verify.stdout);
     assert_eq!(verify.status.code(), Some(1));
     assert!(said.contains("CHANGED") && said.contains("MISSING"), "{said}");
+}
+
+#[test]
+fn submissions_of_one_name_at_once_all_arrive() {
+    let mut appliance = Appliance::new();
+    appliance.start();
+    let exports = ["1", "2", "3", "4"].map(|folder| appliance.path("exports").join(folder).join("tile.png"));
+    for (seed, file) in exports.iter().enumerate() {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, png(512, 512, 20 + seed as u8)).unwrap();
+    }
+    std::thread::scope(|scope| {
+        for file in &exports {
+            let appliance = &appliance;
+            scope.spawn(move || {
+                let submitted = appliance.cli(&["submit", "--case", "S9", &file.display().to_string()]);
+                assert!(submitted.status.success(), "{submitted:?}");
+            });
+        }
+    });
+    appliance.until("all are filed", |appliance| appliance.in_state("filed") == 4);
+    assert_eq!(appliance.reports(), 4);
+    appliance.check();
+}
+
+#[test]
+fn a_file_that_cannot_be_copied_keeps_no_other_from_it() {
+    let mut appliance = with_reports();
+    let [good, other] = ["u.png", "v.png"].map(|name| appliance.path(name));
+    std::fs::write(&good, png(64, 64, 31)).unwrap();
+    std::fs::write(&other, png(64, 64, 32)).unwrap();
+    let [good, other] = [good, other].map(|path| path.display().to_string());
+    let submitted = appliance.cli(&["submit", "--case", "S9", &good, "/proc/self/mem", &other]);
+    assert_eq!(submitted.status.code(), Some(3), "{submitted:?}");
+    assert!(text(&submitted.stderr).contains("/proc/self/mem cannot be copied"), "{submitted:?}");
+    appliance.until("both others are filed", |appliance| appliance.in_state("filed") == 5);
+    assert_eq!(std::fs::read_dir(appliance.path("inbox/S9")).unwrap().count(), 0, "nothing half copied is left");
+    appliance.check();
 }
 
 #[test]

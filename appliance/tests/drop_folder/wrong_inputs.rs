@@ -210,3 +210,46 @@ fn a_file_above_the_limit_fails_unread_and_a_slide_stays() {
     assert_eq!(note(&appliance, "inbox/slide.czi.note.json")["code"], "whole_slide");
     assert_eq!(appliance.count("SELECT count(*) FROM files WHERE image_sha256 IS NOT NULL"), 0);
 }
+
+#[test]
+fn a_file_above_the_limit_that_is_still_being_written_waits() {
+    let mut appliance = Appliance::new();
+    appliance.set("MMLNB_MAX_FILE_MB", "1");
+    appliance.set("MMLNB_INCOMPLETE_S", "600");
+    // A TIFF whose directory lies behind its picture data, as most writers leave it: the first 2 MB are no slide and no picture yet.
+    let mut begun = b"II*\0\0\0\x30\0".to_vec();
+    begun.resize(2 << 20, 7);
+    appliance.drop("S1/export.tif", &begun);
+    appliance.drop("S1/room.png", &[0; 2 << 20]);
+    appliance.start();
+    appliance.drop_png("S1/patch.png", 1);
+    appliance.until("a patch is filed", |appliance| appliance.in_state("filed") == 1);
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    for name in ["export.tif", "room.png"] {
+        assert!(appliance.path("inbox/S1").join(name).exists(), "{name}: its writer is not done");
+    }
+    assert_eq!(appliance.in_state("failed"), 0);
+    appliance.stop();
+    appliance.set("MMLNB_INCOMPLETE_S", "1");
+    appliance.start();
+    appliance.until("they are given up", |appliance| appliance.in_state("failed") == 2);
+    assert_eq!(note(&appliance, "failed/S1/export.tif.note.json")["code"], "file_too_large");
+}
+
+#[test]
+fn bytes_that_failed_by_a_setting_are_looked_at_anew_under_another_one() {
+    let mut appliance = Appliance::new();
+    appliance.set("MMLNB_MAX_SIDE_PX", "64");
+    appliance.drop("S1/a.png", &png(96, 96, 1));
+    appliance.start();
+    appliance.until("it is too large", |appliance| appliance.in_state("failed") == 1);
+    appliance.drop("S2/b.png", &png(96, 96, 1));
+    appliance.until("within one run it is known", |appliance| appliance.in_state("failed") == 2);
+    appliance.stop();
+    appliance.set("MMLNB_MAX_SIDE_PX", "128");
+    appliance.start();
+    appliance.drop("S1/a.png", &png(96, 96, 1));
+    appliance.until("it is filed", |appliance| appliance.in_state("filed") == 1);
+    assert_eq!((appliance.in_state("failed"), appliance.reports()), (2, 1), "what failed before stays told as that");
+    appliance.check();
+}

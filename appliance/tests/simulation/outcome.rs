@@ -60,18 +60,18 @@ pub fn rows(place: &Place) -> String {
 pub struct Counts {
     /// Runs that began.
     pub runs: i64,
-    /// Jobs that ended.
+    /// Another number whenever a job ended, also one that had been rejected before: bytes that come again are looked at anew.
     pub ended: i64,
 }
 
 /// What holds whenever the program is not running, and what the ledger counts then.
 pub fn between(place: &Place, clean: bool) -> Result<Counts, String> {
     let Ok(connection) = open::reader(&place.config.ledger()) else { return Ok(Counts::default()) };
-    let claimed = count(&connection, "SELECT count(*) FROM job WHERE state = 'claimed'");
+    let claimed = count(&connection, "SELECT coalesce(sum(1 + run_id), 0) FROM job WHERE state = 'claimed'");
     if clean && claimed > 0 {
         return Err(format!("{claimed} claims were not given back"));
     }
-    let ended = count(&connection, "SELECT count(*) FROM job WHERE state IN ('committed', 'rejected')");
+    let ended = count(&connection, "SELECT coalesce(sum(1 + run_id), 0) FROM job WHERE state IN ('committed', 'rejected')");
     Ok(Counts { runs: count(&connection, "SELECT count(*) FROM run"), ended })
 }
 

@@ -8,6 +8,9 @@ use super::tiff_directory::Directory;
 use super::tiff_layout::{Layout, Place};
 use super::zlib;
 
+/// So many pixels a tile may have wherever a page may have fewer.
+const LEAST_TILE: u64 = 1 << 20;
+
 /// Pixels of a page, and the first damage that still gave some.
 pub fn page(bytes: &[u8], directory: &Directory, limits: &Limits) -> Result<(Rgb8Image, Option<Damage>), DecodeError> {
     refuse_unread(directory)?;
@@ -15,6 +18,14 @@ pub fn page(bytes: &[u8], directory: &Directory, limits: &Limits) -> Result<(Rgb
     let stored = u64::from(directory.width as u32) * directory.height * directory.channels;
     if directory.width > u64::from(limits.max_side) || stored.saturating_mul(4) > limits.max_alloc {
         return Err(DecodeError::TooLarge { width: directory.width, height: directory.height, limits: *limits });
+    }
+    // A tile may be larger than its page, and is unpacked whole: what a page may not be, it may not be either.
+    let (wide, high) = (layout.width as u64, layout.height as u64);
+    let samples = (wide * high).saturating_mul(directory.channels);
+    if wide * high > limits.max_pixels.max(LEAST_TILE) || samples.saturating_mul(4) > limits.max_alloc {
+        return Err(DecodeError::Unsupported(format!(
+            "a TIFF whose tiles are {wide} x {high} pixels, more than any page may have"
+        )));
     }
     let mut page = Page { bytes, directory, layout, limits, wide: Vec::new(), narrow: Vec::new(), damage: None };
     let count = (directory.width * directory.height * page.stored_channels() as u64) as usize;

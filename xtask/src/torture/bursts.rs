@@ -94,7 +94,8 @@ fn burst(step: &Step) -> Measures {
 fn flat(step: &Step) -> Measures {
     let arena = Arena::new(step, 0);
     // As the unit starts it.
-    let mut daemon = arena.daemon().variable("MALLOC_ARENA_MAX", "2").start();
+    let memory = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "131072")];
+    let mut daemon = memory.iter().fold(arena.daemon(), |daemon, (name, value)| daemon.variable(name, value)).start();
     let (mut looks, mut descriptors, mut dropped) = (Vec::new(), Vec::new(), 0);
     for some in step.rounds().collect::<Vec<_>>().chunks(BETWEEN) {
         for round in some {

@@ -73,7 +73,6 @@ fn play(step: &Step) -> Measures {
     let daemon = start();
     assert_eq!(daemon.stop(Duration::from_secs(30)), 0, "a start and a stop with a clock that is off");
     arena.assert_each_ended_once(&dropped, &format!("rounds {:?}", step.rounds()));
-    measures.count("stuck", 0);
     measures
 }
 

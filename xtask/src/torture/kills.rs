@@ -65,7 +65,6 @@ fn play(step: &Step) -> Measures {
     assert_eq!(daemon.stop(Duration::from_secs(30)), 0, "a clean stop");
     arena.assert_each_ended_once(&dropped, &format!("rounds {:?}", step.rounds()));
     measures.count("files", dropped.len() as u64);
-    measures.count("double reports", 0);
     measures
 }
 

@@ -70,7 +70,6 @@ fn fill_and_free(step: &Step) -> Measures {
     assert_eq!(daemon.stop(Duration::from_secs(30)), 0, "a clean stop");
     arena.assert_each_ended_once(&dropped, &format!("cycles {:?}", step.rounds()));
     measures.count("files", dropped.len() as u64);
-    measures.count("failed", 0);
     measures
 }
 

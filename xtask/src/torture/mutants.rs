@@ -66,7 +66,6 @@ fn in_child(step: &Step) -> Measures {
     for name in ["decoded", "unfinished", "refused"] {
         measures.count(name, number(name) as u64);
     }
-    measures.count("deaths", 0);
     measures.most("longest", number("longest_s"), "s");
     measures.most("growth of the program", number("grown_mb"), "MB");
     measures.most("largest child", number("child_mb"), "MB");
