@@ -93,7 +93,7 @@ impl ExportError {
     /// The exit code: 2 where the input is wrong, 1 where the work itself failed or a bundle was checked and is not right.
     pub fn exit_code(&self) -> u8 {
         match self {
-            ExportError::Io { action, .. } if *action != "read" => 1,
+            ExportError::Io { action, .. } if !matches!(*action, "read" | "copy") => 1,
             ExportError::Malformed { .. } | ExportError::Altered(_) => 1,
             ExportError::Weights(WeightError::Unwritable { .. }) => 1,
             _ => 2,

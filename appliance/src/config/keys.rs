@@ -82,7 +82,7 @@ pub const KEYS: &[Key] = &[
         "max_attempts",
         Kind::Whole(1, 100),
         Some("3"),
-        "After this many deaths of the program on one file the file is set aside.",
+        "After so many deaths of the program, of the decoder, timeouts or engine errors on one file it fails.",
     ),
     key(
         "safe_mode_after",

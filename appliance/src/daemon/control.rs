@@ -20,6 +20,7 @@ use crate::report::status;
 
 const NAME: &str = "control.sock";
 const PATIENCE: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_millis(50);
 const LONGEST_LINE: u64 = 1 << 20;
 
 /// The socket's path by way of an open folder: a path of any length fits into an address.
@@ -60,7 +61,12 @@ pub fn serve(intake: &Arc<Intake>, listener: &UnixListener, status: impl Fn() ->
                     tracing::debug!(event = "control", %error);
                 }
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    tracing::warn!(event = "control", %error, "nobody can ask at this moment");
+                }
+                std::thread::sleep(if error.kind() == io::ErrorKind::WouldBlock { SOON } else { PATIENCE });
+            }
         }
     }
 }

@@ -41,7 +41,7 @@ pub static F2: Figure = Figure {
     short: Some(12),
     step: 1,
     alone: false,
-    hindrance: || None,
+    hindrance: || super::absent(&["setpriv"]),
     play,
 };
 
@@ -141,8 +141,11 @@ impl Round {
     }
 
     fn is_met(&self, daemon: &Daemon) -> bool {
-        // The decoder's child has nobody to tell; it meets its point with the first file.
-        self.point == "decode.child" || daemon.log().contains(&format!("failpoint {}: ", self.point))
+        if self.point == "decode.child" {
+            // It has nobody to tell: its death is told for it, and a delay shows in nothing but time.
+            return self.act.contains("delay") || daemon.log().contains("The decoder");
+        }
+        daemon.log().contains(&format!("failpoint {}: ", self.point))
     }
 
     #[track_caller]

@@ -10,7 +10,7 @@ use crate::{
 pub static F23: Figure = Figure {
     name: "F23",
     what: "from the rename into the inbox to the report's file, less inference, real tiles of 336 x 336 one after the other (`cargo xtask bench overhead`)",
-    wanted: "median at most 35 ms, p99 at most 120 ms",
+    wanted: "median at most 35 ms, p99 at most 120 ms, none as long as one of which no event told (2 s)",
     unit: "files",
     full: || 200,
     short: None,
@@ -29,6 +29,8 @@ fn play(step: &Step) -> Measures {
     for (what, value) in [("median", median), ("p99", p99), ("largest", largest)] {
         measures.most(what, value, "ms");
     }
+    // As long as an untold file has to lie still: the hint that it was renamed in was lost.
+    assert!(largest < 2000.0, "{} files: {}", step.count, measures.text());
     assert!(median <= LIMITS[0] && p99 <= LIMITS[1], "{} files: {}", step.count, measures.text());
     measures
 }

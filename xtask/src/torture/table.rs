@@ -14,7 +14,7 @@ const PAGE: &str = "docs/reliability.md";
 const HEAD: &str = "\
 # Reliability
 
-This page is written by `cargo xtask torture`; its rows are what that command measured. Every figure runs the built `mmlnb-appliance` on a
+This page is written by `cargo xtask torture`; its rows are what that command measured. Every figure runs the built `mmlnb-appliance` (F5 its confined child alone, in a test) on a
 small bundle of random weights, in a folder of its own, and fails at the first thing that is not as it should be.
 
 Invariant I, checked by every figure that names it: every dropped file ends exactly once, as filed with exactly one report or as failed with a reason;
@@ -26,8 +26,8 @@ no byte of an image is lost; nothing half written lies about; `verify` finds the
     cargo xtask torture F1 --replay 350      the step of this round again, as a failure says
     cargo xtask torture --short              minutes: what the gate runs
 
-Rounds that were played are kept in `target/torture`, by commit: a run that was ended goes on where it was. All that is drawn by chance depends on figure and round alone. A `+`
-behind a commit: files were altered. Figures that need root, `strace` or mounting are skipped where these are absent, and say so.
+Rounds that were played are kept in `target/torture`, by commit: a run that was ended goes on where it was. All that is drawn by chance depends on figure and round alone (but for the moments of F22's kills, which are
+shares of a measured time). A `+` behind a commit: files were altered. Figures that need root, `strace`, `setpriv` or mounting are skipped where these are absent, and say so.
 
 ";
 

@@ -1,12 +1,9 @@
 //! `predictions.jsonl`: what a classifier said about every validation and test image; reports, comparisons and ablations read it.
 
+use super::files;
 use crate::{data::Part, error::StudyError};
 use serde::{Deserialize, Serialize};
-use std::{
-    fs,
-    io::{BufWriter, Write},
-    path::Path,
-};
+use std::{fs, path::Path};
 
 /// Its name in a run's folder.
 pub const PREDICTIONS: &str = "predictions.jsonl";
@@ -66,13 +63,12 @@ pub fn read(run: &Path) -> Result<Vec<Prediction>, StudyError> {
 /// Writes all predictions of a run's folder.
 pub fn write(run: &Path, predictions: &[Prediction]) -> Result<(), StudyError> {
     let path = run.join(PREDICTIONS);
-    let file = fs::File::create(&path).map_err(StudyError::io("create", &path))?;
-    let mut out = BufWriter::new(file);
+    let mut text = Vec::new();
     for prediction in predictions {
-        serde_json::to_writer(&mut out, prediction).map_err(|error| StudyError::io("write", &path)(error.into()))?;
-        out.write_all(b"\n").map_err(StudyError::io("write", &path))?;
+        serde_json::to_writer(&mut text, prediction).map_err(|error| StudyError::io("write", &path)(error.into()))?;
+        text.push(b'\n');
     }
-    out.flush().map_err(StudyError::io("write", &path))
+    files::replace_file(&path, &text)
 }
 
 #[cfg(test)]
