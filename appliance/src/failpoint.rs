@@ -45,7 +45,6 @@ pub const NAMES: &[&str] = &[
     "ledger.end_run",
     "ledger.retry",
     "retry.before_move",
-    "retry.moved",
     "retry.after_move",
     "status.write",
     "migrate.before",

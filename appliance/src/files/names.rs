@@ -12,6 +12,8 @@ pub const LONGEST: usize = 255 - ".".len() - ".report.html".len() - ".part".len(
 
 /// The marker that proves that the inbox is mounted; it holds an identifier that the ledger knows.
 pub const MARKER: &str = ".appliance-inbox";
+/// The file by which `done` and `failed` are known again.
+pub const END_MARKER: &str = ".appliance-end";
 
 const IGNORED_PREFIXES: [&str; 2] = [".", "~$"];
 const IGNORED_SUFFIXES: [&str; 20] = [

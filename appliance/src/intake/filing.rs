@@ -314,6 +314,7 @@ pub fn bring_back(
     match move_back(folder, row, lies, sidecars) {
         Ok(()) => Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row))?),
         Err(_) if row.filed_path.is_some() && lies_at(folder, row, &path).is_ok_and(|lies| lies.is_none()) => {
+            remove_left_notes(folder, row).map_err(|error| cannot_return(row, &path, &error))?;
             Ok(ledger.write("ledger.retry", |tx| record::end_retry(tx, row))?)
         }
         Err(error) => {
@@ -348,15 +349,24 @@ fn move_back(folder: &Folder, row: &FileRow, lies: Option<(Dir, OsString, Stamp)
             }
             moved?;
         }
-        failpoint::pass("retry.moved")?;
+        // The last thing that can fail: a slide that stays after all keeps its note.
+        failpoint::pass("retry.after_move")?;
         remove_notes(&from, &name);
-    } else if let Some(path) = &row.filed_path
+        return Ok(());
+    }
+    failpoint::pass("retry.after_move")?;
+    remove_left_notes(folder, row)
+}
+
+/// The notes of a file that left `failed` before they could be removed; another one of its name keeps its own.
+fn remove_left_notes(folder: &Folder, row: &FileRow) -> io::Result<()> {
+    if let Some(path) = &row.filed_path
         && let Ok((from, name)) = folder.placed(path)
         && from.stat(&name)?.is_none()
     {
         remove_notes(&from, &name);
     }
-    failpoint::pass("retry.after_move")
+    Ok(())
 }
 
 /// The folder, name and state of a file that failed or was refused; none when it is not there any more, or another one of its name is.

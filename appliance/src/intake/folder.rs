@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::config::Config;
 use crate::error::{Exit, Failure};
-use crate::files::names::{self, MARKER, Pattern};
+use crate::files::names::{self, END_MARKER, MARKER, Pattern};
 use crate::files::{Dir, Stamp};
 use crate::ledger::{INBOX, Ledger, LedgerError, read, record};
 use crate::world;
@@ -30,6 +30,8 @@ pub struct Folder {
     failed: PathBuf,
     sidecars: Vec<Pattern>,
     held: Mutex<Option<Held>>,
+    /// The markers of `done` and `failed`, once they are known.
+    ends: Mutex<[Option<String>; 2]>,
 }
 
 /// What became of an attempt to adopt a folder.
@@ -53,16 +55,18 @@ struct Held {
 /// # Errors
 /// I/O, or something else than a file has its name.
 pub fn write_marker(inbox: &Dir) -> io::Result<String> {
-    let name = OsStr::new(MARKER);
-    match inbox.read_text(name, LONGEST_MARKER)? {
-        Some(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
-        _ => {}
+    write_as(inbox, OsStr::new(MARKER))
+}
+
+fn write_as(folder: &Dir, name: &OsStr) -> io::Result<String> {
+    if let Some(marker) = marker_of(folder, name)?.filter(|marker| !marker.is_empty()) {
+        return Ok(marker);
     }
     let marker = new_identifier()?;
-    let mut file = inbox.create_anew(name)?;
+    let mut file = folder.create_anew(name)?;
     writeln!(file, "{marker}")?;
     file.sync_all()?;
-    inbox.sync()?;
+    folder.sync()?;
     Ok(marker)
 }
 
@@ -80,6 +84,7 @@ impl Folder {
             failed: config.failed.clone(),
             sidecars: config.sidecars.clone(),
             held: Mutex::default(),
+            ends: Mutex::default(),
         }
     }
 
@@ -88,12 +93,42 @@ impl Folder {
         &self.sidecars
     }
 
-    /// Recognises the inbox by its marker, or adopts one that the ledger has never seen, and locks it. Once it has succeeded it
-    /// does nothing more.
+    /// Recognises the inbox by its marker, or adopts one that the ledger has never seen, and locks it; `done` and `failed` likewise, as far as
+    /// they are there. Once all have succeeded it does nothing more.
     ///
     /// # Errors
     /// [`Exit::Locked`] when another daemon reads it, [`Exit::Permission`], or the ledger.
     pub fn adopt(&self, ledger: &Ledger) -> Result<Adoption, Failure> {
+        let adoption = self.adopt_inbox(ledger)?;
+        if adoption == Adoption::Held {
+            self.adopt_ends(ledger)?;
+        }
+        Ok(adoption)
+    }
+
+    /// One that is absent or cannot be used is told by [`Folder::end`].
+    fn adopt_ends(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+        let mut ends = world::lock(&self.ends);
+        for (end, (root, name)) in ends.iter_mut().zip([(&self.done, DONE), (&self.failed, FAILED)]) {
+            if end.is_some() {
+                continue;
+            }
+            let Ok((folder, key)) = Dir::open(root).and_then(|folder| Ok((folder, real_path(root)?))) else { continue };
+            let known = ledger.read(|tx| read::marker(tx, &key))?;
+            let found = match known {
+                Some(_) => marker_of(&folder, OsStr::new(END_MARKER)),
+                None => write_as(&folder, OsStr::new(END_MARKER)).map(Some),
+            };
+            let Ok(Some(found)) = found else { continue };
+            if known.is_none() {
+                ledger.write("ledger.begin_run", |tx| record::adopt_folder(tx, name, &key, &found))?;
+            }
+            *end = Some(known.unwrap_or(found));
+        }
+        Ok(())
+    }
+
+    fn adopt_inbox(&self, ledger: &Ledger) -> Result<Adoption, Failure> {
         let mut held = world::lock(&self.held);
         if held.is_some() {
             return Ok(Adoption::Held);
@@ -104,7 +139,7 @@ impl Folder {
         };
         let known = ledger.read(|tx| read::marker(tx, &key))?;
         let found = match known {
-            Some(_) => marker_of(&inbox),
+            Some(_) => marker_of(&inbox, OsStr::new(MARKER)),
             None => write_marker(&inbox).map(Some),
         };
         let found = match found {
@@ -148,19 +183,32 @@ impl Folder {
         let inbox = Dir::open(&self.inbox)?;
         let mut held = world::lock(&self.held);
         let Some(held) = held.as_mut() else { return Err(io::Error::new(io::ErrorKind::NotFound, NOT_MOUNTED)) };
-        if marker_of(&inbox)?.as_ref() != Some(&held.marker) {
+        if marker_of(&inbox, OsStr::new(MARKER))?.as_ref() != Some(&held.marker) {
             return Err(io::Error::new(io::ErrorKind::NotFound, NOT_MOUNTED));
         }
         held.follow(&inbox)?;
         Ok(inbox)
     }
 
-    /// The folder for files with a report, or for files without.
+    /// The folder for files with a report, or for files without: it is mounted, and it is the one that was adopted. Elsewhere what is put
+    /// there would be hidden, and what lies there would be taken for gone.
     ///
     /// # Errors
-    /// I/O; `NotFound` while it is absent.
+    /// I/O; `NotFound` while it is absent, not mounted or another one.
     pub fn end(&self, with_report: bool) -> io::Result<Dir> {
-        Dir::open(if with_report { &self.done } else { &self.failed })
+        let root = if with_report { &self.done } else { &self.failed };
+        let folder = Dir::open(root)?;
+        let known = world::lock(&self.ends)[usize::from(!with_report)].clone();
+        if known.is_some() && marker_of(&folder, OsStr::new(END_MARKER))? == known {
+            return Ok(folder);
+        }
+        let line = known.map_or_else(|| "its old line".to_owned(), |marker| format!("the line {marker}"));
+        let reason = format!(
+            "{} is not mounted, or another folder: its {END_MARKER} is missing or another one (mount the share; if the folder was really \
+             replaced, write {line} into that file)",
+            names::shown(root)
+        );
+        Err(io::Error::new(io::ErrorKind::NotFound, reason))
     }
 
     /// Where a file that was put away lies: its folder and its name there.
@@ -190,6 +238,9 @@ impl Folder {
     }
 }
 
+/// How the ledger names the places where files end.
+const DONE: &str = "done";
+const FAILED: &str = "failed";
 const NOT_MOUNTED: &str = "its marker .appliance-inbox is missing or another one: its share is not mounted, or it is another folder \
     (mount the share; if the folder was really replaced, copy the marker into it)";
 
@@ -208,8 +259,8 @@ impl Held {
     }
 }
 
-fn marker_of(inbox: &Dir) -> io::Result<Option<String>> {
-    Ok(inbox.read_text(OsStr::new(MARKER), LONGEST_MARKER)?.map(|text| text.trim().to_owned()))
+fn marker_of(folder: &Dir, name: &OsStr) -> io::Result<Option<String>> {
+    Ok(folder.read_text(name, LONGEST_MARKER)?.map(|text| text.trim().to_owned()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "resolves the configured path; nothing is opened by it")]
@@ -254,7 +305,7 @@ mod tests {
 
     fn folder(root: &Path) -> Folder {
         let [inbox, done, failed] = ["inbox", "done", "failed"].map(|name| root.join(name));
-        Folder { inbox, done, failed, sidecars: Vec::new(), held: Mutex::default() }
+        Folder { inbox, done, failed, sidecars: Vec::new(), held: Mutex::default(), ends: Mutex::default() }
     }
 
     #[test]

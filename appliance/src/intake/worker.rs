@@ -355,7 +355,7 @@ impl Intake {
                 self.pass_point("commit.after");
                 rows
             }
-            Outcome::Reject(why) => self.reject(job, &why)?,
+            Outcome::Reject(why) => self.reject(&hold, &why)?,
             Outcome::Refuse(why) => {
                 self.ledger.write("ledger.release", |tx| record::unclaim(tx, &hold))?;
                 self.desk.detach(job);
@@ -364,7 +364,7 @@ impl Intake {
             Outcome::Unfinished(what) if self.patience.is_over(&Key::from(&file)) => {
                 let seconds = self.config.incomplete.as_secs();
                 let message = format!("The file ends in the middle ({what}) and did not change for {seconds} s");
-                self.reject(job, &rejection("truncated", message))?
+                self.reject(&hold, &rejection("truncated", message))?
             }
             Outcome::Unfinished(what) => {
                 self.ledger.write("ledger.release", |tx| record::unclaim(tx, &hold))?;
@@ -372,7 +372,7 @@ impl Intake {
                 self.wait_on(&file, &what);
                 return Ok(());
             }
-            Outcome::TryAgain(why) if attempts >= self.config.max_attempts => self.reject(job, &why)?,
+            Outcome::TryAgain(why) if attempts >= self.config.max_attempts => self.reject(&hold, &why)?,
             Outcome::TryAgain(why) => {
                 self.ledger.write("ledger.release", |tx| record::retry_later(tx, &hold, &why))?;
                 return self.again(job, file, &why.message);
@@ -403,9 +403,9 @@ impl Intake {
         self.put_away(rows.into_iter().filter(mine).collect())
     }
 
-    fn reject(&self, job: i64, why: &Rejection) -> Result<Vec<crate::ledger::FileRow>, LedgerError> {
-        let rows = self.ledger.write("ledger.reject", |tx| record::reject(tx, job, why))?;
-        tracing::error!(event = "rejected", job, code = why.code, message = why.message);
+    fn reject(&self, hold: &Hold, why: &Rejection) -> Result<Vec<crate::ledger::FileRow>, LedgerError> {
+        let rows = self.ledger.write("ledger.reject", |tx| record::reject_held(tx, hold, why))?;
+        tracing::error!(event = "rejected", job = hold.job, code = why.code, message = why.message);
         self.pass_point("reject.after");
         Ok(rows)
     }

@@ -240,6 +240,8 @@ pub fn claim(tx: &Transaction<'_>, file: &NewFile, sha256: &[u8; 32], bundle: i6
         let job = tx.last_insert_rowid();
         return work(tx, file, sha256, job, &now);
     };
+    // A file that ended with its twin, and is looked at by a worker that does not know it yet, has its end.
+    let ended = job.state == JobState::Rejected && (is_final(&job, run) || is_rejected(tx, file, job.id)?);
     match job.state {
         JobState::Claimed if job.run == run && job.token == token => work(tx, file, sha256, job.id, &now),
         JobState::Claimed if job.run == run => {
@@ -247,7 +249,7 @@ pub fn claim(tx: &Transaction<'_>, file: &NewFile, sha256: &[u8; 32], bundle: i6
             Ok(Claim::Attached { job: job.id })
         }
         JobState::Committed => known(tx, file, sha256, job.id, FileEvent::Report, None, &now),
-        JobState::Rejected if is_final(&job, run) => known(tx, file, sha256, job.id, FileEvent::Reject, Some(&job.why), &now),
+        JobState::Rejected if ended => known(tx, file, sha256, job.id, FileEvent::Reject, Some(&job.why), &now),
         JobState::Claimed | JobState::RetryWait | JobState::Released | JobState::Rejected => {
             if job.state == JobState::Rejected {
                 forget_failures(tx, job.id)?;
@@ -268,6 +270,25 @@ fn is_final(job: &Found, run: i64) -> bool {
     const OF_THE_MOMENT: [&str; 4] = ["truncated", "timed_out", "engine_failed", "decoder_died"];
     let code = job.why.code.as_str();
     code == CRASHED || job.run == run && !OF_THE_MOMENT.contains(&code)
+}
+
+/// Whether the row of a file that is not put away yet says that it is rejected.
+fn is_rejected(tx: &Transaction<'_>, file: &NewFile, job: i64) -> Result<bool> {
+    let stamp = file.stamp;
+    let path = file.path.as_os_str().as_bytes();
+    let key = params![
+        path,
+        stamp.dev as i64,
+        stamp.ino as i64,
+        stamp.size as i64,
+        stamp.mtime_ns,
+        file.folder,
+        job,
+        FileState::Rejected
+    ];
+    let sql = "SELECT EXISTS(SELECT 1 FROM file WHERE folder = ?6 AND path = ?1 AND dev = ?2 AND ino = ?3 AND size = ?4 AND mtime_ns = ?5
+                 AND filed_at IS NULL AND job_id = ?7 AND state = ?8)";
+    Ok(tx.query_row(sql, key, |row| row.get(0))?)
 }
 
 /// A rejected job begins anew.
@@ -456,6 +477,18 @@ pub fn reject(tx: &Transaction<'_>, job: i64, why: &Rejection) -> Result<Vec<Fil
         params![job, why.code, why.message, rejected, FileState::Waiting],
     )?;
     unfiled_of(tx, job, rejected)
+}
+
+/// [`reject`] by whoever holds the claim. Where it is repeated because nobody heard that it was done, the bytes may have come again and been
+/// begun anew: then it only says which files have to be put away.
+pub fn reject_held(tx: &Transaction<'_>, hold: &Hold, why: &Rejection) -> Result<Vec<FileRow>> {
+    // Not only `Claimed`: a worker may still finish what the end of its run has given back.
+    for state in [JobState::Claimed, JobState::Released] {
+        if holds(tx, hold, state)? {
+            return reject(tx, hold.job, why);
+        }
+    }
+    unfiled_of(tx, hold.job, FileState::Rejected)
 }
 
 fn unfiled_of(tx: &Transaction<'_>, job: i64, state: FileState) -> Result<Vec<FileRow>> {

@@ -281,7 +281,7 @@ fn a_changed_bundle_and_three_mistakes_are_told() {
     assert!(appliance.log().contains("prmf.onnx"), "{}", appliance.log());
     let config = std::fs::read_to_string(appliance.config()).unwrap();
     std::fs::write(appliance.config(), config + "\nsetle_ms = 3\nslots = 0\n").unwrap();
-    std::fs::remove_dir(appliance.path("done")).unwrap();
+    std::fs::remove_dir_all(appliance.path("done")).unwrap();
     let run = std::process::Command::new(env!("CARGO_BIN_EXE_mmlnb-appliance"))
         .arg("run")
         .arg("--config")

@@ -217,3 +217,34 @@ fn a_share_that_is_not_mounted_is_left_alone() {
     appliance.drop_png("y.png", 2);
     appliance.until("it goes on", |appliance| appliance.in_state("filed") == 1);
 }
+
+#[test]
+fn a_done_folder_that_is_not_mounted_gets_nothing_and_what_failed_is_not_taken_for_gone() {
+    let mut appliance = Appliance::new();
+    appliance.drop("S1/text.png", b"not an image but a text");
+    appliance.drop_png("S1/a.png", 1);
+    appliance.start();
+    appliance.until("both ended", |appliance| appliance.in_state("filed") == 1 && appliance.in_state("failed") == 1);
+    let shares = ["done", "failed"].map(|name| (appliance.path(name), appliance.path(&format!("{name}-share"))));
+    for (end, share) in &shares {
+        std::fs::rename(end, share).unwrap();
+        std::fs::create_dir(end).unwrap();
+    }
+    appliance.drop_png("S1/b.png", 2);
+    appliance.until("it is reported and told", |appliance| {
+        appliance.reports() == 2
+            && std::fs::read_to_string(appliance.path("inbox/STATUS.txt")).is_ok_and(|status| status.contains("not mounted"))
+    });
+    let id = appliance.rows("SELECT id FROM files WHERE state = 'failed'")[0].clone();
+    assert_eq!(appliance.cli(&["retry", &id]).status.code(), Some(70), "nobody knows whether it is gone");
+    for (end, share) in &shares {
+        assert_eq!(std::fs::read_dir(end).unwrap().count(), 0, "nothing is hidden below the mount");
+        std::fs::remove_dir(end).unwrap();
+        std::fs::rename(share, end).unwrap();
+    }
+    appliance.until("it is filed", |appliance| appliance.in_state("filed") == 2);
+    assert_eq!(appliance.in_state("failed"), 1);
+    assert!(appliance.cli(&["retry", &id]).status.success());
+    appliance.until("it failed again", |appliance| appliance.in_state("failed") == 1 && appliance.in_state("retried") == 1);
+    appliance.check();
+}
