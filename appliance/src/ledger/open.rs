@@ -65,8 +65,9 @@ fn identify(connection: &Connection, path: &Path, may_be_new: bool) -> Result<i3
 
 fn configure(connection: &Connection) -> Result<(), LedgerError> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    // The system keeps the file's pages anyway: a second copy of them in the daemon would only make its memory grow with the ledger.
     connection.execute_batch(
-        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF;
+        "PRAGMA cache_size=-512; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF;
          PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0; PRAGMA wal_autocheckpoint=1000;
          PRAGMA recursive_triggers=ON; PRAGMA journal_size_limit=67108864;",
     )?;
