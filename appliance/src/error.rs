@@ -73,6 +73,13 @@ impl Failure {
         Failure { exit, problems: vec![Problem::new(what, place, mend)] }
     }
 
+    /// All of these in one, of work on several items: the exit status that they share, or [`Exit::SomeFailed`], also where `some` are done.
+    pub fn joined(failures: Vec<Failure>, some: bool) -> Failure {
+        let first = failures.first().map(|failure| failure.exit).filter(|_| !some);
+        let exit = first.filter(|first| failures.iter().all(|failure| failure.exit == *first)).unwrap_or(Exit::SomeFailed);
+        Failure { exit, problems: failures.into_iter().flat_map(|failure| failure.problems).collect() }
+    }
+
     /// An unexpected error: what was being done and what the system said.
     pub fn internal(doing: impl fmt::Display, error: impl fmt::Display) -> Failure {
         Failure::new(

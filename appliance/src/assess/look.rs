@@ -75,25 +75,27 @@ fn arrived<S: Read + Seek>(source: &mut S) -> Result<Answer, DecodeError> {
     source.rewind()?;
     let mut head = Vec::new();
     source.take(16).read_to_end(&mut head)?;
-    Ok(match found {
-        Completeness::Incomplete(what) => Answer::Unfinished(what.to_owned()),
-        Completeness::Unknown if begins_blank(&head) => Answer::Unfinished("its beginning is not written".to_owned()),
-        Completeness::Unknown | Completeness::Complete { .. } => Answer::Fine,
-    })
+    Ok(missing(&found, &head).unwrap_or(Answer::Fine))
+}
+
+/// The answer about a file that is not there as a whole; `head`: its first bytes.
+fn missing(found: &Completeness, head: &[u8]) -> Option<Answer> {
+    match found {
+        Completeness::Incomplete(what) => Some(Answer::Unfinished((*what).to_owned())),
+        Completeness::Unknown if begins_blank(head) => Some(Answer::Unfinished("its beginning is not written".to_owned())),
+        Completeness::Unknown | Completeness::Complete { .. } => None,
+    }
 }
 
 fn image(bytes: &[u8], ask: &Ask, limits: &Limits) -> Result<Seen, DecodeError> {
     if let Some(slide) = slide(&mut Cursor::new(bytes), &ask.name, limits)? {
         return Ok(slide.into());
     }
-    let trailing = match probe(&mut Cursor::new(bytes))? {
-        Completeness::Incomplete(what) => return Ok(Answer::Unfinished(what.to_owned()).into()),
-        Completeness::Unknown if begins_blank(bytes) => {
-            return Ok(Answer::Unfinished("its beginning is not written".to_owned()).into());
-        }
-        Completeness::Complete { trailing_bytes } => trailing_bytes,
-        Completeness::Unknown => false,
-    };
+    let found = probe(&mut Cursor::new(bytes))?;
+    if let Some(answer) = missing(&found, bytes) {
+        return Ok(answer.into());
+    }
+    let trailing = matches!(found, Completeness::Complete { trailing_bytes: true });
     let blank = ask.hollow || blank_tail(&mut Cursor::new(bytes))? >= BLANK;
     if blank && ask.patient {
         return Ok(Answer::Unfinished("a part of it is only reserved, or its end is only zeros".to_owned()).into());

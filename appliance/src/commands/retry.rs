@@ -51,30 +51,27 @@ pub fn run(args: &Retry) -> Result<Exit, Failure> {
     }
     let others = others_with_these_bytes(&asked, &connection)?;
     drop(connection);
-    let (mut refused, mut untold) = (Vec::new(), None);
+    let count = |files: &[Asked]| files.iter().map(|file| file.ids.len()).sum::<usize>();
+    let (whole, mut left, mut failures) = (count(&asked), 0, Vec::new());
     for (number, some) in asked.chunks(AT_ONCE).enumerate() {
         let ids: Vec<i64> = some.iter().map(|file| file.ids[0]).collect();
         match bring_back(&config, &ids) {
-            Ok(those) => refused.extend(those),
+            Ok(refused) => {
+                let stayed: BTreeSet<i64> = refused.iter().map(|refused| refused.id).collect();
+                left += some.iter().filter(|file| stayed.contains(&file.ids[0])).map(|file| file.ids.len()).sum::<usize>();
+                failures.extend(refused.into_iter().map(|refused| refused.failure));
+            }
             // What was brought back before is told all the same.
             Err(failure) => {
-                let rest = asked[number * AT_ONCE..].iter().map(|file| file.ids[0]);
-                refused.extend(rest.map(|id| Refused { id, failure: Failure { exit: failure.exit, problems: Vec::new() } }));
-                untold = Some(failure);
+                left += count(&asked[number * AT_ONCE..]);
+                failures.push(failure);
                 break;
             }
         }
     }
-    let whole: usize = asked.iter().map(|file| file.ids.len()).sum();
-    let stayed: BTreeSet<i64> = refused.iter().map(|refused| refused.id).collect();
-    let left: usize = asked.iter().filter(|file| stayed.contains(&file.ids[0])).map(|file| file.ids.len()).sum();
     print(&format!("{} of {whole} queued again\n", whole - left))?;
     print(&others)?;
-    let Some(first) = refused.first().map(|refused| refused.failure.exit) else { return Ok(Exit::Done) };
-    let alike = left == whole && refused.iter().all(|refused| refused.failure.exit == first);
-    let told = refused.into_iter().map(|refused| refused.failure);
-    let problems = told.chain(untold).flat_map(|failure| failure.problems).collect();
-    Err(Failure { exit: if alike { first } else { Exit::SomeFailed }, problems })
+    if failures.is_empty() { Ok(Exit::Done) } else { Err(Failure::joined(failures, left < whole)) }
 }
 
 fn bring_back(config: &Config, ids: &[i64]) -> Result<Vec<Refused>, Failure> {

@@ -48,18 +48,19 @@ pub fn run(args: &Submit) -> Result<Exit, Failure> {
         }
     }
     let some = failures.len() < args.files.len();
-    if some && control::ask(&config.state, &serde_json::json!({ "do": "status" }))?.is_none() {
-        failures.push(Failure::new(
+    let idle = some && control::ask(&config.state, &serde_json::json!({ "do": "status" }))?.is_none();
+    let idle = idle.then(|| {
+        Failure::new(
             Exit::NotRunning,
             "the files are in the inbox, but the daemon is not running",
             config.inbox.display().to_string(),
             "start it: systemctl start mmlnb-appliance",
-        ));
+        )
+    });
+    if failures.is_empty() {
+        return idle.map_or(Ok(Exit::Done), Err);
     }
-    let Some(first) = failures.first().map(|failure| failure.exit) else { return Ok(Exit::Done) };
-    let alike = failures.iter().all(|failure| failure.exit == first) && (!some || first == Exit::NotRunning);
-    let problems = failures.into_iter().flat_map(|failure| failure.problems).collect();
-    Err(Failure { exit: if alike { first } else { Exit::SomeFailed }, problems })
+    Err(Failure::joined(failures.into_iter().chain(idle).collect(), some))
 }
 
 /// The inbox, if it bears the appliance's marker: without it a share is not mounted, and what is copied would lie hidden beneath it.

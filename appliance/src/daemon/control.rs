@@ -21,6 +21,8 @@ use crate::report::status;
 const NAME: &str = "control.sock";
 const PATIENCE: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_millis(50);
+/// Shorter than the time within which the program ends when it is asked to.
+const LATER: Duration = Duration::from_secs(1);
 const LONGEST_LINE: u64 = 1 << 20;
 
 /// The socket's path by way of an open folder: a path of any length fits into an address.
@@ -61,11 +63,10 @@ pub fn serve(intake: &Arc<Intake>, listener: &UnixListener, status: impl Fn() ->
                     tracing::debug!(event = "control", %error);
                 }
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(SOON),
             Err(error) => {
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    tracing::warn!(event = "control", %error, "nobody can ask at this moment");
-                }
-                std::thread::sleep(if error.kind() == io::ErrorKind::WouldBlock { SOON } else { PATIENCE });
+                tracing::warn!(event = "control", %error, "nobody can ask at this moment");
+                std::thread::sleep(LATER);
             }
         }
     }

@@ -9,6 +9,6 @@ mod stamp;
 mod write;
 
 pub use dir::Dir;
-pub use shift::{Moved, Source, candidates, choose, is_regular, relocate, remove, state};
+pub use shift::{Moved, Source, candidates, choose, choose_among, is_regular, marks, relocate, remove, state};
 pub use stamp::Stamp;
 pub use write::{Points, both, write, write_for_all};

@@ -27,11 +27,12 @@ pub enum Moved {
 
 /// The names that `name` may get, the first that is free: its own, marked, marked and numbered.
 pub fn candidates(name: &OsStr, mark: &str) -> impl Iterator<Item = OsString> {
-    let marked = (0u32..).map(move |number| match number {
-        0 => mark.to_owned(),
-        _ => format!("{mark}-{}", number + 1),
-    });
-    std::iter::once(names::target(name, mark)).chain(marked.map(move |mark| names::marked(name, &mark)))
+    std::iter::once(names::target(name, mark)).chain(marks(mark).map(move |mark| names::marked(name, &mark)))
+}
+
+/// The mark, then numbered from 2.
+pub fn marks(mark: &str) -> impl Iterator<Item = String> {
+    (1u32..).map(move |number| if number == 1 { mark.to_owned() } else { format!("{mark}-{number}") })
 }
 
 /// The name for `name` in `folder`, and whether the same bytes lie there already. `same` says whether a name there holds them.
@@ -39,14 +40,26 @@ pub fn candidates(name: &OsStr, mark: &str) -> impl Iterator<Item = OsString> {
 /// # Errors
 /// I/O.
 pub fn choose(folder: &Dir, name: &OsStr, mark: &str, same: impl Fn(&OsStr) -> io::Result<bool>) -> io::Result<(OsString, bool)> {
-    for candidate in candidates(name, mark) {
+    choose_among(folder, candidates(name, mark), |candidate, _| same(candidate))?.ok_or(Errno::EXIST.into())
+}
+
+/// As [`choose`], of these names; none when all are taken by others. `same` gets the state of what has the name too.
+///
+/// # Errors
+/// I/O.
+pub fn choose_among(
+    folder: &Dir,
+    candidates: impl Iterator<Item = OsString>,
+    same: impl Fn(&OsStr, &rustix::fs::Stat) -> io::Result<bool>,
+) -> io::Result<Option<(OsString, bool)>> {
+    for candidate in candidates {
         match folder.stat(&candidate)? {
-            None => return Ok((candidate, false)),
-            Some(found) if is_regular(&found) && same(&candidate)? => return Ok((candidate, true)),
+            None => return Ok(Some((candidate, false))),
+            Some(found) if is_regular(&found) && same(&candidate, &found)? => return Ok(Some((candidate, true))),
             Some(_) => {}
         }
     }
-    Err(Errno::EXIST.into())
+    Ok(None)
 }
 
 /// Whether it is a file with bytes: a folder, pipe, device or link is none.
@@ -195,8 +208,8 @@ fn copy(source: &Source<'_>, folder: &Dir, from: &OsStr, target: &Dir, name: &Os
 
 fn copy_bytes(input: &mut File, output: &mut File) -> io::Result<()> {
     const PIECE: u64 = 16 << 20;
-    while io::copy(&mut io::Read::take(&mut *input, PIECE), output)? > 0 {
-        // Piece by piece: one sync of all of a large file shows no life for as long as the disk takes.
+    // Piece by piece: one sync of all of a large file shows no life for as long as the disk takes. The last one is the caller's to sync.
+    while io::copy(&mut io::Read::take(&mut *input, PIECE), output)? == PIECE {
         output.sync_data()?;
         progress::beat();
     }

@@ -79,13 +79,21 @@ struct Inner {
 }
 
 impl Inner {
-    /// Files that are judged already leave also while nothing else is begun.
-    fn next(&mut self) -> Option<Task> {
-        if self.pauses.is_empty() {
-            return self.ready.pop_front();
+    /// The next task if there is one. Files that are judged already leave also while nothing else is begun.
+    fn take(&mut self) -> Option<Task> {
+        loop {
+            let task = if self.pauses.is_empty() {
+                self.ready.pop_front()?
+            } else {
+                let place = self.ready.iter().position(|task| matches!(task, Task::PutAway(_)))?;
+                self.ready.remove(place)?
+            };
+            // Meanwhile another worker may have taken the file over, or it was forgotten.
+            if let Some(held @ Held::Queued) = self.held.get_mut(&task.key()) {
+                *held = Held::Working;
+                return Some(task);
+            }
         }
-        let place = self.ready.iter().position(|task| matches!(task, Task::PutAway(_)))?;
-        self.ready.remove(place)
     }
 }
 
@@ -106,6 +114,14 @@ impl Pause<'_> {
     /// The reason has changed.
     pub fn say(&self, reason: String) {
         self.desk.lock().pauses.insert(self.number, reason);
+    }
+
+    /// The next file that only has to be put away, if there is one.
+    pub fn take_judged(&self) -> Option<FileRow> {
+        match self.desk.lock().take()? {
+            Task::PutAway(row) => Some(*row),
+            other => unreachable!("in a pause no file is given out to be judged: {other:?}"),
+        }
     }
 }
 
@@ -167,29 +183,11 @@ impl Desk {
             if inner.closed {
                 return None;
             }
-            while let Some(task) = inner.next() {
-                // Meanwhile another worker may have taken the file over, or it was forgotten.
-                if let Some(held @ Held::Queued) = inner.held.get_mut(&task.key()) {
-                    *held = Held::Working;
-                    return Some(task);
-                }
+            if let Some(task) = inner.take() {
+                return Some(task);
             }
             inner = self.wait(inner);
         }
-    }
-
-    /// The next file that only has to be put away, if there is one.
-    pub fn take_judged(&self) -> Option<FileRow> {
-        let mut inner = self.lock();
-        while let Some(place) = inner.ready.iter().position(|task| matches!(task, Task::PutAway(_))) {
-            let task = inner.ready.remove(place)?;
-            if let Some(held @ Held::Queued) = inner.held.get_mut(&task.key()) {
-                *held = Held::Working;
-                let Task::PutAway(row) = task else { return None };
-                return Some(*row);
-            }
-        }
-        None
     }
 
     fn wait<'a>(&'a self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {

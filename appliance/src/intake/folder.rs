@@ -114,16 +114,9 @@ impl Folder {
                 continue;
             }
             let Ok((folder, key)) = Dir::open(root).and_then(|folder| Ok((folder, real_path(root)?))) else { continue };
-            let known = ledger.read(|tx| read::marker(tx, &key))?;
-            let found = match known {
-                Some(_) => marker_of(&folder, OsStr::new(END_MARKER)),
-                None => write_as(&folder, OsStr::new(END_MARKER)).map(Some),
-            };
-            let Ok(Some(found)) = found else { continue };
-            if known.is_none() {
-                ledger.write("ledger.begin_run", |tx| record::adopt_folder(tx, name, &key, &found))?;
+            if let Ok((marker, _)) = recognise(ledger, (name, &key), &folder, END_MARKER)? {
+                *end = Some(marker);
             }
-            *end = Some(known.unwrap_or(found));
         }
         Ok(())
     }
@@ -137,24 +130,10 @@ impl Folder {
             Ok(found) => found,
             Err(error) => return self.unusable(&error),
         };
-        let known = ledger.read(|tx| read::marker(tx, &key))?;
-        let found = match known {
-            Some(_) => marker_of(&inbox, OsStr::new(MARKER)),
-            None => write_marker(&inbox).map(Some),
-        };
-        let found = match found {
-            Ok(found) => found,
+        let marker = match recognise(ledger, (INBOX, &key), &inbox, MARKER)? {
+            Ok((marker, true)) => marker,
+            Ok((_, false)) => return Ok(Adoption::Absent(NOT_MOUNTED.to_owned())),
             Err(error) => return self.unusable(&error),
-        };
-        let marker = match (known, found) {
-            (Some(known), Some(found)) if known == found => known,
-            (Some(_), _) | (None, None) => return Ok(Adoption::Absent(NOT_MOUNTED.to_owned())),
-            (None, Some(marker)) => {
-                ledger.write("ledger.begin_run", |tx| -> Result<(), LedgerError> {
-                    record::adopt_folder(tx, INBOX, &key, &marker)
-                })?;
-                marker
-            }
         };
         let file = match inbox.open_or_create(OsStr::new(MARKER)) {
             Ok(file) => file,
@@ -257,6 +236,28 @@ impl Held {
         self.lock = file;
         Ok(())
     }
+}
+
+/// The marker by which the ledger knows a folder, and whether the folder bears it; one that the ledger has never seen is adopted.
+fn recognise(
+    ledger: &Ledger,
+    (name, root): (&str, &Path),
+    folder: &Dir,
+    file: &str,
+) -> Result<io::Result<(String, bool)>, LedgerError> {
+    let file = OsStr::new(file);
+    if let Some(known) = ledger.read(|tx| read::marker(tx, root))? {
+        return Ok(marker_of(folder, file).map(|found| {
+            let bears = found.as_ref() == Some(&known);
+            (known, bears)
+        }));
+    }
+    let marker = match write_as(folder, file) {
+        Ok(marker) => marker,
+        Err(error) => return Ok(Err(error)),
+    };
+    ledger.write("ledger.begin_run", |tx| record::adopt_folder(tx, name, root, &marker))?;
+    Ok(Ok((marker, true)))
 }
 
 fn marker_of(folder: &Dir, name: &OsStr) -> io::Result<Option<String>> {

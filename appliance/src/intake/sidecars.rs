@@ -89,24 +89,16 @@ fn choose(
     (image, new): (&OsStr, &OsStr),
     mark: &str,
 ) -> io::Result<(OsString, bool)> {
-    let marks = (1u32..).map(|number| if number == 1 { format!(".{mark}") } else { format!(".{mark}-{number}") });
-    for sign in std::iter::once(String::new()).chain(marks) {
-        let candidate = names::following(name, image, new, &sign);
-        if candidate.len() > names::LONGEST {
-            break;
-        }
-        match target.stat(&candidate)? {
-            None => return Ok((candidate, false)),
-            Some(found) if files::is_regular(&found) && found.st_size == size => {
-                if target.sha256_of(&candidate)? == beside.sha256_of(name)? {
-                    return Ok((candidate, true));
-                }
-            }
-            Some(_) => {}
-        }
+    let signs = std::iter::once(String::new()).chain(files::marks(mark).map(|mark| format!(".{mark}")));
+    let candidates = signs.map(|sign| names::following(name, image, new, &sign)).take_while(|name| name.len() <= names::LONGEST);
+    let same = |candidate: &OsStr, found: &rustix::fs::Stat| {
+        Ok(found.st_size == size && target.sha256_of(candidate)? == beside.sha256_of(name)?)
+    };
+    match files::choose_among(target, candidates, same)? {
+        Some(found) => Ok(found),
+        // Too long to tell whose it is; it is not left behind.
+        None => files::choose(target, name, mark, |_| Ok(false)),
     }
-    // Too long to tell whose it is; it is not left behind.
-    files::choose(target, name, mark, |_| Ok(false))
 }
 
 /// Names alone: the state of each file would cost as much again.

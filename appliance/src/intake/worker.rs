@@ -246,7 +246,7 @@ impl Intake {
                 Some((free, folder)) => pause.say(words(free, &folder)),
                 None => return Ok(false),
             }
-            while let Some(row) = self.desk.take_judged() {
+            while let Some(row) = pause.take_judged() {
                 self.put_away(vec![row])?;
             }
             progress::idle();

@@ -274,21 +274,18 @@ fn is_final(job: &Found, run: i64) -> bool {
 
 /// Whether the row of a file that is not put away yet says that it is rejected.
 fn is_rejected(tx: &Transaction<'_>, file: &NewFile, job: i64) -> Result<bool> {
-    let stamp = file.stamp;
-    let path = file.path.as_os_str().as_bytes();
-    let key = params![
-        path,
-        stamp.dev as i64,
-        stamp.ino as i64,
-        stamp.size as i64,
-        stamp.mtime_ns,
-        file.folder,
-        job,
-        FileState::Rejected
-    ];
-    let sql = "SELECT EXISTS(SELECT 1 FROM file WHERE folder = ?6 AND path = ?1 AND dev = ?2 AND ino = ?3 AND size = ?4 AND mtime_ns = ?5
-                 AND filed_at IS NULL AND job_id = ?7 AND state = ?8)";
-    Ok(tx.query_row(sql, key, |row| row.get(0))?)
+    let Some((id, FileState::Rejected)) = open_row(tx, file)? else { return Ok(false) };
+    Ok(tx.query_row("SELECT job_id IS ?2 FROM file WHERE id = ?1", [id, job], |row| row.get(0))?)
+}
+
+/// The row of a file in this state that is not put away yet, and where it is in its life.
+fn open_row(tx: &Transaction<'_>, file: &NewFile) -> Result<Option<(i64, FileState)>> {
+    let (path, stamp) = (file.path.as_os_str().as_bytes(), file.stamp);
+    let key = params![path, stamp.dev as i64, stamp.ino as i64, stamp.size as i64, stamp.mtime_ns, file.folder];
+    let sql =
+        "SELECT id, state FROM file WHERE folder = ?6 AND path = ?1 AND dev = ?2 AND ino = ?3 AND size = ?4 AND mtime_ns = ?5
+                 AND filed_at IS NULL";
+    Ok(tx.query_row(sql, key, |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 
 /// A rejected job begins anew.
@@ -327,20 +324,10 @@ fn sight(
     why: Option<&Rejection>,
     now: &str,
 ) -> Result<FileRow> {
-    let path = file.path.as_os_str().as_bytes();
-    let stamp = file.stamp;
-    let key = params![path, stamp.dev as i64, stamp.ino as i64, stamp.size as i64, stamp.mtime_ns, file.folder];
-    let open: Option<(i64, FileState)> = tx
-        .query_row(
-            "SELECT id, state FROM file WHERE folder = ?6 AND path = ?1 AND dev = ?2 AND ino = ?3 AND size = ?4 AND mtime_ns = ?5
-               AND filed_at IS NULL",
-            key,
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .optional()?;
+    let (path, stamp) = (file.path.as_os_str().as_bytes(), file.stamp);
     let (code, message) = (why.map(|why| &why.code), why.map(|why| &why.message));
     let sha256 = sha256.map(|sha256| sha256.as_slice());
-    let id = match open {
+    let id = match open_row(tx, file)? {
         Some((id, before)) => {
             let state = file_step(id, before, event)?;
             tx.execute(
@@ -362,6 +349,10 @@ fn sight(
             tx.last_insert_rowid()
         }
     };
+    row_of(tx, id)
+}
+
+fn row_of(tx: &Transaction<'_>, id: i64) -> Result<FileRow> {
     Ok(tx.query_row(&format!("SELECT {FILE_COLUMNS} WHERE f.id = ?1"), [id], file_row)?)
 }
 
@@ -561,15 +552,9 @@ pub fn left(tx: &Transaction<'_>, file: i64, event: FileEvent) -> Result<FileSta
 
 /// A file that was sighted but left the inbox before it was judged. Its row if its twin was judged meanwhile: it has to be put away.
 pub fn gone(tx: &Transaction<'_>, file: &NewFile) -> Result<Option<FileRow>> {
-    let stamp = file.stamp;
-    let path = file.path.as_os_str().as_bytes();
-    let key = params![path, stamp.dev as i64, stamp.ino as i64, stamp.size as i64, stamp.mtime_ns, file.folder];
-    let open =
-        "f.path = ?1 AND f.dev = ?2 AND f.ino = ?3 AND f.size = ?4 AND f.mtime_ns = ?5 AND f.folder = ?6 AND f.filed_at IS NULL";
-    let row = tx.query_row(&format!("SELECT {FILE_COLUMNS} WHERE {open}"), key, file_row).optional()?;
-    match row {
-        Some(row) if row.state == FileState::Waiting => left(tx, row.id, FileEvent::Vanish).map(|_| None),
-        Some(row) if matches!(row.state, FileState::Reported | FileState::Rejected) => Ok(Some(row)),
+    match open_row(tx, file)? {
+        Some((id, FileState::Waiting)) => left(tx, id, FileEvent::Vanish).map(|_| None),
+        Some((id, FileState::Reported | FileState::Rejected)) => Ok(Some(row_of(tx, id)?)),
         _ => Ok(None),
     }
 }

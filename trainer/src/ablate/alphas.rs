@@ -141,14 +141,19 @@ fn swapped<'t>(items: &Items, texts: &[&'t str], seed: u64) -> Vec<&'t str> {
 
 fn drawn_order(count: usize, seed: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
-    order.sort_by_cached_key(|place| (drawn(seed, *place, usize::MAX) * (1_u64 << 48) as f64) as u64);
+    order.sort_by_cached_key(|place| drawn_bits(seed, *place, usize::MAX));
     order
 }
 
 /// A number in 0..1 for two items.
 fn drawn(seed: u64, one: usize, other: usize) -> f64 {
+    drawn_bits(seed, one, other) as f64 / (1_u64 << 48) as f64
+}
+
+/// Of 48 bits.
+fn drawn_bits(seed: u64, one: usize, other: usize) -> u64 {
     let digest = hash::sha256_hex(format!("alpha {seed} {one} {other}").as_bytes());
-    u64::from_str_radix(&digest[..12], 16).map_or(0.0, |value| value as f64 / (1_u64 << 48) as f64)
+    u64::from_str_radix(&digest[..12], 16).expect("a hash is written in hex digits")
 }
 
 /// Accuracy and alpha for each kind and share; item i's text is replaced when its number in 0..1 lies below the share, so that shares are nested.

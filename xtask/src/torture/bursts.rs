@@ -94,8 +94,9 @@ fn burst(step: &Step) -> Measures {
 fn flat(step: &Step) -> Measures {
     let arena = Arena::new(step, 0);
     // As the unit starts it.
-    let memory = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "131072"), ("MALLOC_TRIM_THRESHOLD_", "131072")];
-    let mut daemon = memory.iter().fold(arena.daemon(), |daemon, (name, value)| daemon.variable(name, value)).start();
+    let unit = fs::read_to_string(super::source("systemd/mmlnb-appliance.service")).expect("the unit is there");
+    let words = unit.split_whitespace().filter(|word| word.starts_with("MALLOC_")).filter_map(|word| word.split_once('='));
+    let mut daemon = words.fold(arena.daemon(), |daemon, (name, value)| daemon.variable(name, value)).start();
     let (mut looks, mut descriptors, mut dropped) = (Vec::new(), Vec::new(), 0);
     for some in step.rounds().collect::<Vec<_>>().chunks(BETWEEN) {
         // Drawn before: all of the daemon's workers have worked when the first hundred are done.
