@@ -16,10 +16,10 @@ use ort::value::Tensor;
 
 use super::memory::{self, Plan};
 use super::runtime::Runtime;
-use super::{Classification, EngineError, Request, Trace};
+use super::{Classification, EngineError, EngineOptions, Mode, Request, Trace};
 use crate::clock::milliseconds;
 
-/// Most images of one batch.
+/// Most images of one batch, and no more than are described together.
 const BATCH: usize = 8;
 
 /// The classifier's front: prepares image and text on the caller's thread and hands them to the thread behind.
@@ -60,11 +60,13 @@ pub(super) struct Layout {
     config: ClassifierConfig,
     text: Option<(BertTokenizer, usize)>,
     neighbours: Option<Neighbours>,
+    /// Most images of one batch.
+    batch: usize,
 }
 
 impl Layout {
     /// Reads the classifier's configuration, its tokenizer, and the features of training images if the calibration needs them.
-    pub fn new(bundle: &Bundle, part: &bundle::Classifier) -> Result<Layout, EngineError> {
+    pub fn new(bundle: &Bundle, part: &bundle::Classifier, options: &EngineOptions) -> Result<Layout, EngineError> {
         let folder = bundle.path(CLASSIFIER);
         let config = ClassifierConfig::from_dir(&folder).map_err(refused)?;
         let text = match &config.text {
@@ -77,7 +79,7 @@ impl Layout {
         let limit = part.calibration.as_ref().and_then(|calibration| calibration.novelty.as_ref());
         let neighbours =
             limit.map(|limit| Neighbours::read(&folder.join(NOVELTY), limit.neighbours)).transpose().map_err(refused)?;
-        Ok(Layout { config, text, neighbours })
+        Ok(Layout { config, text, neighbours, batch: options.slots.clamp(1, BATCH) })
     }
 
     /// The memory that this classifier takes: weights, and the widest activations of a batch three times.
@@ -94,24 +96,26 @@ impl Layout {
             length * (8 * text.hidden + 2 * text.inner) + text.heads * length * length
         });
         let graphs = part.image.iter().chain(&part.text).chain(std::iter::once(&part.prmf));
-        Plan { weights: memory::weights(bundle, graphs), cache: 0, work: 4 * BATCH as u64 * (image + text) as u64 }
+        Plan { weights: memory::weights(bundle, graphs), cache: 0, work: 4 * self.batch as u64 * (image + text) as u64 }
     }
 
     /// Loads the graphs and starts the thread.
     pub fn start(self, bundle: &Bundle, part: &bundle::Classifier, runtime: &Runtime) -> Result<Classifier, EngineError> {
-        let Layout { config, text, neighbours } = self;
+        let Layout { config, text, neighbours, batch } = self;
         let load = |graph: &bundle::Graph| runtime.load(&bundle.path(&graph.file));
         if part.image.is_some() != config.image.is_some() || part.text.is_some() != config.text.is_some() {
             return Err(refused("its manifest names other encoders than its config.json"));
         }
         let input = config.image.as_ref().map(|(_, input)| input.clone());
-        let worker = Worker {
+        let mut worker = Worker {
             runtime: runtime.clone(),
             size: input.as_ref().map_or([0, 0], |input| [input.height as usize, input.width as usize]),
             image: part.image.as_ref().map(load).transpose()?,
             text: part.text.as_ref().map(load).transpose()?,
             fusion: load(&part.prmf)?,
+            batch,
         };
+        worker.warm_up(text.as_ref())?;
         let (jobs, queue) = channel();
         let thread = std::thread::Builder::new()
             .name("classifier".to_string())
@@ -229,14 +233,29 @@ struct Worker {
     image: Option<Session>,
     text: Option<Session>,
     fusion: Session,
+    /// Most images of one batch.
+    batch: usize,
 }
 
 impl Worker {
+    /// Runs the largest batch once: the first patch does not wait for it, a bundle that cannot run is found at the start, and so is the want
+    /// of memory, which a session takes when it first needs it and then keeps.
+    fn warm_up(&mut self, text: Option<&(BertTokenizer, usize)>) -> Result<(), EngineError> {
+        let [height, width] = self.size;
+        let text = text.map(|(tokenizer, longest)| tokenizer.encode_padded("warm-up", *longest)).transpose().map_err(refused)?;
+        let job = || {
+            let pixels = self.image.is_some().then(|| vec![0.0; 3 * height * width]);
+            Job { pixels, text: text.clone(), request: Request::new(Mode::Classify), reply: channel().0 }
+        };
+        let batch: Vec<Job> = (0..self.batch).map(|_| job()).collect();
+        self.run(&batch).map(|_| ()).map_err(|error| self.runtime.error("the classifier failed", &error))
+    }
+
     /// Serves until nobody can send any more; takes what waits, and never waits for more.
     fn serve(mut self, queue: &Receiver<Job>) {
         while let Ok(first) = queue.recv() {
             let mut batch = vec![first];
-            batch.extend(queue.try_iter().take(BATCH - 1));
+            batch.extend(queue.try_iter().take(self.batch - 1));
             let (batch, cancelled): (Vec<Job>, Vec<Job>) = batch.into_iter().partition(|job| !job.request.is_cancelled());
             cancelled.iter().for_each(|job| reply(job, Err(EngineError::Cancelled)));
             if batch.is_empty() {

@@ -83,7 +83,8 @@ impl Layout {
         let decoder = Decoder::new(runtime.load(&decoder)?, &part.decoder, room, cuda)
             .map_err(|error| runtime.error("cannot allocate the describer's cache", &error))?;
         let (jobs, queue) = channel();
-        let worker = Worker::new(runtime.clone(), embedder, decoder, room.slots);
+        let mut worker = Worker::new(runtime.clone(), embedder, decoder, room.slots);
+        worker.warm_up()?;
         let thread = std::thread::Builder::new()
             .name("describer".to_string())
             .spawn(move || worker.serve(&queue))

@@ -51,7 +51,7 @@ impl Engine {
         let describe = wanted(&bundle.manifest.describer, options.load != Mode::Classify, "describer", options.load)?;
         let classify = wanted(&bundle.manifest.classifier, options.load != Mode::Describe, "classifier", options.load)?;
         let describer = describe.map(|part| Ok((part, describer::Layout::new(bundle, part, options)?))).transpose()?;
-        let classifier = classify.map(|part| Ok((part, classifier::Layout::new(bundle, part)?))).transpose()?;
+        let classifier = classify.map(|part| Ok((part, classifier::Layout::new(bundle, part, options)?))).transpose()?;
         let half = describer.is_none() || bundle.manifest.precision == Precision::F16;
         let mut runtime = Runtime::open(options)?;
         runtime.provider = provider::choose(&runtime, options.provider, half);
@@ -99,7 +99,8 @@ impl Engine {
         self.classifier.as_ref().ok_or_else(|| EngineError::Bundle("this engine has no classifier loaded".to_string()))
     }
 
-    /// Runs every graph once on a grey image, so that the first patch does not wait for it and a bundle that cannot run is found at the start.
+    /// Describes a grey image, so that the first patch does not wait for it and a bundle that cannot run is found at the start; the classifier
+    /// has run already.
     fn warm_up(&self) -> Result<(), EngineError> {
         crate::failpoint::pass("engine.warm_up").map_err(|error| EngineError::Internal(error.to_string()))?;
         let side = 56;
@@ -107,9 +108,6 @@ impl Engine {
         let image = PatchImage { sha256: [0; 32], rgb };
         if let Some(describer) = &self.describer {
             describer.warm_up(&image)?;
-        }
-        if let Some(classifier) = &self.classifier {
-            classifier.classify(&image.rgb, Some("warm-up"), &Request::new(Mode::Classify))?;
         }
         Ok(())
     }

@@ -60,6 +60,8 @@ impl Runtime {
     /// A session builder on the GPU or on the processor; fails where the GPU's provider cannot be loaded.
     pub fn builder(&self, cuda: bool) -> ort::Result<ort::session::builder::SessionBuilder> {
         let builder = Session::builder(&self.environment)?.with_optimization_level(GraphOptimizationLevel::Level3)?;
+        // A session keeps a pattern of its memory for each shape that it ever met, for good: images and prompts have many.
+        let builder = builder.with_memory_pattern(false)?;
         if cuda { Ok(builder.with_execution_providers([cuda_provider()])?) } else { Ok(builder) }
     }
 

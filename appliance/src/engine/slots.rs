@@ -84,6 +84,15 @@ impl Worker {
         Worker { runtime, embedder, decoder, slots, waiting: Line::default(), active: Vec::new() }
     }
 
+    /// One step with every slot taken: the memory for it is there from the start on, and does not have to be found once all slots meet.
+    pub fn warm_up(&mut self) -> Result<(), EngineError> {
+        let step = self.embedder.tokens(vec![0; self.slots]).and_then(|embeds| {
+            let lengths = vec![1; self.slots];
+            self.decoder.step(&embeds, &lengths).map(|_| ())
+        });
+        step.map_err(|error| self.runtime.error("the language model failed", &error))
+    }
+
     /// Serves requests until nobody can send any more.
     pub fn serve(mut self, queue: &Receiver<Job>) {
         loop {

@@ -42,7 +42,7 @@ pub fn reader(path: &Path) -> Result<Connection, LedgerError> {
     if version < VERSION {
         return Err(LedgerError::Older { path: path.to_owned(), found: version, known: VERSION });
     }
-    connection.execute_batch("PRAGMA trusted_schema=OFF; PRAGMA query_only=ON; PRAGMA mmap_size=0;")?;
+    connection.execute_batch(&format!("{FEW_PAGES} PRAGMA trusted_schema=OFF; PRAGMA query_only=ON; PRAGMA mmap_size=0;"))?;
     Ok(connection)
 }
 
@@ -63,11 +63,14 @@ fn identify(connection: &Connection, path: &Path, may_be_new: bool) -> Result<i3
     Ok(version)
 }
 
+/// The system keeps the file's pages anyway: a second copy of them in the daemon would only make its memory grow with the ledger.
+const FEW_PAGES: &str = "PRAGMA cache_size=-256;";
+
 fn configure(connection: &Connection) -> Result<(), LedgerError> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
-    // The system keeps the file's pages anyway: a second copy of them in the daemon would only make its memory grow with the ledger.
+    connection.execute_batch(FEW_PAGES)?;
     connection.execute_batch(
-        "PRAGMA cache_size=-512; PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF;
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF;
          PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0; PRAGMA wal_autocheckpoint=1000;
          PRAGMA recursive_triggers=ON; PRAGMA journal_size_limit=67108864;",
     )?;
