@@ -18,6 +18,8 @@ use serde_json::Value;
 macro_rules! tests_of {
     ($module:ident, $family:literal, $folder:literal) => {
         mod $module {
+            use mmlnb_models::bundle::Precision;
+
             #[test]
             fn writes_the_reference_tokens() {
                 super::writes_the_reference_tokens($family, $folder);
@@ -30,7 +32,22 @@ macro_rules! tests_of {
 
             #[test]
             fn writes_the_same_in_company() {
-                super::writes_the_same_in_company($family, $folder);
+                super::writes_the_same_in_company($family, $folder, Precision::F32);
+            }
+
+            #[test]
+            fn writes_the_same_in_company_at_int8() {
+                super::writes_the_same_in_company($family, $folder, Precision::Int8);
+            }
+
+            #[test]
+            fn writes_the_same_in_company_at_int4() {
+                super::writes_the_same_in_company($family, $folder, Precision::Int4);
+            }
+
+            #[test]
+            fn writes_the_same_in_company_at_int4_after_int8() {
+                super::writes_the_same_in_company($family, $folder, Precision::Int4Int8);
             }
 
             #[test]
@@ -150,8 +167,8 @@ fn stops_at_the_end_token(name: &str, folder: &str) {
 }
 
 /// Requests that join and leave while others run: answers of different length, more of them than slots.
-fn writes_the_same_in_company(name: &str, folder: &str) {
-    let Some((family, cases, exported)) = opened(name, folder, Precision::F32) else { return };
+fn writes_the_same_in_company(name: &str, folder: &str, precision: Precision) {
+    let Some((family, cases, exported)) = opened(name, folder, precision) else { return };
     let files = list(&cases, "images");
     let pictures: Vec<Rgb8Image> = files.iter().map(|file| picture(&family.join(text(file, "file")))).collect();
     let images: Vec<PatchImage> = pictures

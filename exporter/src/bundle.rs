@@ -194,7 +194,16 @@ fn write_describer(
     let write = |network: Network| write_graph(source, network, network.name(), recipe.precision, &dir, progress);
     let vision = write(Network::Vision)?.described(&format!("{DESCRIBER}/vision.onnx"));
     let embedding = write(Network::Embedding)?.described(&format!("{DESCRIBER}/embedding.onnx"));
-    let graph = write(Network::Decoder)?.described(&format!("{DESCRIBER}/decoder.onnx"));
+    let decoder = |name: &str, precision: Precision| -> Result<bundle::Graph, ExportError> {
+        let graph = write_graph(source, Network::Decoder, name, precision, &dir, progress)?;
+        Ok(graph.described(&format!("{DESCRIBER}/{name}.onnx")))
+    };
+    let (graph, prompts) = match recipe.precision {
+        Precision::Int4Int8 => (decoder("decoder", Precision::Int4)?, Some(decoder("prompts", Precision::Int8)?)),
+        one => (decoder("decoder", one)?, None),
+    };
+    let cache = graph.inputs.iter().find(|port| port.name == "past.0.key");
+    let cache_dtype = cache.map_or_else(String::new, |port| port.dtype.clone());
     copy(source.dir(), &dir, &DESCRIBER_FILES)?;
     let text = &config.text;
     Ok(bundle::Describer {
@@ -206,11 +215,12 @@ fn write_describer(
         embedding,
         decoder: bundle::Decoder {
             graph,
+            prompts,
             layers: text.layers,
             kv_heads: text.kv_heads,
             head_size: text.head_size,
             cache_head_size: cache_head_size(text.head_size),
-            cache_dtype: recipe.precision.name().to_string(),
+            cache_dtype,
         },
     })
 }

@@ -84,8 +84,8 @@ struct BundleArgs {
 
 #[derive(Args)]
 struct Form {
-    /// Type of products and their weights; norms, softmax and rotary tables stay f32.
-    #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(["f32", "f16"]).try_map(|p| p.parse::<Precision>()))]
+    /// Type of products and their weights; norms, softmax and rotary tables stay f32. int4+int8: prompts as int8, steps as int4.
+    #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)).try_map(|p| p.parse::<Precision>()))]
     precision: Precision,
     /// Size that the describer's images are brought to, both sides multiples of 28; the aspect is ignored.
     #[arg(long, value_name = "WxH", value_parser = image_size)]
@@ -114,6 +114,10 @@ fn graph(args: &GraphArgs) -> Result<(), ExportError> {
     let Form { precision, image_size } = args.form;
     if image_size.is_some() && args.network != Network::Vision {
         let problem = "--image-size is for --network vision; the classifier's size stands in its config.json";
+        return Err(ExportError::Asked(problem.to_string()));
+    }
+    if precision == Precision::Int4Int8 {
+        let problem = "--precision int4+int8 makes two graphs, which a bundle holds; ask for int8 (prompts) or int4 (steps)";
         return Err(ExportError::Asked(problem.to_string()));
     }
     let source = Source::open_allowing(&args.checkpoint, args.adapter.as_deref(), args.allow_partial)?;

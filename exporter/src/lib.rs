@@ -12,6 +12,8 @@ mod lower;
 mod model_card;
 pub mod nodes;
 pub mod onnx;
+mod policy;
+mod quantise;
 mod source;
 mod write;
 
@@ -21,5 +23,6 @@ pub use export::{GraphInfo, Step, export_graph, export_lowered, weight_bytes};
 pub use inspect::{BundleReport, GraphReport, Report, inspect};
 pub use lower::{cache_head_size, lower, lower_as_is};
 pub use nodes::OnnxGraph;
+pub use policy::{BLOCK, Storage};
 pub use source::{Network, Sizes, Source};
 pub use write::PRODUCER;

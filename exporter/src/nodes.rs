@@ -3,6 +3,7 @@
 use crate::{
     error::ExportError,
     onnx::{MICROSOFT, OPSET},
+    policy::Storage,
 };
 use mmlnb_models::graph::{Dim, Weight};
 use std::{collections::HashSet, fmt};
@@ -20,6 +21,8 @@ pub enum Elem {
     I32,
     /// True or false.
     Bool,
+    /// A byte.
+    U8,
 }
 
 impl Elem {
@@ -27,6 +30,7 @@ impl Elem {
     pub fn code(self) -> i32 {
         match self {
             Elem::F32 => 1,
+            Elem::U8 => 2,
             Elem::I32 => 6,
             Elem::I64 => 7,
             Elem::Bool => 9,
@@ -37,14 +41,14 @@ impl Elem {
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {
-            Elem::Bool => 1,
+            Elem::Bool | Elem::U8 => 1,
             Elem::F16 => 2,
             Elem::F32 | Elem::I32 => 4,
             Elem::I64 => 8,
         }
     }
 
-    /// f32, f16, i64, i32 or bool.
+    /// f32, f16, i64, i32, bool or u8.
     pub fn name(self) -> &'static str {
         match self {
             Elem::F32 => "f32",
@@ -52,6 +56,7 @@ impl Elem {
             Elem::I64 => "i64",
             Elem::I32 => "i32",
             Elem::Bool => "bool",
+            Elem::U8 => "u8",
         }
     }
 }
@@ -120,6 +125,34 @@ pub enum Content {
     Rows(Weight),
     /// A matrix parameter `[outputs, inputs]`, stored `[inputs, outputs]`.
     Transposed(Weight),
+    /// A matrix parameter `[outputs, inputs]` in few bits.
+    Quantised {
+        /// The matrix.
+        weight: Weight,
+        /// How it is stored.
+        storage: Storage,
+        /// Which of its two parts this is.
+        form: Form,
+    },
+}
+
+/// The two parts of a matrix in few bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// The numbers themselves.
+    Codes,
+    /// What they are multiplied with.
+    Scales,
+}
+
+impl Form {
+    /// codes or scales.
+    pub fn name(self) -> &'static str {
+        match self {
+            Form::Codes => "codes",
+            Form::Scales => "scales",
+        }
+    }
 }
 
 /// A graph of ONNX operators.
@@ -141,6 +174,7 @@ pub struct OnnxGraph {
 
 /// Every operator type that is written: name, domain, first operator set with this form.
 pub const OPERATORS: &[(&str, &str, i64)] = &[
+    ("Abs", "", 13),
     ("Add", "", 14),
     ("And", "", 7),
     ("Attention", "", 23),
@@ -159,12 +193,16 @@ pub const OPERATORS: &[(&str, &str, i64)] = &[
     ("LayerNormalization", "", 17),
     ("Less", "", 13),
     ("MatMul", "", 13),
+    ("MatMulIntegerToFloat", MICROSOFT, 1),
+    ("MatMulNBits", MICROSOFT, 1),
+    ("Max", "", 13),
     ("MaxPool", "", 12),
     ("Min", "", 13),
     ("Mod", "", 13),
     ("Mul", "", 14),
     ("MultiHeadAttention", MICROSOFT, 1),
     ("Pad", "", 21),
+    ("QuantizeLinear", "", 21),
     ("QuickGelu", MICROSOFT, 1),
     ("RMSNormalization", "", 23),
     ("Range", "", 11),
@@ -240,6 +278,7 @@ impl fmt::Display for OnnxGraph {
                 Content::Bytes(bytes) => constant(*elem, bytes),
                 Content::Rows(weight) => weight.to_string(),
                 Content::Transposed(weight) => format!("transposed {weight}"),
+                Content::Quantised { weight, storage, form } => format!("{} of {weight} in {storage:?}", form.name()),
             };
             writeln!(f, "init {name} {}{dims:?} = {from}", elem.name())?;
         }

@@ -2,11 +2,13 @@
 
 use crate::{
     error::ExportError,
-    nodes::{Attribute, Content, Initialiser, OnnxGraph, OnnxNode, Port},
+    nodes::{Attribute, Content, Elem, Form, Initialiser, OnnxGraph, OnnxNode, Port},
     onnx::{
         AttributeProto, AttributeType, DataLocation, Dimension, GraphProto, IR_VERSION, MICROSOFT, ModelProto, NodeProto, OPSET,
         OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
     },
+    policy::Storage,
+    quantise,
 };
 use mmlnb_models::{
     graph::{Dim, Weight},
@@ -189,19 +191,72 @@ fn write_rows(
         }
         Content::Transposed(weight) => {
             let (inputs, outputs) = (initialiser.dims[0] as usize, initialiser.dims[1] as u64);
-            let mut first = 0;
+            let mut columns = Columns { outputs, size, first: 0 };
             for block in weights.blocks(weight, BLOCK_BYTES)? {
-                let block = block?;
-                let bytes = stored(initialiser, weight, weights, &transposed(&block, inputs))?;
-                let rows = (block.len() / inputs) as u64;
-                for (input, run) in bytes.chunks_exact((rows * size) as usize).enumerate() {
-                    sink((input as u64 * outputs + first) * size, run)?;
-                }
-                first += rows;
+                let bytes = stored(initialiser, weight, weights, &transposed(&block?, inputs))?;
+                columns.write(&bytes, inputs, sink)?;
                 progress(bytes.len() as u64);
             }
             Ok(())
         }
+        Content::Quantised { weight, storage, form } => {
+            let width = weights.shape(weight)?[1..].iter().product();
+            let mut columns = Columns { outputs: initialiser.dims[initialiser.dims.len() - 1] as u64, size, first: 0 };
+            let mut at = 0;
+            for block in weights.blocks(weight, BLOCK_BYTES)? {
+                let bytes = quantised(initialiser, weight, weights, &block?, width)?;
+                match (storage, form) {
+                    (Storage::Channels, Form::Codes) => columns.write(&transposed(&bytes, width), width, sink)?,
+                    _ => sink(at, &bytes)?,
+                }
+                at += bytes.len() as u64;
+                progress(bytes.len() as u64);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The codes or scales of some rows, as they are stored but for the order.
+fn quantised(
+    initialiser: &Initialiser,
+    weight: &Weight,
+    weights: &Weights<'_>,
+    rows: &[f32],
+    width: usize,
+) -> Result<Vec<u8>, ExportError> {
+    let Content::Quantised { storage, form, .. } = initialiser.content else { unreachable!("the caller has matched it") };
+    check_finite(weight, weights, rows)?;
+    let (codes, scales) = match storage {
+        Storage::Channels => quantise::channels(rows, width),
+        Storage::Blocks { bits } => quantise::blocks(rows, width, bits),
+        Storage::Float => return Err(not_a_number_of(initialiser, weight)),
+    };
+    Ok(match form {
+        Form::Codes => codes,
+        Form::Scales => DType::F32.encode(&scales),
+    })
+}
+
+/// Writes the columns of a transposed matrix, as many at a time as its rows are read.
+struct Columns {
+    /// Columns of the whole matrix.
+    outputs: u64,
+    /// Bytes of a number.
+    size: u64,
+    /// The next column.
+    first: u64,
+}
+
+impl Columns {
+    /// Further columns, given as `inputs` runs.
+    fn write(&mut self, bytes: &[u8], inputs: usize, sink: Sink<'_>) -> Result<(), ExportError> {
+        let run = bytes.len() / inputs;
+        for (input, run) in bytes.chunks_exact(run).enumerate() {
+            sink((input as u64 * self.outputs + self.first) * self.size, run)?;
+        }
+        self.first += run as u64 / self.size;
+        Ok(())
     }
 }
 
@@ -215,10 +270,10 @@ fn whole(initialiser: &Initialiser, weights: &Weights<'_>, progress: &dyn Fn(u64
 }
 
 /// Rows of `width` numbers -> `width` rows. In squares of 32, which stay in the first-level cache.
-fn transposed(rows: &[f32], width: usize) -> Vec<f32> {
+fn transposed<T: Copy + Default>(rows: &[T], width: usize) -> Vec<T> {
     const SIDE: usize = 32;
     let count = rows.len() / width;
-    let mut columns = vec![0.0; rows.len()];
+    let mut columns = vec![T::default(); rows.len()];
     for y in (0..count).step_by(SIDE) {
         for x in (0..width).step_by(SIDE) {
             for row in y..(y + SIDE).min(count) {
@@ -233,21 +288,25 @@ fn transposed(rows: &[f32], width: usize) -> Vec<f32> {
 
 /// The numbers as the initialiser stores them; what it cannot hold is refused.
 fn stored(initialiser: &Initialiser, weight: &Weight, weights: &Weights<'_>, values: &[f32]) -> Result<Vec<u8>, ExportError> {
-    use crate::nodes::Elem;
-    if values.iter().fold(false, |any, value| any | !value.is_finite()) {
-        return Err(spoilt(weight, weights));
-    }
+    check_finite(weight, weights, values)?;
     match initialiser.elem {
         Elem::F32 => Ok(DType::F32.encode(values)),
         Elem::F16 => match values.iter().find(|value| half::f16::from_f32(**value).is_infinite()) {
             Some(value) => Err(ExportError::Overflow { weight: too_large(weight, weights), value: *value }),
             None => Ok(DType::F16.encode(values)),
         },
-        Elem::I64 | Elem::I32 | Elem::Bool => {
-            let problem = format!("the parameter {weight} was asked for as {}", initialiser.elem.name());
-            Err(ExportError::Malformed { graph: initialiser.name.clone(), problems: vec![problem] })
-        }
+        Elem::I64 | Elem::I32 | Elem::Bool | Elem::U8 => Err(not_a_number_of(initialiser, weight)),
     }
+}
+
+fn not_a_number_of(initialiser: &Initialiser, weight: &Weight) -> ExportError {
+    let problem = format!("the parameter {weight} was asked for as {}", initialiser.elem.name());
+    ExportError::Malformed { graph: initialiser.name.clone(), problems: vec![problem] }
+}
+
+fn check_finite(weight: &Weight, weights: &Weights<'_>, values: &[f32]) -> Result<(), ExportError> {
+    let spoilt_one = values.iter().fold(false, |any, value| any | !value.is_finite());
+    if spoilt_one { Err(spoilt(weight, weights)) } else { Ok(()) }
 }
 
 /// Why a weight has numbers that are none: a tensor of the checkpoint, or what merging made of finite ones.

@@ -75,7 +75,8 @@ pub struct FileEntry {
     pub sha256: String,
 }
 
-/// Type of weights and activations; norms, softmax and rotary tables stay f32 in each.
+/// Type of weights and activations; norms, softmax and rotary tables stay f32 in each. In few bits only the matrices of language model, vision
+/// tower and text encoder are; the rest is f32.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -83,6 +84,13 @@ pub enum Precision {
     F32,
     /// 16-bit IEEE floats.
     F16,
+    /// Weights of 8 bits a channel, activations of 8 bits a token.
+    Int8,
+    /// The language model's weights of 4 bits in blocks; the other networks as int8.
+    Int4,
+    /// Prompts as int8, steps as int4, on one cache.
+    #[serde(rename = "int4+int8")]
+    Int4Int8,
 }
 
 /// The vision-language model.
@@ -157,6 +165,9 @@ pub struct Port {
 pub struct Decoder {
     /// The graph itself.
     pub graph: Graph,
+    /// The graph that reads prompts, on the same cache; absent: `graph` reads them too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<Graph>,
     /// Number of layers, each with one key and one value tensor.
     pub layers: i64,
     /// Key/value heads.
@@ -310,7 +321,9 @@ impl Manifest {
 
     /// Every graph with its path.
     pub fn graphs(&self) -> Vec<&Graph> {
-        let describer = self.describer.iter().flat_map(|part| [&part.vision, &part.embedding, &part.decoder.graph]);
+        let describer = self.describer.iter().flat_map(|part| {
+            [&part.vision, &part.embedding, &part.decoder.graph].into_iter().chain(&part.decoder.prompts)
+        });
         let classifier =
             self.classifier.iter().flat_map(|part| part.image.iter().chain(&part.text).chain(std::iter::once(&part.prmf)));
         describer.chain(classifier).collect()
@@ -445,11 +458,17 @@ fn take<'a, I>(next: &AtomicUsize, items: &'a [I]) -> Option<(usize, &'a I)> {
 }
 
 impl Precision {
+    /// Every precision of this version.
+    pub const ALL: [Precision; 5] = [Precision::F32, Precision::F16, Precision::Int8, Precision::Int4, Precision::Int4Int8];
+
     /// Its name, as `--precision` and the manifest write it.
     pub fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
             Precision::F16 => "f16",
+            Precision::Int8 => "int8",
+            Precision::Int4 => "int4",
+            Precision::Int4Int8 => "int4+int8",
         }
     }
 }
@@ -464,10 +483,7 @@ impl FromStr for Precision {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "f32" => Ok(Precision::F32),
-            "f16" => Ok(Precision::F16),
-            _ => Err(format!("`{text}` is not a precision of this version; expected f32 or f16")),
-        }
+        let known = Precision::ALL.into_iter().find(|precision| precision.name() == text);
+        known.ok_or_else(|| format!("`{text}` is not a precision of this version; expected {}", Precision::ALL.map(Precision::name).join(", ")))
     }
 }

@@ -13,10 +13,24 @@ pub(super) struct Decoder {
     // Bindings point into the cache and the logits: they are declared, and so dropped, first.
     prefill: Vec<Bound>,
     steps: Vec<Bound>,
-    session: Session,
+    sessions: Sessions,
     cache: Cache,
     angles: Angles,
-    tokens: usize,
+    room: Room,
+}
+
+/// The graphs of one language model, on one cache.
+pub(super) struct Sessions {
+    /// One token after the other.
+    pub steps: Session,
+    /// Whole prompts; absent: `steps` reads them too.
+    pub prompts: Option<Session>,
+}
+
+impl Sessions {
+    fn prompts(&mut self) -> &mut Session {
+        self.prompts.as_mut().unwrap_or(&mut self.steps)
+    }
 }
 
 /// A binding for one number of rows, with the memory of its logits `[rows, vocabulary]`.
@@ -37,18 +51,32 @@ struct Angles {
 pub(super) struct Room {
     /// Requests that are decoded together.
     pub slots: usize,
+    /// Fewest rows of a step; missing ones are filled up, so that a request's tokens do not depend on whether others are there.
+    pub fewest: usize,
     /// Tokens of a slot, prompt and description.
     pub tokens: usize,
     /// Width of the logits.
     pub vocabulary: usize,
 }
 
+impl Room {
+    /// Slots that the cache has.
+    pub fn in_cache(&self) -> usize {
+        self.slots.max(self.fewest)
+    }
+
+    /// Rows of a step of so many requests.
+    fn rows(&self, requests: usize) -> usize {
+        requests.max(self.fewest)
+    }
+}
+
 impl Decoder {
     /// Allocates cache and angles and binds them once for every slot and every number of rows.
-    pub fn new(session: Session, shape: &bundle::Decoder, room: Room, cuda: bool) -> ort::Result<Decoder> {
-        let mut cache = Cache::new(&session, shape, room.slots, room.tokens, cuda)?;
-        let angles = Angles::new(room.slots * room.tokens, shape.head_size as usize / 2)?;
-        let mut bound = |first: usize, rows: usize| -> ort::Result<Bound> {
+    pub fn new(mut sessions: Sessions, shape: &bundle::Decoder, room: Room, cuda: bool) -> ort::Result<Decoder> {
+        let mut cache = Cache::new(&sessions.steps, shape, room.in_cache(), room.tokens, cuda)?;
+        let angles = Angles::new(room.in_cache() * room.tokens, shape.head_size as usize / 2)?;
+        let mut bound = |session: &Session, first: usize, rows: usize| -> ort::Result<Bound> {
             let binding = session.create_binding()?;
             let logits = Tensor::<f32>::new(&Allocator::default(), [rows as i64, room.vocabulary as i64])?;
             // SAFETY: `Decoder` owns binding, cache and logits together, drops the bindings first and runs none after that.
@@ -58,36 +86,43 @@ impl Decoder {
             }
             Ok(Bound { binding, logits })
         };
-        let prefill = (0..room.slots).map(|slot| bound(slot, 1)).collect::<ort::Result<_>>()?;
-        let steps = (1..=room.slots).map(|rows| bound(0, rows)).collect::<ort::Result<_>>()?;
-        Ok(Decoder { prefill, steps, session, cache, angles, tokens: room.tokens })
+        let prefill = (0..room.slots).map(|slot| bound(sessions.prompts(), slot, 1)).collect::<ort::Result<_>>()?;
+        let steps = (1..=room.in_cache()).map(|rows| bound(&sessions.steps, 0, rows)).collect::<ort::Result<_>>()?;
+        Ok(Decoder { prefill, steps, sessions, cache, angles, room })
     }
 
     /// Fills `slot` with a prompt `[length, hidden]` and gives the logits after its last token. `angles`: one row for each token of the prompt
     /// and for each that may follow.
     pub fn prefill(&mut self, slot: usize, embeds: Vec<f32>, length: usize, angles: &RotaryTable) -> ort::Result<&[f32]> {
-        let first = slot * self.tokens;
+        let first = slot * self.room.tokens;
         self.angles.write(first, angles);
         let hidden = embeds.len() / length;
         let embeds = Tensor::from_array(([1, length, hidden], embeds))?;
         let positions = (first..first + length).map(|row| row as i64).collect();
         let bound = &mut self.prefill[slot];
         let call = Call { positions, rows: vec![length as i64 - 1], lengths: vec![length] };
-        call.run(&mut self.session, bound, &embeds.upcast(), &self.angles)
+        call.run(self.sessions.prompts(), bound, &embeds.upcast(), &self.angles)
     }
 
-    /// Adds one token to each of the first slots, whose `lengths` count the tokens before it; `embeds` is `[slots, 1, hidden]`. Gives the logits
-    /// `[slots, vocabulary]`.
+    /// Rows that a step of so many requests has: further ones are filled up.
+    pub fn rows(&self, requests: usize) -> usize {
+        self.room.rows(requests)
+    }
+
+    /// Adds one token to each of the first slots, whose `lengths` count the tokens before it (none in a row that is only filled up); `embeds` is
+    /// `[rows, 1, hidden]`. Gives the logits `[rows, vocabulary]`.
     pub fn step(&mut self, embeds: &DynTensor, lengths: &[usize]) -> ort::Result<&[f32]> {
-        let positions = lengths.iter().enumerate().map(|(slot, length)| (slot * self.tokens + length) as i64).collect();
+        assert!(lengths.len() >= self.room.fewest, "a step has all its rows");
+        let positions = lengths.iter().enumerate().map(|(slot, length)| (slot * self.room.tokens + length) as i64).collect();
         let rows = (0..lengths.len() as i64).collect();
         let call = Call { positions, rows, lengths: lengths.iter().map(|length| length + 1).collect() };
-        call.run(&mut self.session, &mut self.steps[lengths.len() - 1], embeds, &self.angles)
+        call.run(&mut self.sessions.steps, &mut self.steps[lengths.len() - 1], embeds, &self.angles)
     }
 
     /// Moves a request of `length` tokens into another slot.
     pub fn relocate(&mut self, from: usize, to: usize, length: usize) -> ort::Result<()> {
-        self.angles.copy(from * self.tokens, to * self.tokens, self.tokens);
+        let tokens = self.room.tokens;
+        self.angles.copy(from * tokens, to * tokens, tokens);
         self.cache.copy(from, to, length)
     }
 }

@@ -4,12 +4,12 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use mmlnb_models::bundle::{self, Bundle};
+use mmlnb_models::bundle::{self, Bundle, Precision};
 use mmlnb_models::prepare::sampling::Sampler;
 use mmlnb_models::prepare::settings::GenerationSettings;
 
 use super::cache::Cache;
-use super::decoder::{Decoder, Room};
+use super::decoder::{Decoder, Room, Sessions};
 use super::memory::{self, Plan};
 use super::prompt::Prompter;
 use super::runtime::Runtime;
@@ -53,21 +53,30 @@ impl Layout {
             )));
         }
         let vocabulary = prompter.config.text.vocabulary as usize;
-        let room = Room { slots: options.slots.max(1), tokens, vocabulary };
+        let fewest = match bundle.manifest.precision {
+            Precision::F32 | Precision::F16 | Precision::Int8 => 1,
+            // The kernel for one row rounds otherwise than that for several.
+            Precision::Int4 | Precision::Int4Int8 => 2,
+        };
+        let room = Room { slots: options.slots.max(1), fewest, tokens, vocabulary };
         Ok(Layout { prompter, room })
     }
 
     /// The memory that this describer takes.
     pub fn plan(&self, bundle: &Bundle, part: &bundle::Describer) -> Plan {
         let (text, vision) = (&self.prompter.config.text, &self.prompter.config.vision);
-        let Room { slots, tokens, vocabulary } = self.room;
+        let Room { tokens, vocabulary, .. } = self.room;
+        let slots = self.room.in_cache();
         let image = (tokens - part.generation.max_new_tokens) as u64;
         let patches = image * (vision.merge * vision.merge) as u64;
         let prefill = tokens as u64 * (8 * text.hidden + 3 * text.inner) as u64;
         let towers = patches * (12 * vision.hidden + 3 * vision.inner) as u64;
         let outputs = (2 * slots * vocabulary + slots * tokens * text.head_size as usize) as u64;
         Plan {
-            weights: memory::weights(bundle, [&part.vision, &part.embedding, &part.decoder.graph].into_iter()),
+            weights: memory::weights(
+                bundle,
+                [&part.vision, &part.embedding, &part.decoder.graph].into_iter().chain(&part.decoder.prompts),
+            ),
             cache: Cache::bytes(&part.decoder, slots, tokens),
             work: 4 * (prefill.max(towers) + outputs),
         }
@@ -76,11 +85,11 @@ impl Layout {
     /// Loads the graphs, takes the memory and starts the thread.
     pub fn start(self, bundle: &Bundle, part: &bundle::Describer, runtime: &Runtime) -> Result<Describer, EngineError> {
         let Layout { prompter, room } = self;
-        let [vision, embedding, decoder] =
-            [&part.vision, &part.embedding, &part.decoder.graph].map(|graph| bundle.path(&graph.file));
-        let embedder = Embedder::new(runtime.load(&vision)?, runtime.load(&embedding)?, prompter.config.image_token);
+        let load = |graph: &bundle::Graph| runtime.load(&bundle.path(&graph.file));
+        let embedder = Embedder::new(load(&part.vision)?, load(&part.embedding)?, prompter.config.image_token);
         let cuda = runtime.provider.name == "cuda";
-        let decoder = Decoder::new(runtime.load(&decoder)?, &part.decoder, room, cuda)
+        let sessions = Sessions { steps: load(&part.decoder.graph)?, prompts: part.decoder.prompts.as_ref().map(load).transpose()? };
+        let decoder = Decoder::new(sessions, &part.decoder, room, cuda)
             .map_err(|error| runtime.error("cannot allocate the describer's cache", &error))?;
         let (jobs, queue) = channel();
         let mut worker = Worker::new(runtime.clone(), embedder, decoder, room.slots);

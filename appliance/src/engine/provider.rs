@@ -27,7 +27,7 @@ pub(super) fn choose(runtime: &Runtime, choice: ProviderChoice, half: bool) -> P
 /// Loads CUDA's libraries and copies a number to the GPU.
 fn cuda_works(runtime: &Runtime, half: bool) -> Result<(), String> {
     if !half {
-        return Err("the describer of this bundle is in f32, for which the GPU has no attention kernel; \
+        return Err("the describer of this bundle keeps its cache in f32, for which the GPU has no attention kernel; \
                     export the bundle with --precision f16"
             .to_string());
     }

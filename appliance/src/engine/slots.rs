@@ -86,8 +86,9 @@ impl Worker {
 
     /// One step with every slot taken: the memory for it is there from the start on, and does not have to be found once all slots meet.
     pub fn warm_up(&mut self) -> Result<(), EngineError> {
-        let step = self.embedder.tokens(vec![0; self.slots]).and_then(|embeds| {
-            let lengths = vec![1; self.slots];
+        let rows = self.decoder.rows(self.slots);
+        let step = self.embedder.tokens(vec![0; rows]).and_then(|embeds| {
+            let lengths = vec![1; rows];
             self.decoder.step(&embeds, &lengths).map(|_| ())
         });
         step.map_err(|error| self.runtime.error("the language model failed", &error))
@@ -160,8 +161,11 @@ impl Worker {
 
     /// One more token for every active request.
     fn step(&mut self) {
-        let ids = self.active.iter().map(Row::last).collect();
-        let lengths: Vec<usize> = self.active.iter().map(|row| row.length).collect();
+        let rows = self.decoder.rows(self.active.len());
+        let mut ids: Vec<i64> = self.active.iter().map(Row::last).collect();
+        let mut lengths: Vec<usize> = self.active.iter().map(|row| row.length).collect();
+        ids.resize(rows, 0);
+        lengths.resize(rows, 0);
         let logits = self.embedder.tokens(ids).and_then(|embeds| self.decoder.step(&embeds, &lengths));
         let logits = match logits {
             Ok(logits) => logits,

@@ -5,10 +5,7 @@
 
 use super::{Elem, Lowering};
 use crate::nodes::Attribute;
-use mmlnb_models::{
-    bundle::Precision,
-    graph::{AttentionKind, Dim, Graph, Node, Op, Value},
-};
+use mmlnb_models::graph::{AttentionKind, Dim, Graph, Node, Op, Value};
 use std::collections::HashSet;
 
 /// What an input of the graph is to the cache.
@@ -75,10 +72,10 @@ fn packed(graph: &Graph, attention: &Node) -> Option<Packed> {
 }
 
 /// Nodes that need not be lowered because packed attentions do their work and nobody else uses them.
-pub(super) fn absorbed(graph: &Graph, precision: Precision) -> HashSet<u32> {
+pub(super) fn absorbed(graph: &Graph, compute: Elem) -> HashSet<u32> {
     let uses = graph.uses();
     let mut absorbed = HashSet::new();
-    if precision == Precision::F16 {
+    if compute != Elem::F32 {
         return absorbed;
     }
     let attentions = graph.nodes.iter().filter(|node| is_cached(&node.op));
@@ -96,7 +93,7 @@ impl Lowering<'_> {
     pub(super) fn cached_attention(&mut self, node: &Node, heads: i64, kv_heads: i64) {
         let head = self.width(node.inputs[0]) / heads;
         let elem = self.compute();
-        let packed = (self.precision == Precision::F32).then(|| packed(self.graph, node)).flatten();
+        let packed = (elem == Elem::F32).then(|| packed(self.graph, node)).flatten();
         let rotates = packed.is_some();
         let [q, k, v] = match &packed {
             Some(Packed { qkv, .. }) => [self.packed_heads(*qkv, heads, kv_heads, head), String::new(), String::new()],

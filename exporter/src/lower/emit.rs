@@ -69,6 +69,11 @@ impl Emitter {
         self.floats(&[], &[value])
     }
 
+    /// One byte.
+    pub fn byte(&mut self, value: u8) -> String {
+        self.constant(Elem::U8, vec![], vec![value])
+    }
+
     /// A float zero of this type.
     pub fn zero(&mut self, elem: Elem) -> String {
         self.constant(elem, vec![], vec![0; elem.size()])
@@ -76,14 +81,19 @@ impl Emitter {
 
     /// A parameter; one initialiser serves all who use it.
     pub fn parameter(&mut self, weight: &Weight, elem: Elem, dims: Vec<i64>, transposed: bool) -> String {
-        let mut name = weight.name();
         let content = if transposed { Content::Transposed(weight.clone()) } else { Content::Rows(weight.clone()) };
+        self.content(&weight.name(), elem, dims, content)
+    }
+
+    /// What is made of a parameter; one initialiser serves all who use the same.
+    pub fn content(&mut self, name: &str, elem: Elem, dims: Vec<i64>, content: Content) -> String {
+        let mut name = name.to_string();
         if self.parameters.contains(&name) {
             let same = |i: &&Initialiser| i.content == content && i.elem == elem && i.dims == dims;
             if let Some(found) = self.initialisers.iter().find(same) {
                 return found.name.clone();
             }
-            name = format!("{name}/{}{}", if transposed { "transposed_" } else { "" }, elem.name());
+            name = format!("{name}/{}{}", if matches!(content, Content::Transposed(_)) { "transposed_" } else { "" }, elem.name());
         }
         self.parameters.insert(name.clone());
         self.initialisers.push(Initialiser { name: name.clone(), elem, dims, content });

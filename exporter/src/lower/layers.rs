@@ -1,12 +1,12 @@
 //! Layers with weights, norms and activations.
 
-use super::Lowering;
+use super::{Lowering, Storage};
 use crate::nodes::{Attribute, Elem};
 use mmlnb_models::graph::{Node, Weight};
 
 impl Lowering<'_> {
     pub(super) fn embedding(&mut self, node: &Node, table: &Weight) {
-        let elem = self.compute();
+        let elem = self.policy.table();
         let table = self.parameter(table, elem);
         let ids = self.want(node.inputs[0], Elem::I64);
         self.last(node, "Gather", &[&table, &ids], vec![], elem);
@@ -30,6 +30,14 @@ impl Lowering<'_> {
     }
 
     pub(super) fn linear(&mut self, node: &Node, weight: &Weight, bias: Option<&Weight>) {
+        match self.policy.storage() {
+            Storage::Float => self.float_linear(node, weight, bias),
+            Storage::Channels => self.channel_linear(node, weight, bias),
+            Storage::Blocks { bits } => self.block_linear(node, weight, bias, bits),
+        }
+    }
+
+    fn float_linear(&mut self, node: &Node, weight: &Weight, bias: Option<&Weight>) {
         let elem = self.compute();
         let x = self.want(node.inputs[0], elem);
         let weight = self.transposed(weight, elem);

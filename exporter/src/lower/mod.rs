@@ -1,18 +1,21 @@
 //! The ONNX reading: each operator of the paper becomes a few ONNX operators.
 //!
-//! Every value carries its actual element type; [`Lowering::want`] puts a cast where a consumer needs another one. With f16, products and
+//! Every value carries its actual element type; [`Lowering::want`] puts a cast where a consumer needs another one. How weights are stored says
+//! [`Policy`]. With f16, products and
 //! convolutions (and attention on the cache) are stored and computed in f16; norms, softmax, rotary tables and the residual stream stay f32.
 
 mod attention;
 mod cached;
 mod emit;
 mod layers;
+mod quantised;
 mod rows;
 mod swin;
 
 use crate::{
     error::ExportError,
     nodes::{Attribute, Elem, OnnxGraph, Port},
+    policy::{Policy, Storage},
 };
 pub use cached::cache_head_size;
 use emit::Emitter;
@@ -29,7 +32,8 @@ use std::collections::HashMap;
 pub fn lower(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGraph, ExportError> {
     let fused = graph.fuse_residual_norms();
     let blocks = fused.nodes.iter().any(|node| node.region.is_some());
-    lower_as_is(&if blocks { fused.stack_linears() } else { fused }, name, precision)
+    let least = Policy::new(precision, graph).stacked_from();
+    lower_as_is(&if blocks { fused.stack_linears_of(least) } else { fused }, name, precision)
 }
 
 /// The ONNX reading of a network without fusing its operators first.
@@ -37,13 +41,14 @@ pub fn lower(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGrap
 /// # Errors
 /// As [`lower`].
 pub fn lower_as_is(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGraph, ExportError> {
+    let policy = Policy::new(precision, graph);
     let mut lowering = Lowering {
         graph,
-        precision,
+        policy,
         emit: Emitter::default(),
         tensors: HashMap::new(),
         shared: HashMap::new(),
-        absorbed: cached::absorbed(graph, precision),
+        absorbed: cached::absorbed(graph, policy.compute()),
         node: 0,
     };
     for (index, node) in graph.nodes.iter().enumerate() {
@@ -70,7 +75,7 @@ struct Tensor {
 
 struct Lowering<'g> {
     graph: &'g Graph,
-    precision: Precision,
+    policy: Policy,
     emit: Emitter,
     tensors: HashMap<Value, Tensor>,
     /// What several nodes use, by a description of it: casts, padded tables, window indices.
@@ -182,10 +187,7 @@ impl Lowering<'_> {
 
     /// The type of products.
     fn compute(&self) -> Elem {
-        match self.precision {
-            Precision::F32 => Elem::F32,
-            Precision::F16 => Elem::F16,
-        }
+        self.policy.compute()
     }
 
     /// A result of the node that is being lowered.

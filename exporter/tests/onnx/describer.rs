@@ -110,7 +110,7 @@ impl Language {
         let sizes = [1, self.config.kv_heads as usize, capacity, cache_head_size(self.config.head_size) as usize];
         let count = sizes.iter().product();
         let empty = match self.precision {
-            Precision::F32 => Data::F32(vec![0.0; count]),
+            Precision::F32 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => Data::F32(vec![0.0; count]),
             Precision::F16 => Data::F16(vec![half::f16::ZERO; count]),
         };
         let names = (0..self.config.layers).flat_map(|n| ["key", "value"].map(|side| format!("past.{n}.{side}")));
@@ -151,7 +151,7 @@ impl Language {
         for (name, past) in &mut batch.past {
             let (shape, values) = &results[&name.replace("past", "present")];
             let data = match self.precision {
-                Precision::F32 => Data::F32(values.clone()),
+                Precision::F32 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => Data::F32(values.clone()),
                 Precision::F16 => Data::F16(values.iter().map(|v| half::f16::from_f32(*v)).collect()),
             };
             *past = Given { shape: shape.clone(), data };

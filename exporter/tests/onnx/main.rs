@@ -11,6 +11,9 @@ mod golden_qwen2_5_vl;
 mod golden_swin;
 mod golden_vgg16;
 mod laws;
+#[path = "../../../models/tests/golden_files/minilm.rs"]
+mod minilm;
+mod quantised;
 mod random;
 mod session;
 mod snapshots;

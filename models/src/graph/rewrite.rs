@@ -71,6 +71,11 @@ impl Graph {
 
     /// Linears of one input: their matrices become one stack, their results a split of one product.
     pub fn stack_linears(&self) -> Graph {
+        self.stack_linears_of(2)
+    }
+
+    /// The same, only where at least `least` linears have one input.
+    pub fn stack_linears_of(&self, least: usize) -> Graph {
         let mut groups: HashMap<(Value, bool, Option<u32>), Vec<usize>> = HashMap::new();
         for (i, node) in self.nodes.iter().enumerate() {
             if let Op::Linear { weight: Weight::Key(_) | Weight::Adapted { .. }, bias, .. } = &node.op {
@@ -78,7 +83,7 @@ impl Graph {
             }
         }
         let mut first: HashMap<usize, Vec<usize>> = HashMap::new();
-        groups.into_values().filter(|g| g.len() > 1).for_each(|g| drop(first.insert(g[0], g)));
+        groups.into_values().filter(|g| g.len() >= least.max(2)).for_each(|g| drop(first.insert(g[0], g)));
         let mut nodes: Vec<Node> = Vec::new();
         let mut moved: HashMap<Value, Value> = HashMap::new();
         for (i, node) in self.nodes.iter().enumerate() {

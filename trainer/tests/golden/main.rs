@@ -11,6 +11,8 @@ mod import;
 mod lora;
 mod lora_training;
 mod merge;
+#[path = "../../../models/tests/golden_files/minilm.rs"]
+mod minilm;
 mod prmf;
 mod qwen;
 mod texts;

