@@ -43,10 +43,14 @@ impl Plan {
         );
         Err(if self.total() > room.ever {
             let ever = mebibytes(room.ever);
-            EngineError::TooLarge(format!("{needs} there are {ever} MiB in all; lower `slots` or `max_tokens`, or export with a smaller --precision"))
+            EngineError::TooLarge(format!(
+                "{needs} there are {ever} MiB in all; lower `slots` or `max_tokens`, or export with a smaller --precision"
+            ))
         } else {
             let now = mebibytes(room.now);
-            EngineError::Memory(format!("{needs} {now} MiB are available at present; end what else takes memory, or lower `slots`"))
+            EngineError::Memory(format!(
+                "{needs} {now} MiB are available at present; end what else takes memory, or lower `slots`"
+            ))
         })
     }
 }

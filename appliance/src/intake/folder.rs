@@ -281,7 +281,8 @@ fn recognise(
     if let Some(before) = ledger.read(|tx| read::marked(tx, &marker))? {
         let still = Dir::open(&before).and_then(|before| marker_of(&before, file));
         if still.is_ok_and(|still| still.as_ref() == Some(&marker)) {
-            let what = format!("it bears the marker of {}, which is still there: one is a copy of the other", names::shown(&before));
+            let what =
+                format!("it bears the marker of {}, which is still there: one is a copy of the other", names::shown(&before));
             let mend = format!("remove {} from the copy", names::shown(Path::new(file)));
             return Err(Failure::new(Exit::Configuration, what, configured.display().to_string(), mend));
         }

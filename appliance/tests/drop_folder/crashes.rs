@@ -262,7 +262,9 @@ fn pages_learn_of_a_mix_up_although_the_program_dies_before_it_writes_them() {
     appliance.spawn();
     assert_ne!(appliance.ended(), Some(0), "{}", appliance.log());
     assert_eq!(appliance.in_state("filed"), 2, "the second is filed");
-    let page = |appliance: &Appliance, case: &str| text(&std::fs::read(appliance.path(&format!("done/{case}/x.png.report.json"))).unwrap());
+    let page = |appliance: &Appliance, case: &str| {
+        text(&std::fs::read(appliance.path(&format!("done/{case}/x.png.report.json"))).unwrap())
+    };
     assert!(!page(&appliance, "left").contains("same_image_other_case"));
     appliance.unset("MMLNB_FAILPOINTS");
     appliance.start();
@@ -281,7 +283,8 @@ fn a_huge_file_of_an_image_s_name_does_not_keep_others_waiting() {
     appliance.start();
     appliance.until("it is filed", |appliance| appliance.in_state("filed") == 1);
     assert_eq!(huge.metadata().unwrap().len(), 1 << 40);
-    let names = std::fs::read_dir(appliance.path("done/case")).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+    let names =
+        std::fs::read_dir(appliance.path("done/case")).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
     assert_eq!(names.filter(|name| name.starts_with("x~") && name.ends_with(".png")).count(), 1);
 }
 
