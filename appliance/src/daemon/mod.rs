@@ -6,6 +6,7 @@ mod notify;
 pub mod safe_mode;
 mod status;
 pub mod supervisor;
+mod tidy;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -28,6 +29,7 @@ use crate::qualify::answers;
 use crate::report::status::{Level, Status};
 use crate::{clock, verdict, world};
 use death::DeathMark;
+use tidy::Tidy;
 use supervisor::{Course, Supervisor};
 
 const TICK: Duration = Duration::from_millis(100);
@@ -315,9 +317,12 @@ fn start_threads(intake: &Arc<Intake>, slots: usize, started: &str) -> Result<Ve
 fn keep_shown(intake: &Arc<Intake>, started: &str, ended: &Arc<Mutex<bool>>) -> Result<(), Failure> {
     let (intake, started, ended) = (intake.clone(), started.to_owned(), ended.clone());
     let (mut written, mut shown) = (None::<Instant>, String::new());
+    let mut tidy = Tidy::default();
     let keep = move || loop {
         let sight = world::lock(&intake.sight).clone();
-        let now_shown = format!("{:?} {sight:?}", intake.desk.load());
+        let load = intake.desk.load();
+        tidy.look(&load);
+        let now_shown = format!("{load:?} {sight:?}");
         let age = written.map_or(Duration::MAX, |at| at.elapsed());
         if age > STATUS_EVERY || age > STATUS_SOON && now_shown != shown {
             let ended = world::lock(&ended);
