@@ -29,8 +29,8 @@ use crate::qualify::answers;
 use crate::report::status::{Level, Status};
 use crate::{clock, verdict, world};
 use death::DeathMark;
-use tidy::Tidy;
 use supervisor::{Course, Supervisor};
+use tidy::Tidy;
 
 const TICK: Duration = Duration::from_millis(100);
 /// How long a start waits for memory that others have, and how often it looks; after that the service manager starts it anew.
