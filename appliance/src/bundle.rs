@@ -84,8 +84,12 @@ pub fn failure(error: &EngineError, dir: &Path) -> Failure {
     let place = dir.display().to_string();
     match error {
         EngineError::Bundle(message) => Failure::new(Exit::Configuration, message, place, "export the bundle again"),
-        EngineError::Memory(message) => {
+        EngineError::TooLarge(message) => {
             Failure::new(Exit::Configuration, message, place, "set fewer `slots`, or export with a smaller --precision")
+        }
+        // It may pass: whoever starts it tries again.
+        EngineError::Memory(message) => {
+            Failure::new(Exit::Internal, message, place, "free memory, or set fewer `slots`; a restart may help")
         }
         EngineError::Library(message) => {
             Failure::new(Exit::Configuration, message, place, "run the set-up or install the package again")

@@ -112,7 +112,7 @@ fn a_plan_larger_than_the_memory_is_refused_before_anything_is_loaded() {
         options.memory_limit = Some(1 << 20);
     });
     let error = error.err().expect("one MiB is too little");
-    assert!(matches!(&error, EngineError::Memory(text) if text.contains("1 MiB are available")), "{error}");
+    assert!(matches!(&error, EngineError::TooLarge(text) if text.contains("1 MiB in all")), "{error}");
 }
 
 #[test]

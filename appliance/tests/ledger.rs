@@ -191,7 +191,7 @@ fn a_stop_gives_the_attempt_back() {
 }
 
 fn record_unclean(connection: &rusqlite::Connection) -> Result<bool, LedgerError> {
-    record::unclean(connection)
+    record::unclean(connection, None)
 }
 
 #[test]

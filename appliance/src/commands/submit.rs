@@ -87,16 +87,18 @@ fn check(args: &Submit, config: &Config) -> Result<(), Failure> {
     if !parts.all(|part| matches!(part, Component::Normal(name) if !names::ignored_folder(name))) {
         return Err(Failure::new(Exit::Usage, "this cannot be the name of a case", &args.case, "give a plain folder name"));
     }
-    let mut problems = Vec::new();
+    let (mut problems, mut absent) = (Vec::new(), false);
     for file in &args.files {
         if !file.is_file() {
+            absent = true;
             problems.push(Problem::new("there is no such file", file.display().to_string(), "check the path"));
         } else if file.file_name().is_none_or(left_alone) {
             let mend = "give it another name: hidden and half-transferred files, and those of the keys `ignore` and `sidecars`, are left alone";
             problems.push(Problem::new("the inbox ignores files of this name", file.display().to_string(), mend));
         }
     }
-    if problems.is_empty() { Ok(()) } else { Err(Failure { exit: Exit::NotFound, problems }) }
+    let exit = if absent { Exit::NotFound } else { Exit::Usage };
+    if problems.is_empty() { Ok(()) } else { Err(Failure { exit, problems }) }
 }
 
 /// Copies one file under a hidden name that no other copy has, and gives it its own when it is whole.
@@ -119,7 +121,7 @@ fn copy_as(file: &Path, part: &OsStr, input: &mut File, mut output: File, folder
     let sha256 = folder.sha256_of(part)?;
     let source = Source { root: folder, path: Path::new(part), stamp: Stamp::from(&output.metadata()?), sha256: Some(sha256) };
     for _ in 0..8 {
-        let (name, _) = files::choose(folder, name, &crate::report::hex(&sha256[..4]), |_| Ok(false))?;
+        let (name, _) = files::choose(folder, name, &crate::report::hex(&sha256[..4]), |_, _| Ok(false))?;
         match files::relocate(&source, folder, &name)? {
             Moved::Yes => return Ok(name),
             Moved::Taken => {}

@@ -133,7 +133,7 @@ pub const KEYS: &[Key] = &[
         "indeterminate_below",
         Kind::Real(0.0, 1.0),
         Some("0.5"),
-        "A top probability below this is called indeterminate on the page.",
+        "A top probability below this gets the flag low_probability; of a bundle that was never qualified the page says indeterminate.",
     ),
     key(
         "status_file",

@@ -78,7 +78,7 @@ pub struct Config {
     pub max_side: u32,
     /// Shortest side in pixels.
     pub min_side: u32,
-    /// Deaths of the program that one file may cause.
+    /// Attempts that one file may cost: deaths of the program or of its decoder, time limits, errors of the engine.
     pub max_attempts: u32,
     /// Starts without success within an hour that lead to safe mode; 0: never.
     pub safe_mode_after: u32,
@@ -96,7 +96,7 @@ pub struct Config {
     pub assess: Duration,
     /// Free space in bytes below which the appliance pauses.
     pub min_free: u64,
-    /// Top probability below which the page says indeterminate.
+    /// Top probability below which a report is flagged; without a qualification the page says indeterminate.
     pub indeterminate_below: f64,
     /// The world-readable status for monitoring.
     pub status_file: PathBuf,

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -86,11 +87,29 @@ fn answer(intake: &Arc<Intake>, mut stream: &UnixStream, status: &impl Fn() -> s
             let ids: Vec<i64> = request["ids"].as_array().into_iter().flatten().filter_map(Value::as_i64).collect();
             tracing::info!(event = "retry_asked", uid = peer.uid.as_raw(), count = ids.len());
             let actor = actor(peer.uid.as_raw());
-            json!({ "refused": retry(&intake.ledger, &ids, |row| intake.bring_back(row, &actor)) })
+            let refused = showing_life(stream, || retry(&intake.ledger, &ids, |row| intake.bring_back(row, &actor)));
+            json!({ "refused": refused })
         }
         _ => json!({ "error": "unknown request" }),
     };
     writeln!(stream, "{reply}")
+}
+
+/// While the work lasts the asker hears blanks, which mean nothing in front of an answer: large files take their time, and whoever stops
+/// waiting would tell that nothing was done.
+fn showing_life<T>(mut stream: &UnixStream, work: impl FnOnce() -> T) -> T {
+    std::thread::scope(|scope| {
+        let (working, ended) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            while ended.recv_timeout(PATIENCE / 2) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // One that has gone away hears nothing; its files go back all the same.
+                let _ = stream.write_all(b" ");
+            }
+        });
+        let result = work();
+        drop(working);
+        result
+    })
 }
 
 fn detailed(status: &status::Status) -> Value {

@@ -6,6 +6,7 @@ mod notify;
 pub mod safe_mode;
 mod status;
 pub mod supervisor;
+mod tidy;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,8 +30,14 @@ use crate::report::status::{Level, Status};
 use crate::{clock, verdict, world};
 use death::DeathMark;
 use supervisor::{Course, Supervisor};
+use tidy::Tidy;
 
 const TICK: Duration = Duration::from_millis(100);
+/// How long a start waits for memory that others have, and how often it looks; after that the service manager starts it anew.
+const FOR_MEMORY: Duration = Duration::from_secs(600);
+const MEMORY_AGAIN: Duration = Duration::from_secs(10);
+/// How long the end waits for a status that is being written.
+const FOR_STATUS: Duration = Duration::from_secs(5);
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// A change is shown after at most this.
 const STATUS_SOON: Duration = Duration::from_secs(2);
@@ -68,7 +75,7 @@ fn load_engine(config: &Config, bundle: &Bundle) -> Result<Assessor, Failure> {
     let max_tokens = (config.max_tokens > 0).then_some(config.max_tokens);
     let options =
         EngineOptions { max_tokens, ..bundle::options(&config.provider, config.threads, config.slots, Mode::Both, bundle) };
-    let engine = Engine::open(bundle, &options).map_err(|error| bundle::failure(&error, &config.bundle))?;
+    let engine = open_engine(bundle, &options).map_err(|error| bundle::failure(&error, &config.bundle))?;
     let (provider, slots) = (engine.provider().clone(), engine.slots());
     if let Some(note) = &provider.note {
         tracing::warn!(event = "fallback", device = provider.name, note);
@@ -86,6 +93,20 @@ fn load_engine(config: &Config, bundle: &Bundle) -> Result<Assessor, Failure> {
     }
     let assess = move |image, request: &crate::engine::Request| -> Result<_, EngineError> { engine.assess(image, request) };
     Ok(Assessor { assess: Arc::new(assess), decoder: "/proc/self/exe".into(), provider, slots, notices })
+}
+
+/// Waits a while for memory that another program has at this moment.
+fn open_engine(bundle: &Bundle, options: &EngineOptions) -> Result<Engine, EngineError> {
+    let begun = Instant::now();
+    loop {
+        match Engine::open(bundle, options) {
+            Err(EngineError::Memory(reason)) if begun.elapsed() < FOR_MEMORY => {
+                tracing::warn!(event = "no_memory", reason, next_s = MEMORY_AGAIN.as_secs());
+                std::thread::sleep(MEMORY_AGAIN);
+            }
+            other => return other,
+        }
+    }
 }
 
 /// The known answers that this machine does not give, as notices; of the describer only one is asked, so that the start stays short.
@@ -133,8 +154,10 @@ pub fn run_with(file: &Path, load: impl FnOnce(&Config, &Bundle) -> Result<Asses
     notify::ready();
     let device = intake.rules.provider.name;
     tracing::info!(event = "ready", device, slots, bundle = &bundle.sha256[..12], version = env!("CARGO_PKG_VERSION"));
-    supervise(&intake, &asked, &threads, &started);
-    finish(&intake, &started)
+    let shown = Arc::<Mutex<bool>>::default();
+    keep_shown(&intake, &started, &shown)?;
+    supervise(&intake, &asked, &threads);
+    finish(&intake, &started, &shown)
 }
 
 fn listen_to_signals() -> Result<Asked, Failure> {
@@ -156,7 +179,7 @@ fn open_ledger(config: &Config, asked: &Asked) -> Result<Ledger, Failure> {
     let ledger = Ledger::open(&config.ledger(), asked.stop.clone())?;
     let path = ledger.path().to_owned();
     let unclean = ledger.read(|connection| {
-        let unclean = record::unclean(connection)?;
+        let unclean = record::unclean(connection, None)?;
         if unclean {
             check::check(connection, &path, false)?;
         }
@@ -184,7 +207,7 @@ fn run_start(bundle: &Bundle) -> RunStart {
         host,
         bundle_sha256: bundle.sha256.clone(),
         classes: bundle.manifest.classifier.as_ref().map(|part| part.classes.clone()).unwrap_or_default(),
-        // The bundle's format has no qualification of its own yet: what `qualify` finds stands in the manifest, whose hash is the bundle's.
+        // What `qualify` finds stands in the manifest, whose hash is the bundle's: in this format there is no other to be told.
         qualification_sha256: None,
         oom_kills: death::oom_kills(),
     }
@@ -289,23 +312,56 @@ fn start_threads(intake: &Arc<Intake>, slots: usize, started: &str) -> Result<Ve
     Ok(threads)
 }
 
-/// Feeds the watchdog, writes the status and waits for the end of all threads.
-fn supervise(intake: &Arc<Intake>, asked: &Asked, threads: &[JoinHandle<()>], started: &str) {
-    let mut supervisor = Supervisor::default();
+/// Writes the status whenever it has changed, in a thread that nobody waits for: on a share that stalls it hangs, and neither the watchdog nor
+/// the end may hang with it. `ended`: no further status is written.
+fn keep_shown(intake: &Arc<Intake>, started: &str, ended: &Arc<Mutex<bool>>) -> Result<(), Failure> {
+    let (intake, started, ended) = (intake.clone(), started.to_owned(), ended.clone());
     let (mut written, mut shown) = (None::<Instant>, String::new());
+    let mut tidy = Tidy::default();
+    let keep = move || loop {
+        let sight = world::lock(&intake.sight).clone();
+        let load = intake.desk.load();
+        tidy.look(&load);
+        let now_shown = format!("{load:?} {sight:?}");
+        let age = written.map_or(Duration::MAX, |at| at.elapsed());
+        if age > STATUS_EVERY || age > STATUS_SOON && now_shown != shown {
+            let ended = world::lock(&ended);
+            if *ended {
+                return;
+            }
+            show(&intake, &started);
+            (written, shown) = (Some(Instant::now()), now_shown);
+        }
+        std::thread::sleep(TICK);
+    };
+    let thread = std::thread::Builder::new().name("status".to_owned()).spawn(keep);
+    thread.map(drop).map_err(|error| Failure::internal("a thread cannot be started", error))
+}
+
+/// The last status, if no share stalls.
+fn show_the_end(intake: &Intake, started: &str, ended: &Mutex<bool>) {
+    let begun = Instant::now();
+    loop {
+        if let Ok(mut ended) = ended.try_lock() {
+            *ended = true;
+            let now = status::now(intake, started);
+            return status::write(intake, &Status { headline: "STOPPED".to_owned(), level: Level::Amber, ..now });
+        }
+        if begun.elapsed() > FOR_STATUS {
+            return tracing::warn!(event = "status", "the last status cannot be written: the one before hangs");
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+/// Feeds the watchdog and waits for the end of all threads.
+fn supervise(intake: &Arc<Intake>, asked: &Asked, threads: &[JoinHandle<()>]) {
+    let mut supervisor = Supervisor::default();
     while !threads.iter().all(JoinHandle::is_finished) {
         match supervisor.look(intake, asked.count.load(Ordering::Relaxed)) {
             Course::On => {}
             Course::Leave => return,
             Course::Stuck => std::process::abort(),
-        }
-        let load = intake.desk.load();
-        let sight = world::lock(&intake.sight).clone();
-        let now_shown = format!("{load:?} {sight:?}");
-        let age = written.map_or(Duration::MAX, |at| at.elapsed());
-        if age > STATUS_EVERY || age > STATUS_SOON && now_shown != shown {
-            show(intake, started);
-            (written, shown) = (Some(Instant::now()), now_shown);
         }
         std::thread::sleep(TICK);
     }
@@ -317,7 +373,7 @@ fn show(intake: &Intake, started: &str) {
     notify::status(&format!("{}; {} today, {}", found.headline, found.reported_today, found.device));
 }
 
-fn finish(intake: &Intake, started: &str) -> Result<Exit, Failure> {
+fn finish(intake: &Intake, started: &str, shown: &Mutex<bool>) -> Result<Exit, Failure> {
     let fatal = intake.fatal.lock().unwrap_or_else(PoisonError::into_inner).take();
     let reason = if fatal.is_some() { "fatal" } else { "stop" };
     match intake.ledger.write("ledger.end_run", |tx| record::end_run(tx, intake.run, reason)) {
@@ -326,8 +382,7 @@ fn finish(intake: &Intake, started: &str) -> Result<Exit, Failure> {
         Err(error) => return Err(error.into()),
     }
     control::remove(&intake.config.state);
-    let now = status::now(intake, started);
-    status::write(intake, &Status { headline: "STOPPED".to_owned(), level: Level::Amber, ..now });
+    show_the_end(intake, started, shown);
     if let Err(error) = intake.ledger.checkpoint() {
         tracing::warn!(event = "checkpoint", %error);
     }

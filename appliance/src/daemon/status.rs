@@ -39,7 +39,7 @@ pub fn now(intake: &Intake, started_at: &str) -> Status {
     if let Some(reason) = load.reason.as_ref().filter(|_| load.later > unreadable.len()) {
         notices.push(format!("{} files are tried again later: {reason}", load.later));
     }
-    let help = needs_help(intake.safe_mode.as_ref(), &sight, &busy, trouble.as_ref());
+    let help = needs_help(intake.safe_mode.as_ref(), &busy, trouble.as_ref());
     let full = trouble.filter(|trouble| trouble.full).map(|trouble| format!("disk full: {}", trouble.reason));
     let pause = full.as_ref().or(load.pause.as_ref());
     let (headline, level) = headline(&load, &sight, help, pause, !notices.is_empty());
@@ -89,12 +89,9 @@ fn line(activity: &Activity) -> String {
     }
 }
 
-fn needs_help(safe_mode: Option<&String>, sight: &Sight, busy: &[Activity], trouble: Option<&Trouble>) -> Option<String> {
+fn needs_help(safe_mode: Option<&String>, busy: &[Activity], trouble: Option<&Trouble>) -> Option<String> {
     if safe_mode.is_some() {
         return safe_mode.cloned();
-    }
-    if let Some(reason) = &sight.blind {
-        return Some(reason.clone());
     }
     if let Some(Trouble { reason, .. }) = trouble.filter(|trouble| !trouble.full) {
         return Some(format!("the ledger cannot be written: {reason}"));
@@ -106,6 +103,9 @@ fn needs_help(safe_mode: Option<&String>, sight: &Sight, busy: &[Activity], trou
 fn headline(load: &Load, sight: &Sight, help: Option<String>, pause: Option<&String>, notices: bool) -> (String, Level) {
     if let Some(help) = help {
         return (format!("NEEDS HELP: {help}"), Level::Red);
+    }
+    if let Some(reason) = &sight.blind {
+        return (format!("WAITING: {reason}"), Level::Amber);
     }
     if let Some(reason) = pause {
         return (format!("PAUSED: {reason}"), Level::Amber);

@@ -32,16 +32,26 @@ impl Plan {
         Plan { weights: self.weights + other.weights, cache: self.cache + other.cache, work: self.work + other.work }
     }
 
-    /// Refuses a plan larger than `available`, saying what takes the room and what to change.
-    pub fn check(&self, available: u64) -> Result<(), EngineError> {
-        if self.total() <= available {
+    /// Refuses a plan larger than there is room for, saying what takes it and what to change.
+    pub fn check(&self, room: &Room) -> Result<(), EngineError> {
+        if self.total() <= room.now.min(room.ever) {
             return Ok(());
         }
-        let [total, weights, cache, work, room] = [self.total(), self.weights, self.cache, self.work, available].map(mebibytes);
-        Err(EngineError::Memory(format!(
-            "this bundle needs about {total} MiB ({weights} weights, {cache} cache of the slots, {work} working memory), \
-             but {room} MiB are available; lower `slots` or `max_tokens`, export with --precision f16, or free memory"
-        )))
+        let [total, weights, cache, work] = [self.total(), self.weights, self.cache, self.work].map(mebibytes);
+        let needs = format!(
+            "this bundle needs about {total} MiB ({weights} weights, {cache} cache of the slots, {work} working memory), but"
+        );
+        Err(if self.total() > room.ever {
+            let ever = mebibytes(room.ever);
+            EngineError::TooLarge(format!(
+                "{needs} there are {ever} MiB in all; lower `slots` or `max_tokens`, or export with a smaller --precision"
+            ))
+        } else {
+            let now = mebibytes(room.now);
+            EngineError::Memory(format!(
+                "{needs} {now} MiB are available at present; end what else takes memory, or lower `slots`"
+            ))
+        })
     }
 }
 
@@ -58,35 +68,46 @@ pub(super) fn weights<'g>(bundle: &Bundle, graphs: impl Iterator<Item = &'g Grap
     (graphs.map(bytes).sum::<u64>() as f64 * LOADING) as u64
 }
 
-/// Bytes that this process may still take: what the system has available, or its control group if that is less.
-pub(super) fn available() -> Option<u64> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let system = meminfo_available(&meminfo)?;
-    Some(control_group().map_or(system, |group| group.min(system)))
+/// Bytes that a process may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Room {
+    /// At this moment; others may give some back.
+    pub now: u64,
+    /// At best.
+    pub ever: u64,
 }
 
-fn meminfo_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// What this process may still take: what the system has, or its control group if that is less.
+pub(super) fn available() -> Option<Room> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let system = Room { now: meminfo_line(&meminfo, "MemAvailable:")?, ever: meminfo_line(&meminfo, "MemTotal:")? };
+    Some(control_group().map_or(system, |group| Room { now: group.now.min(system.now), ever: group.ever.min(system.ever) }))
+}
+
+fn meminfo_line(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
 
 /// Least room in the control groups (version 2) from this process's own up to the root; pages of files count as room.
-fn control_group() -> Option<u64> {
+fn control_group() -> Option<Room> {
     let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = own.lines().find_map(|line| line.strip_prefix("0::"))?.trim_start_matches('/');
     let root = Path::new("/sys/fs/cgroup");
-    root.join(path).ancestors().take_while(|folder| folder.starts_with(root)).filter_map(room).min()
+    let rooms = root.join(path).ancestors().take_while(|folder| folder.starts_with(root)).filter_map(room).collect::<Vec<_>>();
+    Some(Room { now: rooms.iter().map(|room| room.now).min()?, ever: rooms.iter().map(|room| room.ever).min()? })
 }
 
-fn room(folder: &Path) -> Option<u64> {
+fn room(folder: &Path) -> Option<Room> {
     let number = |name: &str| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
     let files = std::fs::read_to_string(folder.join("memory.stat"))
         .ok()?
         .lines()
         .find_map(|line| line.strip_prefix("inactive_file ")?.parse::<u64>().ok())
         .unwrap_or(0);
-    Some(number("memory.max")?.saturating_sub(number("memory.current")?.saturating_sub(files)))
+    let ever = number("memory.max")?;
+    Some(Room { now: ever.saturating_sub(number("memory.current")?.saturating_sub(files)), ever })
 }
 
 #[cfg(test)]
@@ -95,15 +116,20 @@ mod tests {
 
     #[test]
     fn available_memory_is_read_in_kibibytes() {
-        assert_eq!(meminfo_available("MemTotal:  8 kB\nMemAvailable:     3 kB\n"), Some(3072));
-        assert_eq!(meminfo_available("MemTotal:  8 kB\n"), None);
+        assert_eq!(meminfo_line("MemTotal:  8 kB\nMemAvailable:     3 kB\n", "MemAvailable:"), Some(3072));
+        assert_eq!(meminfo_line("MemTotal:  8 kB\n", "MemAvailable:"), None);
     }
 
     #[test]
     fn a_plan_that_does_not_fit_says_what_takes_the_room() {
         let plan = Plan { weights: 3 << 20, cache: 2 << 20, work: 1 << 20 };
-        assert_eq!(plan.check(6 << 20), Ok(()));
-        let error = plan.check((6 << 20) - 1).unwrap_err().to_string();
+        let room = |now, ever| Room { now, ever };
+        assert_eq!(plan.check(&room(6 << 20, 6 << 20)), Ok(()));
+        let error = plan.check(&room((6 << 20) - 1, 9 << 20)).unwrap_err();
+        assert!(matches!(&error, EngineError::Memory(text) if text.contains("6 MiB are available at present")), "{error}");
+        let error = plan.check(&room(9 << 20, (6 << 20) - 1)).unwrap_err();
+        assert!(matches!(&error, EngineError::TooLarge(_)), "{error}");
+        let error = error.to_string();
         assert!(error.contains("about 6 MiB (3 weights, 2 cache of the slots, 1 working memory)"), "{error}");
         assert!(error.contains("lower `slots`"), "{error}");
     }

@@ -34,7 +34,7 @@ use mmlnb_models::prepare::decode::Rgb8Image;
 
 use classifier::{Classified, Classifier};
 use describer::{Described, Describer};
-use memory::Plan;
+use memory::{Plan, Room};
 use runtime::Runtime;
 
 /// A loaded bundle. Its worker threads own the networks; callers may come from several threads at once and are then batched together.
@@ -154,7 +154,9 @@ fn wanted<'b, T>(part: &'b Option<T>, asked: bool, name: &str, load: Mode) -> Re
 
 /// Checks the plan against the limit of the options or, on the processor, the memory that is available.
 fn check_memory(plan: Plan, options: &EngineOptions, provider: &Provider) -> Result<(), EngineError> {
-    let available = options.memory_limit.or_else(|| if provider.name == "cpu" { memory::available() } else { None });
-    tracing::info!(weights = plan.weights, cache = plan.cache, work = plan.work, available, "memory_planned");
-    available.map_or(Ok(()), |available| plan.check(available))
+    let set = options.memory_limit.map(|limit| Room { now: limit, ever: limit });
+    let room = set.or_else(|| if provider.name == "cpu" { memory::available() } else { None });
+    let available = room.map(|room| room.now);
+    tracing::info!(event = "memory_planned", weights = plan.weights, cache = plan.cache, work = plan.work, available);
+    room.map_or(Ok(()), |room| plan.check(&room))
 }

@@ -175,9 +175,12 @@ pub enum EngineError {
     /// The caller gave the image up.
     #[error("the image was given up before it was finished")]
     Cancelled,
-    /// The plan does not fit into the memory.
+    /// There is too little memory at this moment; others may give some back.
     #[error("{0}")]
     Memory(String),
+    /// The plan does not fit into the memory that this machine or the options have.
+    #[error("{0}")]
+    TooLarge(String),
     /// The GPU failed.
     #[error("{0}")]
     Gpu(String),

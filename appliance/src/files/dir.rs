@@ -237,6 +237,29 @@ impl Dir {
         }
     }
 
+    /// Whether two regular files hold the same bytes.
+    ///
+    /// # Errors
+    /// I/O, or no regular file.
+    pub fn same_bytes(&self, name: &OsStr, (other, its_name): (&Dir, &OsStr)) -> io::Result<bool> {
+        let mut files = [self.open_file(Path::new(name))?, other.open_file(Path::new(its_name))?];
+        let mut buffers = [vec![0; 1 << 16], vec![0; 1 << 16]];
+        loop {
+            let mut counts = [0; 2];
+            for ((file, buffer), count) in files.iter_mut().zip(&mut buffers).zip(&mut counts) {
+                require_regular(file)?;
+                *count = read_full(file, buffer)?;
+            }
+            if counts[0] != counts[1] || buffers[0][..counts[0]] != buffers[1][..counts[1]] {
+                return Ok(false);
+            }
+            if counts[0] == 0 {
+                return Ok(true);
+            }
+            progress::beat();
+        }
+    }
+
     /// Makes the bytes of a regular file durable, whoever wrote them; anything else has none.
     ///
     /// # Errors
@@ -261,6 +284,18 @@ impl AsFd for Dir {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Fills the buffer as far as the file goes.
+fn read_full(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read(&mut buffer[filled..])? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    Ok(filled)
 }
 
 /// The mode of files of ours: owner and group read and write.

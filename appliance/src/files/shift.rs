@@ -35,15 +35,20 @@ pub fn marks(mark: &str) -> impl Iterator<Item = String> {
     (1u32..).map(move |number| if number == 1 { mark.to_owned() } else { format!("{mark}-{number}") })
 }
 
-/// The name for `name` in `folder`, and whether the same bytes lie there already. `same` says whether a name there holds them.
+/// The name for `name` in `folder`, and whether the same bytes lie there already. `same` says whether a name there, in this state, holds them.
 ///
 /// # Errors
 /// I/O.
-pub fn choose(folder: &Dir, name: &OsStr, mark: &str, same: impl Fn(&OsStr) -> io::Result<bool>) -> io::Result<(OsString, bool)> {
-    choose_among(folder, candidates(name, mark), |candidate, _| same(candidate))?.ok_or(Errno::EXIST.into())
+pub fn choose(
+    folder: &Dir,
+    name: &OsStr,
+    mark: &str,
+    same: impl Fn(&OsStr, &rustix::fs::Stat) -> io::Result<bool>,
+) -> io::Result<(OsString, bool)> {
+    choose_among(folder, candidates(name, mark), same)?.ok_or(Errno::EXIST.into())
 }
 
-/// As [`choose`], of these names; none when all are taken by others. `same` gets the state of what has the name too.
+/// As [`choose`], of these names; none when all are taken by others.
 ///
 /// # Errors
 /// I/O.
@@ -342,7 +347,7 @@ mod tests {
         let one = OsStr::new("x.png");
         let equal = |wanted: &'static [u8]| {
             let root = dir.path().to_owned();
-            move |name: &OsStr| Ok(std::fs::read(root.join(name))? == wanted)
+            move |name: &OsStr, _: &rustix::fs::Stat| Ok(std::fs::read(root.join(name))? == wanted)
         };
         assert_eq!(choose(&folder, one, "00112233", equal(b"1")).unwrap(), ("x.png".into(), false));
         std::fs::write(dir.path().join("x.png"), b"1").unwrap();

@@ -2,7 +2,8 @@
 //! the next scan restore it after any end.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,15 +62,58 @@ enum Held {
     Working,
     /// Ends together with this job.
     Attached(i64, NewFile),
-    /// Stays in the inbox for good.
-    Resting,
     Later(Duration, Task, String),
+}
+
+/// The files that stay in the inbox for good: by folder, name and state. There may be a hundred thousand of them, and no look at the others may
+/// take longer for it.
+#[derive(Default)]
+struct Resting(HashMap<PathBuf, HashMap<OsString, Vec<Stamp>>>);
+
+impl Resting {
+    fn insert(&mut self, key: &Key) {
+        let (folder, name) = parts(&key.path);
+        let stamps = self.0.entry(folder.to_owned()).or_default().entry(name.to_owned()).or_default();
+        if !stamps.contains(&key.stamp) {
+            stamps.push(key.stamp);
+        }
+    }
+
+    fn contains(&self, path: &Path, stamp: &Stamp) -> bool {
+        let (folder, name) = parts(path);
+        self.0.get(folder).and_then(|names| names.get(name)).is_some_and(|stamps| stamps.contains(stamp))
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let (folder, name) = parts(&key.path);
+        let Some(names) = self.0.get_mut(folder) else { return };
+        if let Some(stamps) = names.get_mut(name) {
+            stamps.retain(|stamp| *stamp != key.stamp);
+            if stamps.is_empty() {
+                names.remove(name);
+            }
+        }
+        if names.is_empty() {
+            self.0.remove(folder);
+        }
+    }
+
+    /// Those of a folder.
+    fn of<'a>(&'a self, folder: &'a Path) -> impl Iterator<Item = Key> + 'a {
+        let names = self.0.get(folder).into_iter().flatten();
+        names.flat_map(move |(name, stamps)| stamps.iter().map(move |stamp| Key { path: folder.join(name), stamp: *stamp }))
+    }
+}
+
+fn parts(path: &Path) -> (&Path, &OsStr) {
+    (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default())
 }
 
 #[derive(Default)]
 struct Inner {
     ready: VecDeque<Task>,
     held: HashMap<Key, Held>,
+    resting: Resting,
     tries: HashMap<Key, u32>,
     /// Why nothing is judged, for each of those who say so.
     pauses: BTreeMap<u64, String>,
@@ -161,7 +205,7 @@ impl Desk {
     pub fn offer(&self, task: Task) -> bool {
         let mut inner = self.lock();
         let key = task.key();
-        if inner.held.contains_key(&key) {
+        if inner.held.contains_key(&key) || inner.resting.contains(&key.path, &key.stamp) {
             return false;
         }
         inner.held.insert(key, Held::Queued);
@@ -173,7 +217,8 @@ impl Desk {
 
     /// Whether that state of the file is dealt with already.
     pub fn holds(&self, key: &Key) -> bool {
-        self.lock().held.contains_key(key)
+        let inner = self.lock();
+        inner.held.contains_key(key) || inner.resting.contains(&key.path, &key.stamp)
     }
 
     /// The next task; waits for one. None once the desk is closed.
@@ -211,6 +256,7 @@ impl Desk {
         if matches!(inner.held.get(&key), Some(Held::Working)) {
             return false;
         }
+        inner.resting.remove(&key);
         inner.held.insert(key, Held::Working);
         true
     }
@@ -226,13 +272,16 @@ impl Desk {
     pub fn forget(&self, key: &Key) {
         let mut inner = self.lock();
         inner.held.remove(key);
+        inner.resting.remove(key);
         inner.tries.remove(key);
         inner.left += 1;
     }
 
     /// The file stays in the inbox and is not to be looked at again.
     pub fn rest(&self, key: Key) {
-        self.lock().held.insert(key, Held::Resting);
+        let mut inner = self.lock();
+        inner.held.remove(&key);
+        inner.resting.insert(&key);
     }
 
     /// The file ends together with a job that another worker has.
@@ -287,14 +336,19 @@ impl Desk {
     }
 
     /// Whether that state of the file stays in the inbox for good.
-    pub fn rests(&self, key: &Key) -> bool {
-        matches!(self.lock().held.get(key), Some(Held::Resting))
+    pub fn rests(&self, path: &Path, stamp: &Stamp) -> bool {
+        self.lock().resting.contains(path, stamp)
     }
 
-    /// Forgets resting files that have `departed`, and returns them.
-    pub fn take_departed(&self, departed: impl Fn(&Key) -> bool) -> Vec<Key> {
-        let gone = |key: &Key, held: &mut Held| matches!(held, Held::Resting) && departed(key);
-        self.lock().held.extract_if(gone).map(|(key, _)| key).collect()
+    /// Forgets the resting files of these folders that have `departed`, and returns them.
+    pub fn take_departed<'a>(&self, folders: impl Iterator<Item = &'a Path>, departed: impl Fn(&Key) -> bool) -> Vec<Key> {
+        let mut inner = self.lock();
+        let mut found = Vec::new();
+        for folder in folders {
+            found.extend(inner.resting.of(folder).filter(|key| departed(key)));
+        }
+        found.iter().for_each(|key| inner.resting.remove(key));
+        found
     }
 
     /// Nothing is judged until what this returns is dropped.
@@ -318,7 +372,7 @@ impl Desk {
                     load.later += 1;
                     load.reason = Some(reason.clone());
                 }
-                Held::Queued | Held::Resting => {}
+                Held::Queued => {}
             }
         }
         load
@@ -439,9 +493,17 @@ mod tests {
         let desk = Desk::default();
         let key = Key::from(&file("slide.svs"));
         desk.rest(key.clone());
-        assert!(desk.take_departed(|_| false).is_empty());
-        assert!(desk.rests(&key));
-        assert_eq!(desk.take_departed(|_| true), std::slice::from_ref(&key));
-        assert!(!desk.holds(&key));
+        let root = || [Path::new("")].into_iter();
+        assert!(desk.take_departed(root(), |_| false).is_empty());
+        assert!(desk.take_departed([Path::new("other")].into_iter(), |_| true).is_empty());
+        assert!(desk.rests(&key.path, &key.stamp) && desk.holds(&key));
+        assert!(!desk.offer(Task::Judge(file("slide.svs"))));
+        let changed = Key { stamp: Stamp { size: 2, ..key.stamp }, ..key.clone() };
+        assert!(!desk.holds(&changed));
+        desk.rest(changed.clone());
+        assert_eq!(desk.take_departed(root(), |key| *key != changed), std::slice::from_ref(&key));
+        assert!(!desk.holds(&key) && desk.holds(&changed));
+        desk.forget(&changed);
+        assert!(!desk.holds(&changed));
     }
 }

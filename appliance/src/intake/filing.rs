@@ -7,6 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::Stat;
+
 use super::Intake;
 use super::desk::{Key, Task};
 use super::folder::Folder;
@@ -105,7 +107,9 @@ impl Intake {
             let sha8 = row.sha256.map(|sha256| hex(&sha256[..4])).unwrap_or_default();
             tracing::info!(event = state.name(), job = row.id, file = sha8, code = row.code);
         }
-        contents.iter().try_for_each(|(sha256, before)| self.renew_twins(sha256, *before))
+        let outdated = self.filing.take_outdated();
+        contents.iter().try_for_each(|(sha256, before)| self.renew_twins(sha256, *before))?;
+        outdated.iter().try_for_each(|sha256| self.render_twins(sha256))
     }
 
     fn end_of(&self, row: &FileRow, sidecars: &mut Sidecars) -> Result<End, FilingError> {
@@ -142,7 +146,11 @@ impl Intake {
     fn carry(&self, row: &FileRow, source: &Source<'_>, folder: &Dir, sidecars: &mut Sidecars) -> Result<End, FilingError> {
         let name = row.path.file_name().unwrap_or(OsStr::new("unnamed"));
         for _ in 0..8 {
-            let (name, there) = files::choose(folder, name, &mark_of(row), |name| same_bytes(row, folder, name))?;
+            let same = |name: &OsStr, found: &Stat| match row.sha256 {
+                Some(_) => same_bytes(row, folder, name, found),
+                None => same_unread(row, source, folder, name, found),
+            };
+            let (name, there) = files::choose(folder, name, &mark_of(row), same)?;
             self.render(row, folder, &name)?;
             let moved = match self.carry_sidecars(row, source.root, (folder, &name), sidecars) {
                 Ok(()) if there => files::remove(source, folder, &name)?,
@@ -154,14 +162,43 @@ impl Intake {
             match moved {
                 Moved::Yes => return Ok(End::Placed(folder.path().join(name))),
                 Moved::Gone if there => return Ok(End::Placed(folder.path().join(name))),
-                Moved::Taken => continue,
+                Moved::Taken => self.return_sidecars(row, source.root, (folder, &name), sidecars)?,
                 Moved::Gone | Moved::Changed => {
-                    unrender(row, folder, &name)?;
+                    self.return_sidecars(row, source.root, (folder, &name), sidecars)?;
+                    self.unrender(row, folder, &name)?;
                     return Ok(End::Left(if moved == Moved::Gone { FileEvent::Vanish } else { FileEvent::Replace }));
                 }
             }
         }
         Err(io::Error::from(rustix::io::Errno::EXIST).into())
+    }
+
+    /// What was carried for an image that did not follow lies beside it again, as far as its folder is still there.
+    fn return_sidecars(&self, row: &FileRow, root: &Dir, from: (&Dir, &OsStr), sidecars: &mut Sidecars) -> io::Result<()> {
+        let patterns = self.folder.sidecars();
+        let image = row.path.file_name().unwrap_or_default();
+        match root.below(row.path.parent().unwrap_or(Path::new(""))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            beside => sidecars.carry(patterns, from, (&beside?, image), &mark_of(row)),
+        }
+    }
+
+    /// Takes page and JSON, or the note, away again that were written for an image that then did not come. Where another image lies under that
+    /// name they are written anew for it.
+    fn unrender(&self, row: &FileRow, folder: &Dir, name: &OsStr) -> Result<(), FilingError> {
+        let kind = if row.report.is_some() && row.state.has_report() { ".report" } else { ".note" };
+        let pages = [".html", ".json"].map(|ending| names::beside(name, &format!("{kind}{ending}")));
+        if pages.iter().all(|page| folder.stat(page).is_ok_and(|found| found.is_none())) {
+            return Ok(());
+        }
+        let path = folder.path().join(name);
+        let owner = self.ledger.read(|connection| read::filed_at(connection, &path))?;
+        match (owner, folder.stat(name)?) {
+            (Some(owner), Some(_)) => self.render(&owner, folder, name),
+            // Its image was taken away by somebody; what is known of it stays.
+            (Some(_), None) => Ok(()),
+            (None, _) => Ok(pages.iter().try_for_each(|page| folder.remove(page))?),
+        }
     }
 
     fn carry_sidecars(&self, row: &FileRow, root: &Dir, to: (&Dir, &OsStr), sidecars: &mut Sidecars) -> io::Result<()> {
@@ -176,9 +213,11 @@ impl Intake {
     /// The image is not in the inbox: it was moved before a crash, or someone took it away.
     fn moved_before(&self, row: &FileRow, folder: &Dir) -> Result<End, FilingError> {
         let Some(name) = row.path.file_name().filter(|_| row.sha256.is_some()) else { return self.moved_unhashed(row, folder) };
-        let (name, there) = files::choose(folder, name, &mark_of(row), |name| same_bytes(row, folder, name))?;
+        let (name, there) = files::choose(folder, name, &mark_of(row), |name, found| same_bytes(row, folder, name, found))?;
         if !there {
             folder.remove(&names::part(&name))?;
+            // An earlier try may have written them.
+            self.unrender(row, folder, &name)?;
             return Ok(End::Left(FileEvent::Vanish));
         }
         self.render(row, folder, &name)?;
@@ -187,13 +226,18 @@ impl Intake {
         Ok(End::Placed(folder.path().join(name)))
     }
 
-    /// A file that was never read is recognised by its inode, under one of the names that it can have got: under another one it is the
-    /// same file, but was renamed in the inbox and has a row of its own.
+    /// A file that was never read is recognised by its inode, or on another file system, as which it was copied, by size and time where no other
+    /// row lies there: under one of the names that it can have got. Under another one it is the same file, but was renamed in the inbox and has
+    /// a row of its own.
     fn moved_unhashed(&self, row: &FileRow, folder: &Dir) -> Result<End, FilingError> {
         let name = row.path.file_name().unwrap_or(OsStr::new("unnamed"));
         for name in files::candidates(name, &mark_of(row)).take(MOST_NAMES) {
             let Some(found) = folder.stat(&name)? else { break };
-            if Stamp::from(&found) == row.stamp {
+            let copied = || -> Result<bool, LedgerError> {
+                let path = folder.path().join(&name);
+                Ok(is_copy(row, &found) && self.ledger.read(|connection| read::filed_at(connection, &path))?.is_none())
+            };
+            if Stamp::from(&found) == row.stamp || copied()? {
                 self.render(row, folder, &name)?;
                 return Ok(End::Placed(folder.path().join(name)));
             }
@@ -239,19 +283,37 @@ impl Intake {
         if ![2, 4, 8].iter().any(|step| before < *step && cases >= *step) {
             return Ok(());
         }
+        self.render_twins(sha256)
+    }
+
+    /// Writes the pages anew that the program may have been about to write when it died, see [`Intake::renew_twins`].
+    ///
+    /// # Errors
+    /// The ledger.
+    pub fn catch_up(&self) -> Result<(), LedgerError> {
+        let contents = self.ledger.read(read::lately_in_several_cases)?;
+        contents.iter().try_for_each(|sha256| self.render_twins(sha256))
+    }
+
+    /// Pages that cannot be written now, e.g. while `done` is away, are tried again with the next files that are put away.
+    fn render_twins(&self, sha256: &[u8; 32]) -> Result<(), LedgerError> {
         let twins = self.ledger.read(|connection| read::filed_with(connection, sha256))?;
         for twin in &twins {
             progress::beat();
             let Some(path) = &twin.filed_path else { continue };
             let found = self.folder.placed(path).and_then(|(folder, name)| Ok(folder.stat(&name)?.map(|_| (folder, name))));
-            match found.map_err(FilingError::from) {
-                Ok(None) => {}
-                Ok(Some((folder, name))) => {
-                    if let Err(error) = self.render(twin, &folder, &name) {
-                        tracing::warn!(event = "render", job = twin.id, %error);
-                    }
+            let rendered = match found.map_err(FilingError::from) {
+                Ok(None) => Ok(()),
+                Ok(Some((folder, name))) => self.render(twin, &folder, &name),
+                Err(error) => Err(error),
+            };
+            match rendered {
+                Ok(()) => {}
+                Err(FilingError::Ledger(error)) => return Err(error),
+                Err(FilingError::Io(error)) => {
+                    tracing::warn!(event = "render", job = twin.id, %error);
+                    self.filing.outdated(sha256);
                 }
-                Err(error) => tracing::warn!(event = "render", job = twin.id, %error),
             }
         }
         Ok(())
@@ -276,12 +338,6 @@ impl Intake {
         }
         Ok(())
     }
-}
-
-/// Takes page and JSON, or the note, away again that were written for an image that then did not come.
-fn unrender(row: &FileRow, folder: &Dir, name: &OsStr) -> io::Result<()> {
-    let kind = if row.report.is_some() && row.state.has_report() { ".report" } else { ".note" };
-    [".html", ".json"].iter().try_for_each(|ending| folder.remove(&names::beside(name, &format!("{kind}{ending}"))))
 }
 
 /// [`Intake::bring_back`] without a running daemon.
@@ -336,7 +392,7 @@ fn move_back(folder: &Folder, row: &FileRow, lies: Option<(Dir, OsString, Stamp)
             let source = Source { root: &from, path: Path::new(&name), stamp, sha256: row.sha256 };
             let inbox = folder.inbox()?.make_below(row.path.parent().unwrap_or(Path::new("")))?;
             let (image, mark) = (row.path.file_name().unwrap_or_default(), mark_of(row));
-            let (free, _) = files::choose(&inbox, image, &mark, |_| Ok(false))?;
+            let (free, _) = files::choose(&inbox, image, &mark, |_, _| Ok(false))?;
             sidecars.carry(folder.sidecars(), (&from, &name), (&inbox, &free), &mark)?;
             let moved = match files::relocate(&source, &inbox, &free) {
                 Ok(Moved::Yes) => Ok(()),
@@ -383,7 +439,7 @@ fn lies_at(folder: &Folder, row: &FileRow, path: &Path) -> io::Result<Option<(Di
     let Some(found) = folder.stat(&name)? else { return Ok(None) };
     let stamp = Stamp::from(&found);
     let its_own = match row.sha256 {
-        Some(sha256) if files::is_regular(&found) => folder.sha256_of(&name)? == sha256,
+        Some(_) if files::is_regular(&found) => same_bytes(row, &folder, &name, &found)?,
         // Never read: moving, also to another file system, keeps size and time.
         _ => (stamp.size, stamp.mtime_ns) == (row.stamp.size, row.stamp.mtime_ns) || !files::is_regular(&found),
     };
@@ -417,11 +473,27 @@ fn mark_of(row: &FileRow) -> String {
     row.sha256.map_or_else(|| format!("{:08x}", row.id), |sha256| hex(&sha256[..4]))
 }
 
-fn same_bytes(row: &FileRow, folder: &Dir, name: &OsStr) -> io::Result<bool> {
+/// Whether the bytes of the row lie under a name. A file of another size is not read, however large somebody made it.
+fn same_bytes(row: &FileRow, folder: &Dir, name: &OsStr, found: &Stat) -> io::Result<bool> {
     match row.sha256 {
-        Some(sha256) => Ok(folder.sha256_of(name)? == sha256),
+        Some(sha256) => Ok(found.st_size == row.stamp.size as i64 && folder.sha256_of(name)? == sha256),
         None => Ok(false),
     }
+}
+
+/// The same of a file that was never read: whether a whole copy of it lies there, as a crash leaves it between two file systems.
+fn same_unread(row: &FileRow, source: &Source<'_>, folder: &Dir, name: &OsStr, found: &Stat) -> io::Result<bool> {
+    if !is_copy(row, found) {
+        return Ok(false);
+    }
+    let beside = source.root.below(row.path.parent().unwrap_or(Path::new("")))?;
+    folder.same_bytes(name, (&beside, row.path.file_name().unwrap_or_default()))
+}
+
+/// Whether it may be a copy of the row's file on another file system: a copy keeps size and time.
+fn is_copy(row: &FileRow, found: &Stat) -> bool {
+    let stamp = Stamp::from(found);
+    files::is_regular(found) && stamp.dev != row.stamp.dev && (stamp.size, stamp.mtime_ns) == (row.stamp.size, row.stamp.mtime_ns)
 }
 
 /// A link or a file that stands where a case's folder has to be is named: only a person can take it away.

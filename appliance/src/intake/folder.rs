@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::error::{Exit, Failure};
 use crate::files::names::{self, END_MARKER, MARKER, Pattern};
 use crate::files::{Dir, Stamp};
-use crate::ledger::{INBOX, Ledger, LedgerError, read, record};
+use crate::ledger::{INBOX, Ledger, read, record};
 use crate::world;
 
 /// A daemon that was killed while it started a decoder holds its locks until that child has become the decoder.
@@ -30,8 +30,17 @@ pub struct Folder {
     failed: PathBuf,
     sidecars: Vec<Pattern>,
     held: Mutex<Option<Held>>,
-    /// The markers of `done` and `failed`, once they are known.
-    ends: Mutex<[Option<String>; 2]>,
+    /// `done` and `failed`.
+    ends: Mutex<[End; 2]>,
+}
+
+/// What is known of a place where files end.
+#[derive(Clone, Default, Debug)]
+struct End {
+    /// Its marker, once it is adopted.
+    marker: Option<String>,
+    /// Why it was not.
+    trouble: Option<String>,
 }
 
 /// What became of an attempt to adopt a folder.
@@ -107,16 +116,21 @@ impl Folder {
     }
 
     /// One that is absent or cannot be used is told by [`Folder::end`].
-    fn adopt_ends(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+    fn adopt_ends(&self, ledger: &Ledger) -> Result<(), Failure> {
         let mut ends = world::lock(&self.ends);
         for (end, (root, name)) in ends.iter_mut().zip([(&self.done, DONE), (&self.failed, FAILED)]) {
-            if end.is_some() {
+            if end.marker.is_some() {
                 continue;
             }
-            let Ok((folder, key)) = Dir::open(root).and_then(|folder| Ok((folder, real_path(root)?))) else { continue };
-            if let Ok((marker, _)) = recognise(ledger, (name, &key), &folder, END_MARKER)? {
-                *end = Some(marker);
-            }
+            let found = Dir::open(root).and_then(|folder| Ok((folder, real_path(root)?)));
+            let adopted = match found {
+                Ok((folder, key)) => recognise(ledger, (name, root, &key), &folder, END_MARKER)?,
+                Err(error) => Err(error),
+            };
+            *end = match adopted {
+                Ok((marker, _)) => End { marker: Some(marker), trouble: None },
+                Err(error) => End { marker: None, trouble: Some(error.to_string()) },
+            };
         }
         Ok(())
     }
@@ -130,7 +144,7 @@ impl Folder {
             Ok(found) => found,
             Err(error) => return self.unusable(&error),
         };
-        let marker = match recognise(ledger, (INBOX, &key), &inbox, MARKER)? {
+        let marker = match recognise(ledger, (INBOX, &self.inbox, &key), &inbox, MARKER)? {
             Ok((marker, true)) => marker,
             Ok((_, false)) => return Ok(Adoption::Absent(NOT_MOUNTED.to_owned())),
             Err(error) => return self.unusable(&error),
@@ -177,9 +191,13 @@ impl Folder {
     pub fn end(&self, with_report: bool) -> io::Result<Dir> {
         let root = if with_report { &self.done } else { &self.failed };
         let folder = Dir::open(root)?;
-        let known = world::lock(&self.ends)[usize::from(!with_report)].clone();
+        let End { marker: known, trouble } = world::lock(&self.ends)[usize::from(!with_report)].clone();
         if known.is_some() && marker_of(&folder, OsStr::new(END_MARKER))? == known {
             return Ok(folder);
+        }
+        if let (None, Some(trouble)) = (&known, trouble) {
+            let marker = root.join(END_MARKER);
+            return Err(io::Error::other(format!("its marker {} cannot be read or written: {trouble}", names::shown(&marker))));
         }
         let line = known.map_or_else(|| "its old line".to_owned(), |marker| format!("the line {marker}"));
         let reason = format!(
@@ -238,13 +256,17 @@ impl Held {
     }
 }
 
-/// The marker by which the ledger knows a folder, and whether the folder bears it; one that the ledger has never seen is adopted.
+/// The marker by which the ledger knows a folder, and whether the folder bears it; one that the ledger has never seen is adopted, and one that it
+/// knows from another path was moved: what was put away in it lies at the new path now.
+///
+/// # Errors
+/// The ledger; [`Exit::Configuration`] when the folder is a copy of one that is still there.
 fn recognise(
     ledger: &Ledger,
-    (name, root): (&str, &Path),
+    (name, configured, root): (&str, &Path, &Path),
     folder: &Dir,
     file: &str,
-) -> Result<io::Result<(String, bool)>, LedgerError> {
+) -> Result<io::Result<(String, bool)>, Failure> {
     let file = OsStr::new(file);
     if let Some(known) = ledger.read(|tx| read::marker(tx, root))? {
         return Ok(marker_of(folder, file).map(|found| {
@@ -256,6 +278,18 @@ fn recognise(
         Ok(marker) => marker,
         Err(error) => return Ok(Err(error)),
     };
+    if let Some(before) = ledger.read(|tx| read::marked(tx, &marker))? {
+        let still = Dir::open(&before).and_then(|before| marker_of(&before, file));
+        if still.is_ok_and(|still| still.as_ref() == Some(&marker)) {
+            let what =
+                format!("it bears the marker of {}, which is still there: one is a copy of the other", names::shown(&before));
+            let mend = format!("remove {} from the copy", names::shown(Path::new(file)));
+            return Err(Failure::new(Exit::Configuration, what, configured.display().to_string(), mend));
+        }
+        tracing::warn!(event = "folder_moved", from = names::shown(&before), to = names::shown(root));
+        ledger.write("ledger.begin_run", |tx| record::move_folder(tx, &marker, root, configured))?;
+        return Ok(Ok((marker, true)));
+    }
     ledger.write("ledger.begin_run", |tx| record::adopt_folder(tx, name, root, &marker))?;
     Ok(Ok((marker, true)))
 }
@@ -332,6 +366,51 @@ mod tests {
         std::fs::write(inbox.join(MARKER), &marker).unwrap();
         assert!(second.inbox().is_ok(), "mounted anew");
         assert_eq!(folder(dir.path()).adopt(&ledger).err().unwrap().exit, Exit::Locked, "the lock has moved on");
+    }
+
+    #[test]
+    fn a_folder_that_was_moved_is_recognised_and_a_copy_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = ledger(dir.path());
+        let [inbox, done, failed] = ["inbox", "done", "failed"].map(|name| dir.path().join(name));
+        [&inbox, &done, &failed].iter().for_each(|path| std::fs::create_dir(path).unwrap());
+        folder(dir.path()).adopt(&ledger).unwrap();
+        let before = done.join("case/x.png");
+        let add = |tx: &rusqlite::Transaction<'_>| {
+            let sql = "INSERT INTO file(path, path_text, case_id, dev, ino, size, mtime_ns, owner_uid, state, seen_at, filed_path, filed_at)
+                       VALUES(x'78', 'x', 'case', 1, 1, 1, 1, 0, 'failed', '2026-01-01T00:00:00.000Z', ?1, '2026-01-01T00:00:00.000Z')";
+            Ok(tx.execute(sql, [std::os::unix::ffi::OsStrExt::as_bytes(before.as_os_str())])?)
+        };
+        ledger.write("ledger.reject", add).unwrap();
+        let moved = dir.path().join("other/done");
+        std::fs::create_dir(dir.path().join("other")).unwrap();
+        std::fs::rename(&done, &moved).unwrap();
+        let elsewhere = || Folder { done: moved.clone(), ..folder(dir.path()) };
+        let now = elsewhere();
+        assert_eq!(now.adopt(&ledger).unwrap(), Adoption::Held);
+        assert!(now.end(true).is_ok());
+        let row = ledger.read(|connection| read::file(connection, 1)).unwrap().unwrap();
+        assert_eq!(row.filed_path.unwrap(), moved.join("case/x.png"), "what lay in it lies there now");
+        drop(now);
+        std::fs::create_dir(&done).unwrap();
+        std::fs::copy(moved.join(END_MARKER), done.join(END_MARKER)).unwrap();
+        let copy = folder(dir.path());
+        let failure = copy.adopt(&ledger).err().unwrap();
+        assert_eq!(failure.exit, Exit::Configuration);
+        assert!(failure.to_string().contains("one is a copy of the other"), "{failure}");
+    }
+
+    #[test]
+    fn why_a_folder_cannot_be_used_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = ledger(dir.path());
+        ["inbox", "done", "failed"].iter().for_each(|name| std::fs::create_dir(dir.path().join(name)).unwrap());
+        std::fs::create_dir(dir.path().join("done").join(END_MARKER)).unwrap();
+        let folder = folder(dir.path());
+        folder.adopt(&ledger).unwrap();
+        let error = folder.end(true).err().unwrap().to_string();
+        assert!(error.contains(END_MARKER) && error.contains("cannot be read or written"), "{error}");
+        assert!(folder.end(false).is_ok());
     }
 
     #[test]

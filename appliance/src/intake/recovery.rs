@@ -11,7 +11,8 @@ use crate::failpoint;
 use crate::files::{self, Dir, Moved};
 use crate::ledger::{FileEvent, FileRow, FileState, NewFile, read, record};
 
-/// Finishes retries, gives claims of ended runs back, and puts on the desk what was judged but not put away. `died`: the last run ended
+/// Finishes retries, gives claims of ended runs back, puts on the desk what was judged but not put away, and writes the pages anew that a run
+/// which died may not have come to. `died`: the last run ended
 /// by a fault of its own. A file that cannot be looked at is left to a later look: it keeps no other file, and no start, waiting.
 ///
 /// # Errors
@@ -26,6 +27,7 @@ pub fn recover(intake: &Intake, died: bool) -> Result<(), Failure> {
         }
     }
     let (run, limit) = (intake.run, intake.config.max_attempts);
+    let unclean = intake.ledger.read(|connection| record::unclean(connection, Some(run)))?;
     for job in intake.ledger.write("ledger.begin_run", |tx| record::recover(tx, run, died, limit))? {
         tracing::warn!(event = "recovered", job = job.job, rejected = job.rejected, died);
     }
@@ -40,6 +42,9 @@ pub fn recover(intake: &Intake, died: bool) -> Result<(), Failure> {
             Ok((state, noted)) => resume(intake, row, state, noted)?,
             Err(error) => postpone(intake, row, &error),
         }
+    }
+    if unclean {
+        intake.catch_up()?;
     }
     failpoint::pass("recovery.after").map_err(|error| Failure::io("recovery", Path::new(inbox), &error))
 }

@@ -42,6 +42,8 @@ pub struct Scan {
     pub gone: Vec<PathBuf>,
     /// Folders that could not be read, with the reason.
     pub problems: Vec<String>,
+    /// The share of these files that lie in folders which the next look reads too, whatever happens.
+    pub again: f64,
 }
 
 /// What is known of the inbox's folders, so that a look need not read those in which nothing lay, or only files that rest, and nothing happened since. Cases stay
@@ -111,7 +113,7 @@ impl Folders {
             self.due.insert(PathBuf::new());
         }
         let mut open: Vec<PathBuf> = std::mem::take(&mut self.due).into_iter().collect();
-        let (mut read, mut let_go) = (HashSet::new(), 0);
+        let (mut read, mut let_go, mut again) = (HashSet::new(), 0, 0);
         while let Some(folder) = open.pop() {
             if !read.insert(folder.clone()) {
                 continue;
@@ -124,6 +126,7 @@ impl Folders {
                     open.extend(self.replace(&folder, below, &mut scan.gone));
                     if !told || scan.files[files..].iter().any(|found| !rests(&found.file)) {
                         self.due.insert(folder.clone());
+                        again += scan.files.len() - files;
                     }
                 }
                 Err(error) if folder.as_os_str().is_empty() => {
@@ -143,6 +146,7 @@ impl Folders {
             scan.read.push(folder);
         }
         cover(None, &scan.gone[let_go..]);
+        scan.again = again as f64 / scan.files.len().max(1) as f64;
         scan.files.sort_by(|a, b| a.file.path.as_os_str().cmp(b.file.path.as_os_str()));
         Ok(scan)
     }

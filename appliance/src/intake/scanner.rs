@@ -11,7 +11,7 @@ use super::scan::{Folders, Found, Kind, Scan};
 use super::settle::{Hint, Next, Rules, Watched, look};
 use super::watch::{self, Events, MakeWatcher, Watch};
 use super::{Adoption, Intake, Sight, trouble};
-use crate::files::{self, Dir, Moved, Source, names};
+use crate::files::{self, Dir, Moved, Source, Stamp, names};
 use crate::ledger::open::network_file_system;
 use crate::ledger::{NewFile, Rejection, read};
 use crate::{clock, config, progress, world};
@@ -37,6 +37,8 @@ pub struct Scanner {
     watched: HashMap<PathBuf, (Watched, Hint)>,
     settling: usize,
     troubles: u32,
+    /// The share of the last look that the next one will repeat.
+    again: f64,
 }
 
 impl Scanner {
@@ -68,6 +70,7 @@ impl Scanner {
             watched: HashMap::new(),
             settling: 0,
             troubles: 0,
+            again: 1.0,
         }
     }
 
@@ -86,13 +89,13 @@ impl Scanner {
             let begun = clock::boot();
             let wait = self.pass();
             progress::idle();
-            self.wait(wait, clock::boot().saturating_sub(begun));
+            self.wait(wait, clock::boot().saturating_sub(begun).mul_f64(self.again));
         }
     }
 
     /// Until something happens or the time is over. The first event is answered at once; a burst is taken in looks that leave the
-    /// machine at least four fifths of the time.
-    fn wait(&self, time: Duration, looked: Duration) {
+    /// machine at least four fifths of the time. `look`: how long the next one will take.
+    fn wait(&self, time: Duration, look: Duration) {
         let begun = clock::boot();
         let waited = || clock::boot().saturating_sub(begun);
         while waited() < time && !self.intake.stopping() && !self.watch.take_dirty() && !self.intake.patience.take_returned() {
@@ -100,7 +103,7 @@ impl Scanner {
             self.intake.desk.wake(clock::boot());
             world::park(time.saturating_sub(waited()).min(Duration::from_secs(1)));
         }
-        let pace = (looked * 4).clamp(SOONEST, LATEST);
+        let pace = (look * 4).clamp(SOONEST, LATEST);
         if !self.intake.stopping() {
             world::sleep(pace.saturating_sub(waited()));
         }
@@ -121,6 +124,7 @@ impl Scanner {
             Err(reason) => return self.blind(&reason),
         };
         self.troubles = 0;
+        self.again = if self.watch.polling().is_some() { 1.0 } else { scan.again };
         let next = self.judge(&scan, events.hints, now);
         self.report(&scan);
         let longest = if self.watch.polling().is_some() { POLL } else { QUIET };
@@ -136,7 +140,7 @@ impl Scanner {
         }
         watch.try_again();
         let left_alone = [intake.config.ignore.as_slice(), intake.config.sidecars.as_slice()];
-        let rests = |file: &NewFile| intake.desk.rests(&Key::from(file));
+        let rests = |file: &NewFile| intake.desk.rests(&file.path, &file.stamp);
         let cover = |folder: Option<&Path>, gone: &[PathBuf]| {
             watch.let_go(gone);
             folder.is_some_and(|folder| watch.cover(folder))
@@ -179,11 +183,11 @@ impl Scanner {
 
     /// What rested in the inbox and left it goes to whoever puts away: its row is to say so. What is only passed over now, e.g. for a new
     /// `ignore`, or cannot be looked at, rests on.
-    fn let_go(&self, scan: &Scan, present: &HashSet<Key>) {
+    fn let_go(&self, scan: &Scan, present: &HashSet<(&Path, Stamp)>) {
         // Folders in which all rests are not read at every look.
         let looked_at: HashSet<&Path> = scan.read.iter().chain(&scan.gone).map(PathBuf::as_path).collect();
-        let was_looked_for = |key: &Key| key.path.parent().is_some_and(|folder| looked_at.contains(folder));
-        let departed = self.intake.desk.take_departed(|key| was_looked_for(key) && !present.contains(key));
+        let gone = |key: &Key| !present.contains(&(key.path.as_path(), key.stamp));
+        let departed = self.intake.desk.take_departed(looked_at.into_iter(), gone);
         if departed.is_empty() {
             return;
         }
@@ -207,14 +211,18 @@ impl Scanner {
 
     /// Looks at every file that nobody has yet; when the next one may be due.
     fn judge(&mut self, scan: &Scan, mut hints: HashMap<PathBuf, Hint>, now: Duration) -> Option<Duration> {
-        let present: HashSet<Key> = scan.files.iter().map(|found| Key::from(&found.file)).collect();
+        let present: HashSet<(&Path, Stamp)> =
+            scan.files.iter().map(|found| (found.file.path.as_path(), found.file.stamp)).collect();
         self.let_go(scan, &present);
-        self.intake.patience.forget(|key| !present.contains(key));
+        self.intake.patience.forget(|key| !present.contains(&(key.path.as_path(), key.stamp)));
         self.settling = 0;
         let mut before = std::mem::take(&mut self.watched);
         let mut next: Option<Duration> = None;
         for found in &scan.files {
             progress::beat();
+            if self.intake.desk.rests(&found.file.path, &found.file.stamp) {
+                continue;
+            }
             if self.intake.desk.holds(&Key::from(&found.file)) {
                 // It may be given back as unfinished: its time goes on.
                 if let Some(earlier) = before.remove(&found.file.path) {

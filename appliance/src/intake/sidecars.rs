@@ -97,7 +97,7 @@ fn choose(
     match files::choose_among(target, candidates, same)? {
         Some(found) => Ok(found),
         // Too long to tell whose it is; it is not left behind.
-        None => files::choose(target, name, mark, |_| Ok(false)),
+        None => files::choose(target, name, mark, |_, _| Ok(false)),
     }
 }
 

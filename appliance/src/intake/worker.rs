@@ -148,7 +148,7 @@ impl Intake {
             Claim::Known(row) => self.put_away(vec![*row]),
             Claim::Attached { job } => {
                 self.desk.attach(file, job);
-                self.settle_attached(job)
+                self.settle_attached(job, &bytes.sha256)
             }
             Claim::Work { job, attempts } => {
                 let outcome = self.assess_claimed(name, bytes, ask, read_ms, reader);
@@ -325,7 +325,7 @@ impl Intake {
                 "",
                 "the service manager restarts the appliance; see the kernel's log if it comes back",
             )),
-            EngineError::Bundle(message) => Outcome::End(Failure::new(
+            EngineError::Bundle(message) | EngineError::TooLarge(message) => Outcome::End(Failure::new(
                 Exit::Configuration,
                 message,
                 self.config.bundle.display().to_string(),
@@ -418,8 +418,8 @@ impl Intake {
     }
 
     /// The job may have ended between the claim and the attachment; then its worker has not seen this file on the desk.
-    fn settle_attached(&self, job: i64) -> Result<(), LedgerError> {
-        if !self.ledger.read(|connection| read::in_flight(connection, job))? {
+    fn settle_attached(&self, job: i64, sha256: &[u8; 32]) -> Result<(), LedgerError> {
+        if !self.ledger.read(|connection| read::in_flight(connection, job, sha256))? {
             self.desk.detach(job);
         }
         Ok(())

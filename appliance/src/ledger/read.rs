@@ -184,15 +184,33 @@ pub fn is_suspect(connection: &Connection, sha256: &[u8; 32]) -> Result<bool> {
     )?)
 }
 
-/// Whether a job is claimed now.
-pub fn in_flight(connection: &Connection, job: i64) -> Result<bool> {
-    Ok(connection.query_row("SELECT state = 'claimed' FROM job WHERE id = ?1", [job], |row| row.get(0))?)
+/// Whether a job is claimed for these bytes now. A claim that was undone leaves no job, and another one may have got its number.
+pub fn in_flight(connection: &Connection, job: i64, sha256: &[u8; 32]) -> Result<bool> {
+    let sql = "SELECT EXISTS(SELECT 1 FROM job WHERE id = ?1 AND sha256 = ?2 AND state = 'claimed')";
+    Ok(connection.query_row(sql, params![job, sha256.as_slice()], |row| row.get(0))?)
 }
 
-/// The marker that the ledger knows for an inbox.
+/// The marker that the ledger knows for a folder.
 pub fn marker(connection: &Connection, root: &Path) -> Result<Option<String>> {
     let root: &[u8] = root.as_os_str().as_bytes();
     Ok(connection.query_row("SELECT marker FROM folder WHERE root = ?1", [root], |row| row.get(0)).optional()?)
+}
+
+/// The folder that the ledger knows by a marker.
+pub fn marked(connection: &Connection, marker: &str) -> Result<Option<PathBuf>> {
+    let root = connection.query_row("SELECT root FROM folder WHERE marker = ?1", [marker], |row| row.get::<_, Vec<u8>>(0));
+    Ok(root.optional()?.map(|root| PathBuf::from(OsString::from_vec(root))))
+}
+
+/// Files that were put away within the last minutes before the ledger's end, as bytes that lie under several cases: the pages of the
+/// earlier ones may not know of the later ones if the program died then.
+pub fn lately_in_several_cases(connection: &Connection) -> Result<Vec<[u8; 32]>> {
+    let mut statement = connection.prepare(
+        "SELECT DISTINCT sha256 FROM file late WHERE state = 'filed'
+           AND filed_at >= (SELECT strftime('%Y-%m-%dT%H:%M:%S', max(filed_at), '-10 minutes') FROM file)
+           AND EXISTS(SELECT 1 FROM file other WHERE other.sha256 = late.sha256 AND other.state = 'filed' AND other.case_id <> late.case_id)",
+    )?;
+    Ok(statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Counts since the beginning of a quarter of an hour: (filed with a report, failed, waiting or unfinished now). Reads the tally, which

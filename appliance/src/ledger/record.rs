@@ -78,9 +78,9 @@ pub fn end_run(tx: &Transaction<'_>, run: i64, reason: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether the last run ended without saying so.
-pub fn unclean(tx: &rusqlite::Connection) -> Result<bool> {
-    Ok(tx.query_row("SELECT EXISTS(SELECT 1 FROM run WHERE ended_at IS NULL)", [], |row| row.get(0))?)
+/// Whether a run ended without saying so; `own` is the caller's own, which goes on.
+pub fn unclean(tx: &rusqlite::Connection, own: Option<i64>) -> Result<bool> {
+    Ok(tx.query_row("SELECT EXISTS(SELECT 1 FROM run WHERE ended_at IS NULL AND id IS NOT ?1)", [own], |row| row.get(0))?)
 }
 
 /// Takes up what runs without an end left in flight, and says which images it is held against.
@@ -196,6 +196,19 @@ fn move_file(tx: &Transaction<'_>, file: i64, event: FileEvent) -> Result<FileSt
         tx.execute("UPDATE file SET state = ?2 WHERE id = ?1", params![file, after])?;
     }
     Ok(after)
+}
+
+/// A folder that was moved, known by its marker, keeps it; what was put away in it lies below its new path. `configured`: that path as the
+/// configuration gives it.
+pub fn move_folder(tx: &Transaction<'_>, marker: &str, root: &Path, configured: &Path) -> Result<()> {
+    let before: Vec<u8> = tx.query_row("SELECT root FROM folder WHERE marker = ?1", [marker], |row| row.get(0))?;
+    tx.execute("UPDATE folder SET root = ?2 WHERE marker = ?1", params![marker, root.as_os_str().as_bytes()])?;
+    tx.execute(
+        "UPDATE file SET filed_path = CAST(?2 || substr(filed_path, length(?1) + 1) AS BLOB)
+         WHERE length(filed_path) > length(?1) AND substr(filed_path, 1, length(?1) + 1) = CAST(?1 || '/' AS BLOB)",
+        params![before, configured.as_os_str().as_bytes()],
+    )?;
+    Ok(())
 }
 
 /// Remembers the marker of a watched folder and the name that the configuration gives it.

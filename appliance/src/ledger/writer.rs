@@ -110,29 +110,29 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::write`].
     pub fn read<T>(&self, query: impl Fn(&Connection) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
-        let result = {
-            let mut guard = world::lock(&self.connection);
-            let connection = match guard.take() {
-                Some(connection) => guard.insert(connection),
-                None => guard.insert(open::writer(&self.path)?),
-            };
-            query(connection)
-        };
-        match result {
+        match self.on_the_connection(|connection| query(connection)) {
             Err(error) if error.is_transient() => self.write("ledger.read", |tx| query(tx)),
             other => other,
         }
     }
 
     fn once<T>(&self, point: &str, operation: impl Fn(&Transaction<'_>) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+        self.on_the_connection(|connection| {
+            *lock(&self.health.waits) = Some(Instant::now());
+            let result = transact(connection, point, operation);
+            *lock(&self.health.waits) = None;
+            result
+        })
+    }
+
+    /// The connection is opened anew after a failure that may pass; that this fails too may pass as well.
+    fn on_the_connection<T>(&self, work: impl FnOnce(&mut Connection) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
         let mut guard = world::lock(&self.connection);
         let connection = match guard.take() {
             Some(connection) => guard.insert(connection),
             None => guard.insert(open::writer(&self.path)?),
         };
-        *lock(&self.health.waits) = Some(Instant::now());
-        let result = transact(connection, point, operation);
-        *lock(&self.health.waits) = None;
+        let result = work(connection);
         if result.as_ref().is_err_and(LedgerError::is_transient) {
             guard.take();
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::io::{BufRead, BufReader, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -94,14 +94,22 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(io(error)),
         };
-        // Written anew, so that a line which was cut by a kill is gone.
-        let mut file = File::create(&path).map_err(io)?;
         let known = known.unwrap_or_default();
-        let lines = std::iter::once(serde_json::to_string(&head)).chain(known.values().map(serde_json::to_string));
+        let store = Store { path: path.clone(), known };
+        store.write_anew(&head).map_err(io)?;
+        Ok(store)
+    }
+
+    /// A line that was cut by a kill is gone after it; the answers so far stay until all of them are written.
+    fn write_anew(&self, head: &Head) -> std::io::Result<()> {
+        let part = self.path.with_added_extension("part");
+        let mut file = BufWriter::new(File::create(&part)?);
+        let lines = std::iter::once(serde_json::to_string(head)).chain(self.known.values().map(serde_json::to_string));
         for line in lines {
-            writeln!(file, "{}", line.map_err(|error| io(error.into()))?).map_err(io)?;
+            writeln!(file, "{}", line?)?;
         }
-        Ok(Store { path, known })
+        file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+        std::fs::rename(&part, &self.path)
     }
 
     fn keep(&mut self, item: Item) -> Result<(), Failure> {

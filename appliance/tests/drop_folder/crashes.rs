@@ -247,3 +247,60 @@ fn survive(point: &str, act: &str) {
     }
     assert_eq!(appliance.count("SELECT count(*) FROM files"), 4, "{point}={act}");
 }
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn pages_learn_of_a_mix_up_although_the_program_dies_before_it_writes_them() {
+    let mut appliance = Appliance::new();
+    let image = png(64, 64, 1);
+    appliance.drop("left/x.png", &image);
+    appliance.start();
+    appliance.until("the first is filed", |appliance| appliance.in_state("filed") == 1);
+    assert_eq!(appliance.stop(), Some(0));
+    appliance.set("MMLNB_FAILPOINTS", "filed.after=1*abort");
+    appliance.drop("right/x.png", &image);
+    appliance.spawn();
+    assert_ne!(appliance.ended(), Some(0), "{}", appliance.log());
+    assert_eq!(appliance.in_state("filed"), 2, "the second is filed");
+    let page = |appliance: &Appliance, case: &str| {
+        text(&std::fs::read(appliance.path(&format!("done/{case}/x.png.report.json"))).unwrap())
+    };
+    assert!(!page(&appliance, "left").contains("same_image_other_case"));
+    appliance.unset("MMLNB_FAILPOINTS");
+    appliance.start();
+    for case in ["left", "right"] {
+        assert!(page(&appliance, case).contains("same_image_other_case"), "{case}");
+    }
+}
+
+#[test]
+fn a_huge_file_of_an_image_s_name_does_not_keep_others_waiting() {
+    let mut appliance = Appliance::new();
+    std::fs::create_dir(appliance.path("done/case")).unwrap();
+    let huge = std::fs::File::create(appliance.path("done/case/x.png")).unwrap();
+    huge.set_len(1 << 40).unwrap();
+    appliance.drop_png("case/x.png", 1);
+    appliance.start();
+    appliance.until("it is filed", |appliance| appliance.in_state("filed") == 1);
+    assert_eq!(huge.metadata().unwrap().len(), 1 << 40);
+    let names =
+        std::fs::read_dir(appliance.path("done/case")).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.starts_with("x~") && name.ends_with(".png")).count(), 1);
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_page_does_not_stay_when_its_image_is_taken_away_before_it_moves() {
+    let mut appliance = Appliance::new();
+    appliance.set("MMLNB_FAILPOINTS", "move.rename=1*abort");
+    appliance.drop_png("case/x.png", 1);
+    appliance.spawn();
+    assert_ne!(appliance.ended(), Some(0), "{}", appliance.log());
+    assert!(appliance.path("done/case/x.png.report.html").exists());
+    std::fs::remove_file(appliance.path("inbox/case/x.png")).unwrap();
+    appliance.unset("MMLNB_FAILPOINTS");
+    appliance.start();
+    appliance.until("it is known to have left", |appliance| appliance.in_state("vanished") == 1);
+    assert!(!appliance.path("done/case/x.png.report.html").exists());
+    assert!(!appliance.path("done/case/x.png.report.json").exists());
+}

@@ -209,7 +209,7 @@ fn a_share_that_is_not_mounted_is_left_alone() {
     appliance.drop_png("x.png", 1);
     appliance.until("it says so", |appliance| {
         let status = appliance.cli(&["status"]);
-        crate::appliance::text(&status.stdout).contains("NEEDS HELP: the inbox cannot be read")
+        crate::appliance::text(&status.stdout).contains("WAITING: the inbox cannot be read")
     });
     assert_eq!(appliance.count("SELECT count(*) FROM files"), 0);
     std::fs::remove_dir_all(appliance.path("inbox")).unwrap();

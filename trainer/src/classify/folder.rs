@@ -20,8 +20,7 @@ use std::{
 };
 use tch::{Device, Tensor};
 
-/// Stored features, beside the weights.
-pub const NOVELTY: &str = "novelty.safetensors";
+pub use mmlnb_models::bundle::NOVELTY;
 
 /// What a folder says beside sizes and weights.
 #[derive(Clone, Debug, Default)]

@@ -31,6 +31,8 @@ pub static F6: Figure = Figure {
     play: burst,
 };
 
+/// The daemon rests when its work has been done for a while.
+const REST: Duration = Duration::from_secs(1);
 /// Files between two looks at memory, and looks until it counts.
 const BETWEEN: usize = 100;
 const WARM: usize = 1;
@@ -40,7 +42,7 @@ const FLAT: f64 = 0.02;
 /// Memory.
 pub static F10: Figure = Figure {
     name: "F10",
-    what: "real ONNX graphs on the processor, patches of 336 x 336, a hundred at once; resident memory and open files of the daemon",
+    what: "real ONNX graphs on the processor, patches of 336 x 336, a hundred at once; resident memory and open files of the daemon at rest after each hundred",
     wanted: "memory within 2 % of what it was after 100 patches, open files within 2",
     unit: "patches",
     full: || 5000,
@@ -110,6 +112,7 @@ fn flat(step: &Step) -> Measures {
             daemon.assert_alive();
             std::thread::sleep(Duration::from_millis(100));
         }
+        std::thread::sleep(REST);
         looks.push(daemon.resident_memory() as f64);
         descriptors.push(daemon.descriptors());
     }

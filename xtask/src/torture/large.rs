@@ -43,6 +43,11 @@ fn play(step: &Step) -> Measures {
         assert_eq!(arena.daemon().start().stop(LONG), 0, "the first start makes the ledger");
     }
     fill(&large);
+    // The slides have lain there for long: each has its note.
+    let daemon = large.daemon().start();
+    let last = large.inbox(&format!("{}.note.json", slide(LYING - 1)));
+    wait_for(LONG, "the last slide's note", || last.is_file());
+    assert_eq!(daemon.stop(LONG), 0, "a clean stop");
     let mut measures = Measures::default();
     for round in step.rounds() {
         let [without, with] = [&empty, &large].map(|arena| start_and_drop(arena, round, &mut draw));
@@ -54,6 +59,11 @@ fn play(step: &Step) -> Measures {
         assert!(filed <= LOOK, "a drop filed {:.2} s later", filed.as_secs_f64());
     }
     measures
+}
+
+/// A slide's path below the inbox.
+fn slide(number: u64) -> String {
+    format!("slides {}/{number}.mrxs", number / 1000)
 }
 
 /// Rows of as many contents, jobs and files, and files that the ledger knows and that stay.
@@ -72,7 +82,7 @@ fn fill(arena: &Arena) {
     ));
     let mut rows = Vec::new();
     for number in 0..LYING {
-        let path = format!("slides {}/{number}.mrxs", number / 1000);
+        let path = slide(number);
         let file = arena.inbox(&path);
         if number % 1000 == 0 {
             fs::create_dir_all(file.parent().expect("a slide lies in a case")).expect("the inbox is writable");

@@ -39,7 +39,8 @@ const TAIL: &str = "
 - Faults of the models themselves: the bundle's weights are random, only the way of a file is tried.
 ";
 
-/// Writes the page. Rows of figures that were never played here stay as the page has them: their results are kept elsewhere.
+/// Writes the page. Rows of figures that were never played here stay as the page has them: their results are kept elsewhere. What was reached of
+/// a figure that has changed since says nothing about what it is now, and goes.
 pub fn write() -> Result<()> {
     let path = checkout().join(PAGE);
     let before = if path.is_file() { fs::read_to_string(&path)? } else { String::new() };
@@ -53,22 +54,29 @@ fn page(before: &str, records: &[Option<Record>]) -> String {
     for (figure, record) in FIGURES.iter().zip(records) {
         let [reached, place] = match record {
             Some(record) => [reached(figure, record), format!("{}, {}, {}", record.commit, record.date, record.machine)],
-            None => earlier(before, figure).unwrap_or_else(|| ["not run".to_owned(), "-".to_owned()]),
+            None => earlier(before, figure).unwrap_or_else(|| ["not run as it is now".to_owned(), "-".to_owned()]),
         };
         text += &row(figure, &reached, &place);
     }
     text + TAIL
 }
 
+fn wanted(figure: &Figure) -> String {
+    format!("{} {}: {}", thousands((figure.full)()), figure.unit, figure.wanted)
+}
+
 fn row(figure: &Figure, reached: &str, place: &str) -> String {
-    let wanted = format!("{} {}: {}", thousands((figure.full)()), figure.unit, figure.wanted);
+    let wanted = wanted(figure);
     format!("| {} | {} | {wanted} | {reached} | `cargo xtask torture {}` | {place} |\n", figure.name, figure.what, figure.name)
 }
 
-/// What the page says so far of a figure: what was reached, and where.
+/// What the page says so far of this figure: what was reached, and where; nothing of one that was another then.
 fn earlier(page: &str, figure: &Figure) -> Option<[String; 2]> {
     let row = page.lines().find(|line| line.starts_with(&format!("| {} |", figure.name)))?;
     let cells: Vec<&str> = row.trim_matches(['|', ' ']).split(" | ").collect();
+    if *cells.get(1)? != figure.what || *cells.get(2)? != wanted(figure) {
+        return None;
+    }
     Some([cells.get(3)?.to_string(), cells.get(5)?.to_string()])
 }
 
@@ -108,7 +116,7 @@ mod tests {
         let figure = FIGURES[0];
         let of = |record: &Record| page("", &[vec![Some(record.clone())], vec![None; FIGURES.len() - 1]].concat());
         let mut record = Record::new("0123456789").unwrap();
-        assert!(page("", &vec![None; FIGURES.len()]).contains("| not run | `cargo xtask torture F1` | - |"));
+        assert!(page("", &vec![None; FIGURES.len()]).contains("| not run as it is now | `cargo xtask torture F1` | - |"));
         record.played(0, 25, &Default::default());
         assert!(of(&record).contains("| **25 of 2,000 rounds**"));
         record.failed = Some((25, "lost | a\nfile".into()));
@@ -128,6 +136,9 @@ mod tests {
         let first = page("", &one);
         assert_eq!(page(&first, &nothing), first);
         assert_ne!(page("", &nothing), first);
+        let other = first.replacen(FIGURES[0].wanted, "something else", 1);
+        assert_ne!(other, first);
+        assert_eq!(page(&other, &nothing), page("", &nothing), "a figure that was another then has not been run");
     }
 
     #[test]
