@@ -275,7 +275,8 @@ fn write_graph(
 
 /// The known answers of a folder, with their images copied into the bundle under names of their own.
 fn known_answers(from: &Path, half: &str, precision: Precision, part: &Path) -> Result<Vec<KnownAnswer>, ExportError> {
-    let mut answers = KnownAnswer::read_all(from)?;
+    let answers = KnownAnswer::read_all(from)?.into_iter();
+    let mut answers: Vec<KnownAnswer> = answers.filter_map(|answer| answer.from_f32(precision)).collect();
     for answer in &mut answers {
         let (source, name) = (from.join(KNOWN_ANSWERS).join(&answer.image), format!("{KNOWN_ANSWERS}/{half}-{}", answer.image));
         let target = part.join(&name);
@@ -283,7 +284,7 @@ fn known_answers(from: &Path, half: &str, precision: Precision, part: &Path) -> 
         fs::copy(&source, &target).map_err(ExportError::io("copy", &source))?;
         answer.image = name;
     }
-    Ok(answers.into_iter().map(|answer| answer.at(precision)).collect())
+    Ok(answers)
 }
 
 fn write_trained_on(data: Option<&TrainingData>, to: &Path) -> Result<(), ExportError> {

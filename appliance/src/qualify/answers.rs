@@ -76,7 +76,7 @@ pub fn record(
         let ending = row.path.extension().map_or("image".to_owned(), |ending| ending.to_string_lossy().to_lowercase());
         let name = format!("{OURS}{}.{ending}", recorded.len() + 1);
         let answer = KnownAnswer { image: name, describer, classifier };
-        recorded.push((answer.at(manifest.precision), bytes));
+        recorded.push((answer.of_its_own(manifest.precision), bytes));
     }
     Ok(recorded)
 }

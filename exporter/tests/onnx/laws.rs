@@ -70,18 +70,23 @@ proptest! {
         let graph = networks::decoder(&config, true);
         let (_folder, checkpoint) = checkpoint(&graph, Naming::Qwen, seed);
         let weights = Weights::new(&checkpoint);
-        let mut language = Language::new(config.clone(), Onnx::of(&graph, &weights, Precision::F32), Precision::F32);
-        let (mut rows, mut alone, mut next) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, length) in lengths.iter().enumerate() {
-            let (batch, _) = language.prefill(&prompt(&config, *length, seed ^ row as u64), 16, &[0]);
-            let embeds = numbers(seed.wrapping_add(row as u64), config.hidden as usize);
-            alone.push(language.step(&mut batch.clone(), embeds.clone()).remove(0));
-            next.extend(embeds);
-            rows.push(batch);
-        }
-        let together = language.step(&mut Batch::joined(&rows), next);
-        for (row, (together, alone)) in together.iter().zip(&alone).enumerate() {
-            assert_near(&format!("row {row}"), together, alone, 1e-5);
+        for precision in [Precision::F32, Precision::Int8, Precision::Int4] {
+            let mut language = Language::new(config.clone(), Onnx::of(&graph, &weights, precision), precision);
+            let (mut rows, mut alone, mut next) = (Vec::new(), Vec::new(), Vec::new());
+            for (row, length) in lengths.iter().enumerate() {
+                let (batch, _) = language.prefill(&prompt(&config, *length, seed ^ row as u64), 16, &[0]);
+                let embeds = numbers(seed.wrapping_add(row as u64), config.hidden as usize);
+                // In 4 bits one row alone has a kernel of its own: it stands twice.
+                let copies = if precision == Precision::Int4 { 2 } else { 1 };
+                let mut itself = Batch::joined(&vec![batch.clone(); copies]);
+                alone.push(language.step(&mut itself, embeds.repeat(copies)).remove(0));
+                next.extend(embeds);
+                rows.push(batch);
+            }
+            let together = language.step(&mut Batch::joined(&rows), next);
+            for (row, (together, alone)) in together.iter().zip(&alone).enumerate() {
+                assert_near(&format!("row {row} at {precision}"), together, alone, 1e-5);
+            }
         }
     }
 }

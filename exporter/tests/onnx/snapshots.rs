@@ -32,6 +32,8 @@ fn decoder_on_a_cache() {
     assert_eq!(counts, [1, 0, 1, 5]);
     compare("decoder_f32", &lowered);
     compare("decoder_f16", &lower(&graph, "decoder", Precision::F16).unwrap());
+    compare("decoder_int8", &lower(&graph, "decoder", Precision::Int8).unwrap());
+    compare("decoder_int4", &lower(&graph, "decoder", Precision::Int4).unwrap());
     let padded = networks::decoder(&text_config(12, 1, 2, 1), true);
     compare("decoder_f32_padded_heads", &lower(&padded, "decoder", Precision::F32).unwrap());
 }

@@ -95,14 +95,32 @@ impl KnownAnswer {
         fs::write(folder.join(ANSWERS), json).map_err(io)
     }
 
-    /// As answers of a bundle at `precision`: what holds in f32 holds in fewer bits within a wider tolerance (docs/exporter.md).
-    pub fn at(mut self, precision: Precision) -> KnownAnswer {
-        let (logit, probability) = match precision {
-            Precision::F32 => return self,
-            Precision::F16 => (0.02, 0.02),
-            Precision::Int8 => (0.1, 0.05),
-            Precision::Int4 | Precision::Int4Int8 => (0.25, 0.05),
-        };
+    /// Recorded in f32, for a bundle at `precision`: what holds in f32 holds in fewer bits within a wider tolerance (docs/exporter.md). A describer
+    /// in 4 bits writes texts of its own: `qualify` records them. `None` when nothing is left.
+    pub fn from_f32(mut self, precision: Precision) -> Option<KnownAnswer> {
+        match precision {
+            Precision::F32 => {}
+            Precision::F16 => self.widen(0.02, 0.02),
+            Precision::Int8 => self.widen(0.1, 0.05),
+            Precision::Int4 | Precision::Int4Int8 => {
+                self.describer = None;
+                self.widen(0.0, 0.05);
+            }
+        }
+        (self.describer.is_some() || self.classifier.is_some()).then_some(self)
+    }
+
+    /// Recorded by a bundle of `precision` itself: another processor's last bits tip roundings to 16, 8 or 4 bits over.
+    pub fn of_its_own(mut self, precision: Precision) -> KnownAnswer {
+        match precision {
+            Precision::F32 => {}
+            Precision::F16 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => self.widen(0.02, 0.02),
+        }
+        self
+    }
+
+    /// Allows at least so much: of logits relative to the largest, of probabilities.
+    fn widen(&mut self, logit: f32, probability: f32) {
         if let Some(half) = &mut self.describer {
             let most = half.logits.iter().fold(1.0f32, |most, logit| most.max(logit.abs()));
             half.tolerance = half.tolerance.max(logit * most);
@@ -110,7 +128,6 @@ impl KnownAnswer {
         if let Some(half) = &mut self.classifier {
             half.tolerance = half.tolerance.max(probability);
         }
-        self
     }
 }
 
