@@ -124,6 +124,21 @@ fn golden_qwen2_5_vl_and_golden_curriculum_make_a_bundle() {
     assert_eq!(manifest["classifier"]["classes"], json(&classifier.join("config.json"))["classes"]);
     let lines = succeeds(&["inspect", "--json", path(&output)]);
     assert_eq!(lines.lines().count(), 7, "the bundle and six graphs");
+    let few = temporary.path().join("few");
+    let arguments = ["bundle", "--output", path(&few), "--vlm", path(&vlm), "--classifier", path(&classifier)];
+    succeeds(&[arguments.as_slice(), &["--precision", "int4+int8"]].concat());
+    let lines = succeeds(&["inspect", "--json", path(&few)]);
+    assert_eq!(lines.lines().count(), 8, "the bundle and seven graphs: prompts have one of their own");
+    let operators = |name: &str| {
+        let graph = lines
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .find(|line| line["metadata"]["network"] == name);
+        graph.unwrap_or_else(|| panic!("no graph {name} in {lines}"))["operators"].as_object().unwrap().clone()
+    };
+    assert!(operators("decoder").contains_key("com.microsoft.MatMulNBits"));
+    assert!(operators("prompts").contains_key("com.microsoft.MatMulIntegerToFloat"));
+    assert_eq!(json(&few.join("manifest.json"))["describer"]["decoder"]["cache_dtype"], "f32");
     let graph = output.join("classifier/prmf.onnx");
     let mut bytes = fs::read(&graph).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
@@ -362,9 +377,13 @@ fn what_was_asked_for_wrongly_is_listed_at_once() {
         &["graph", "--network", "vision", "--checkpoint", "x", "--output", output, "--image-size", "30x28"],
         &["multiples of 28"],
     );
-    fails(&["graph", "--network", "vision", "--checkpoint", "x", "--output", output, "--precision", "int4"], &["int4"]);
+    fails(&["graph", "--network", "vision", "--checkpoint", "x", "--output", output, "--precision", "bf16"], &["bf16"]);
+    fails(
+        &["graph", "--network", "decoder", "--checkpoint", "x", "--output", output, "--precision", "int4+int8"],
+        &["two graphs", "int8 (prompts)"],
+    );
     fails(&["graph", "--network", "vision", "--checkpoint", "no/such/folder", "--output", output], &["no/such/folder"]);
     fails(&["inspect", path(&temporary.path().join("notes.txt"))], &["notes.txt", "not an ONNX graph"]);
     let help = succeeds(&["graph", "--help"]);
-    assert!(help.contains("f16") && !help.contains("int4") && !help.contains("bf16"), "{help}");
+    assert!(help.contains("f16") && help.contains("int4+int8") && !help.contains("bf16"), "{help}");
 }

@@ -321,9 +321,10 @@ impl Manifest {
 
     /// Every graph with its path.
     pub fn graphs(&self) -> Vec<&Graph> {
-        let describer = self.describer.iter().flat_map(|part| {
-            [&part.vision, &part.embedding, &part.decoder.graph].into_iter().chain(&part.decoder.prompts)
-        });
+        let describer = self
+            .describer
+            .iter()
+            .flat_map(|part| [&part.vision, &part.embedding, &part.decoder.graph].into_iter().chain(&part.decoder.prompts));
         let classifier =
             self.classifier.iter().flat_map(|part| part.image.iter().chain(&part.text).chain(std::iter::once(&part.prmf)));
         describer.chain(classifier).collect()
@@ -484,6 +485,8 @@ impl FromStr for Precision {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let known = Precision::ALL.into_iter().find(|precision| precision.name() == text);
-        known.ok_or_else(|| format!("`{text}` is not a precision of this version; expected {}", Precision::ALL.map(Precision::name).join(", ")))
+        known.ok_or_else(|| {
+            format!("`{text}` is not a precision of this version; expected {}", Precision::ALL.map(Precision::name).join(", "))
+        })
     }
 }

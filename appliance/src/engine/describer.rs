@@ -88,7 +88,8 @@ impl Layout {
         let load = |graph: &bundle::Graph| runtime.load(&bundle.path(&graph.file));
         let embedder = Embedder::new(load(&part.vision)?, load(&part.embedding)?, prompter.config.image_token);
         let cuda = runtime.provider.name == "cuda";
-        let sessions = Sessions { steps: load(&part.decoder.graph)?, prompts: part.decoder.prompts.as_ref().map(load).transpose()? };
+        let sessions =
+            Sessions { steps: load(&part.decoder.graph)?, prompts: part.decoder.prompts.as_ref().map(load).transpose()? };
         let decoder = Decoder::new(sessions, &part.decoder, room, cuda)
             .map_err(|error| runtime.error("cannot allocate the describer's cache", &error))?;
         let (jobs, queue) = channel();

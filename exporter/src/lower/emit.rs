@@ -93,7 +93,8 @@ impl Emitter {
             if let Some(found) = self.initialisers.iter().find(same) {
                 return found.name.clone();
             }
-            name = format!("{name}/{}{}", if matches!(content, Content::Transposed(_)) { "transposed_" } else { "" }, elem.name());
+            name =
+                format!("{name}/{}{}", if matches!(content, Content::Transposed(_)) { "transposed_" } else { "" }, elem.name());
         }
         self.parameters.insert(name.clone());
         self.initialisers.push(Initialiser { name: name.clone(), elem, dims, content });

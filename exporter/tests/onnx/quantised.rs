@@ -95,7 +95,8 @@ fn product(bits: i64) -> OnnxGraph {
     let (inputs, outputs) = (INPUTS as i64, OUTPUTS as i64);
     let blocks = (inputs + BLOCK - 1) / BLOCK;
     let part = |form: Form, elem: Elem, dims: Vec<i64>| {
-        let content = Content::Quantised { weight: Weight::Key("block.layer.weight".into()), storage: Storage::Blocks { bits }, form };
+        let content =
+            Content::Quantised { weight: Weight::Key("block.layer.weight".into()), storage: Storage::Blocks { bits }, form };
         Initialiser { name: form.name().into(), elem, dims, content }
     };
     let port = |name: &str, width| Port { name: name.into(), elem: Elem::F32, dims: vec![Dim::named("rows"), Dim::from(width)] };
