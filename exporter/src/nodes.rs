@@ -23,6 +23,8 @@ pub enum Elem {
     Bool,
     /// A byte.
     U8,
+    /// A signed byte.
+    I8,
 }
 
 impl Elem {
@@ -31,6 +33,7 @@ impl Elem {
         match self {
             Elem::F32 => 1,
             Elem::U8 => 2,
+            Elem::I8 => 3,
             Elem::I32 => 6,
             Elem::I64 => 7,
             Elem::Bool => 9,
@@ -41,14 +44,14 @@ impl Elem {
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {
-            Elem::Bool | Elem::U8 => 1,
+            Elem::Bool | Elem::U8 | Elem::I8 => 1,
             Elem::F16 => 2,
             Elem::F32 | Elem::I32 => 4,
             Elem::I64 => 8,
         }
     }
 
-    /// f32, f16, i64, i32, bool or u8.
+    /// f32, f16, i64, i32, bool, u8 or i8.
     pub fn name(self) -> &'static str {
         match self {
             Elem::F32 => "f32",
@@ -57,6 +60,7 @@ impl Elem {
             Elem::I32 => "i32",
             Elem::Bool => "bool",
             Elem::U8 => "u8",
+            Elem::I8 => "i8",
         }
     }
 }

@@ -3,8 +3,8 @@
 //! | precision | the language model on its cache | vision tower, BERT, Swin | everything else |
 //! |---|---|---|---|
 //! | `f32`, `f16` | floats | floats | floats |
-//! | `int8` | 8 bits a channel | 8 bits a channel | f32, tables f16 |
-//! | `int4` | 4 bits in blocks | 8 bits a channel | f32, tables f16 |
+//! | `int8` | 7 bits a channel | 7 bits a channel | f32, tables f16 |
+//! | `int4` | 4 bits in blocks | 7 bits a channel | f32, tables f16 |
 //!
 //! `int4+int8` is two readings of the language model: prompts as `int8`, steps as `int4`. Few bits win where memory is read for few rows, integer
 //! products of whole matrices where there are many. Four bits are too coarse for a vision tower (cosine 0.88).
@@ -23,7 +23,7 @@ pub const BLOCK: i64 = 128;
 pub enum Storage {
     /// Floats of the products' type.
     Float,
-    /// 8-bit codes with one scale for each output, multiplied with activations of 8 bits a token in whole numbers.
+    /// Codes of 7 bits with one scale for each output, multiplied with activations of 8 bits a token in whole numbers.
     Channels,
     /// Codes of 4 or 8 bits with one scale for each [`BLOCK`] of an output's weights.
     Blocks {
@@ -89,7 +89,7 @@ impl Policy {
         }
     }
 
-    /// Least linear layers of one input that become one product. With 8 bits a channel, gate and up stay apart: to split their wide result takes
+    /// Least linear layers of one input that become one product. With scales a channel, gate and up stay apart: to split their wide result takes
     /// longer than one product saves.
     pub fn stacked_from(&self) -> usize {
         if self.storage() == Storage::Channels { 3 } else { 2 }

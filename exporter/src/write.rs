@@ -295,7 +295,7 @@ fn stored(initialiser: &Initialiser, weight: &Weight, weights: &Weights<'_>, val
             Some(value) => Err(ExportError::Overflow { weight: too_large(weight, weights), value: *value }),
             None => Ok(DType::F16.encode(values)),
         },
-        Elem::I64 | Elem::I32 | Elem::Bool | Elem::U8 => Err(not_a_number_of(initialiser, weight)),
+        Elem::I64 | Elem::I32 | Elem::Bool | Elem::U8 | Elem::I8 => Err(not_a_number_of(initialiser, weight)),
     }
 }
 

@@ -84,7 +84,7 @@ pub enum Precision {
     F32,
     /// 16-bit IEEE floats.
     F16,
-    /// Weights of 8 bits a channel, activations of 8 bits a token.
+    /// Weights of 7 bits a channel in bytes, activations of 8 bits a token.
     Int8,
     /// The language model's weights of 4 bits in blocks; the other networks as int8.
     Int4,

@@ -14,15 +14,14 @@ const LEAST: f32 = 1e-12;
 const ACCURACY: i64 = 4;
 
 impl Lowering<'_> {
-    /// `y = (u - 128) (w - 128)^T * scale * m + bias`: activations of 8 bits with a scale `m / 127` for each token, products in whole numbers.
-    ///
-    /// Both sides are unsigned, see [`crate::quantise::channels`]; the rows of a batch do not see each other.
+    /// `y = (u - 128) w^T * scale * m + bias`: activations of 8 bits with a scale `m / 127` for each token, products in whole numbers, see
+    /// [`crate::quantise::channels`]. The rows of a batch do not see each other.
     pub(super) fn channel_linear(&mut self, node: &Node, weight: &Weight, bias: Option<&Weight>) {
         let [codes, most] = self.tokens_in_8_bits(node.inputs[0]);
         let matrix = self.quantised(weight, Storage::Channels, Form::Codes);
         let scales = self.quantised(weight, Storage::Channels, Form::Scales);
         let (one, zero) = (self.emit.float(1.0 / 127.0), self.emit.byte(ZERO8));
-        let inputs = [codes.as_str(), &matrix, &one, &scales, &zero, &zero];
+        let inputs = [codes.as_str(), &matrix, &one, &scales, &zero];
         let product = self.emit.op("MatMulIntegerToFloat", &inputs);
         match bias {
             None => self.last(node, "Mul", &[&product, &most], vec![], Elem::F32),
@@ -72,7 +71,7 @@ impl Lowering<'_> {
         let (outputs, inputs) = (shape[0], shape[1]);
         let blocks = (inputs + BLOCK - 1) / BLOCK;
         let (elem, dims) = match (storage, form) {
-            (Storage::Channels, Form::Codes) => (Elem::U8, vec![inputs, outputs]),
+            (Storage::Channels, Form::Codes) => (Elem::I8, vec![inputs, outputs]),
             (Storage::Channels, Form::Scales) => (Elem::F32, vec![outputs]),
             (Storage::Blocks { bits }, Form::Codes) => (Elem::U8, vec![outputs, blocks, BLOCK * bits / 8]),
             (Storage::Blocks { .. }, Form::Scales) => (Elem::F32, vec![outputs, blocks]),

@@ -78,11 +78,11 @@ fn channels_are_multiplied_in_exact_whole_numbers() {
             let step = largest(x) / 127.0;
             let x = codes(x, step);
             for (output, weights) in matrix.chunks_exact(INPUTS).enumerate() {
-                let scale = largest(weights) / 127.0;
+                let scale = largest(weights) / 63.0;
                 let whole: i64 = x.iter().zip(codes(weights, scale)).map(|(x, w)| x * w).sum();
                 let expected = whole as f64 * f64::from(step) * f64::from(scale) + f64::from(bias[output]);
                 let off = (f64::from(found[row * OUTPUTS + output]) - expected).abs();
-                // One code of an activation may round to its neighbour: 127 steps of the two scales.
+                // One code of an activation may round to its neighbour.
                 let allowed = 1e-5 * (1.0 + expected.abs()) + 2.0 * f64::from(step * scale) * 127.0;
                 assert!(off <= allowed, "row {row} of {rows}, output {output}: {off} off {expected}");
             }
@@ -156,7 +156,7 @@ fn blocks_are_multiplied_in_exact_whole_numbers() {
 
 /// Every precision of few bits, and the least cosine of the first logits to the reference's. The networks of the reference data are small and
 /// random, which is the worst case of few bits: their weights use the whole range evenly, and errors do not average out.
-const FEW_BITS: [(Precision, f64); 2] = [(Precision::Int8, 0.997), (Precision::Int4, 0.8)];
+const FEW_BITS: [(Precision, f64); 2] = [(Precision::Int8, 0.995), (Precision::Int4, 0.8)];
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
