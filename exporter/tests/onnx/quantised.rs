@@ -154,6 +154,24 @@ fn blocks_are_multiplied_in_exact_whole_numbers() {
     }
 }
 
+/// The two tests before on an emulated processor of AVX2, whose instructions saturate where those of the processor at hand may not.
+#[test]
+fn products_are_exact_where_whole_dot_products_are_no_instruction() {
+    let emulator = std::process::Command::new("qemu-x86_64")
+        .args(["-cpu", "Haswell"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["quantised::channels", "quantised::blocks"])
+        .output();
+    let output = match emulator {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return eprintln!("skipped: qemu-x86_64 is absent (Debian's package qemu-user)");
+        }
+        output => output.unwrap(),
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("2 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Every precision of few bits, and the least cosine of the first logits to the reference's. The networks of the reference data are small and
 /// random, which is the worst case of few bits: their weights use the whole range evenly, and errors do not average out.
 const FEW_BITS: [(Precision, f64); 2] = [(Precision::Int8, 0.995), (Precision::Int4, 0.8)];
