@@ -54,6 +54,9 @@ struct GraphArgs {
     /// Accept an adapter that lacks modules that its configuration names: they stay as in the checkpoint.
     #[arg(long, requires = "adapter")]
     allow_partial: bool,
+    /// Type of products and their weights; norms, softmax and rotary tables stay f32.
+    #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(["f32", "f16", "int8", "int4"]).try_map(|p| p.parse::<Precision>()))]
+    precision: Precision,
     #[command(flatten)]
     form: Form,
 }
@@ -78,15 +81,16 @@ struct BundleArgs {
     /// Prompt and generation settings (TOML); what it leaves out has the documented defaults.
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
+    /// Type of products and their weights; norms, softmax and rotary tables stay f32. int4+int8: prompts as int8, steps as int4. Few bits are for
+    /// processors, f16 for GPUs.
+    #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)).try_map(|p| p.parse::<Precision>()))]
+    precision: Precision,
     #[command(flatten)]
     form: Form,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone, Copy)]
 struct Form {
-    /// Type of products and their weights; norms, softmax and rotary tables stay f32. int4+int8: prompts as int8, steps as int4.
-    #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)).try_map(|p| p.parse::<Precision>()))]
-    precision: Precision,
     /// Size that the describer's images are brought to, both sides multiples of 28; the aspect is ignored.
     #[arg(long, value_name = "WxH", value_parser = image_size)]
     image_size: Option<[i64; 2]>,
@@ -111,13 +115,9 @@ pub fn run(cli: Cli) -> Result<(), ExportError> {
 }
 
 fn graph(args: &GraphArgs) -> Result<(), ExportError> {
-    let Form { precision, image_size } = args.form;
+    let (precision, Form { image_size }) = (args.precision, args.form);
     if image_size.is_some() && args.network != Network::Vision {
         let problem = "--image-size is for --network vision; the classifier's size stands in its config.json";
-        return Err(ExportError::Asked(problem.to_string()));
-    }
-    if precision == Precision::Int4Int8 {
-        let problem = "--precision int4+int8 makes two graphs, which a bundle holds; ask for int8 (prompts) or int4 (steps)";
         return Err(ExportError::Asked(problem.to_string()));
     }
     let source = Source::open_allowing(&args.checkpoint, args.adapter.as_deref(), args.allow_partial)?;
@@ -133,7 +133,7 @@ fn graph(args: &GraphArgs) -> Result<(), ExportError> {
 }
 
 fn bundle(args: BundleArgs) -> Result<(), ExportError> {
-    let BundleArgs { output, vlm, adapter, allow_partial, classifier, settings, form: Form { precision, image_size } } = args;
+    let BundleArgs { output, vlm, adapter, allow_partial, classifier, settings, precision, form: Form { image_size } } = args;
     let recipe = Recipe { output, vlm, adapter, allow_partial, classifier, settings, precision, image_size };
     let current: RefCell<Option<Progress>> = RefCell::new(None);
     let sha256 = export_bundle(&recipe, &|step| match step {

@@ -18,9 +18,9 @@ pub(crate) fn channels(rows: &[f32], width: usize) -> (Vec<u8>, Vec<f32>) {
     let mut scales = Vec::with_capacity(rows.len() / width);
     for row in rows.chunks_exact(width) {
         let most = row.iter().fold(0.0f32, |most, value| most.max(value.abs()));
-        let back = if most > 0.0 { MOST / most } else { 0.0 };
-        codes.extend(row.iter().map(|value| (value * back).round_ties_even() as i8 as u8));
-        scales.push(most / MOST);
+        let (scale, back) = scale(most / MOST);
+        codes.extend(row.iter().map(|value| (value * back).round_ties_even().clamp(-MOST, MOST) as i8 as u8));
+        scales.push(scale);
     }
     (codes, scales)
 }
@@ -32,8 +32,7 @@ pub(crate) fn blocks(rows: &[f32], width: usize, bits: i64) -> (Vec<u8>, Vec<f32
     for block in rows.chunks_exact(width).flat_map(|row| row.chunks(BLOCK as usize)) {
         let farthest = block.iter().fold(0.0f32, |far, value| if value.abs() > far.abs() { *value } else { far });
         let lowest = if bits == 4 { -f32::from(ZERO4) } else { -f32::from(ZERO8) };
-        let scale = farthest / lowest;
-        let back = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        let (scale, back) = scale(farthest / lowest);
         let code = |index: usize| {
             let value = block.get(index).map_or(0.0, |value| (value * back).round_ties_even());
             (value.clamp(lowest, -lowest - 1.0) - lowest) as u8
@@ -45,6 +44,11 @@ pub(crate) fn blocks(rows: &[f32], width: usize, bits: i64) -> (Vec<u8>, Vec<f32
         scales.push(scale);
     }
     (codes, scales)
+}
+
+/// A scale with its reciprocal; nothing for one so small that its reciprocal is no number.
+fn scale(wanted: f32) -> (f32, f32) {
+    if wanted.recip().is_finite() { (wanted, wanted.recip()) } else { (0.0, 0.0) }
 }
 
 #[cfg(test)]
@@ -89,5 +93,8 @@ mod tests {
         assert_eq!(channels(&[0.0; 4], 2), (vec![0; 4], vec![0.0; 2]));
         let (codes, scales) = blocks(&[0.0; 3], 3, 4);
         assert_eq!((codes, scales), (vec![0x88; 64], vec![0.0]));
+        let tiny = f32::from_bits(3);
+        assert_eq!(channels(&[tiny, -tiny], 2), (vec![0; 2], vec![0.0]));
+        assert_eq!(blocks(&[tiny, -tiny], 2, 4), (vec![0x88; 64], vec![0.0]));
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn write(
         let mut tensor = described(initialiser);
         match (offset, &data) {
             (Some(offset), Some(part)) => {
-                write_rows(initialiser, weights, progress, &mut |at, bytes| {
+                write_rows(initialiser, weights, BLOCK_BYTES, progress, &mut |at, bytes| {
                     part.file.write_all_at(bytes, offset + at).map_err(ExportError::io("write", &part.path))
                 })?;
                 tensor.data_location = Some(DataLocation::External.into());
@@ -169,10 +169,11 @@ fn places(initialisers: &[Initialiser]) -> (Vec<Option<u64>>, u64) {
 
 type Sink<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), ExportError>;
 
-/// Gives an initialiser's bytes, with their offsets, block by block.
+/// Gives an initialiser's bytes, with their offsets, block by block of about `block_bytes` of f32.
 fn write_rows(
     initialiser: &Initialiser,
     weights: &Weights<'_>,
+    block_bytes: usize,
     progress: &dyn Fn(u64),
     sink: Sink<'_>,
 ) -> Result<(), ExportError> {
@@ -181,7 +182,7 @@ fn write_rows(
         Content::Bytes(bytes) => sink(0, bytes),
         Content::Rows(weight) => {
             let mut at = 0;
-            for block in weights.blocks(weight, BLOCK_BYTES)? {
+            for block in weights.blocks(weight, block_bytes)? {
                 let bytes = stored(initialiser, weight, weights, &block?)?;
                 sink(at, &bytes)?;
                 at += bytes.len() as u64;
@@ -192,7 +193,7 @@ fn write_rows(
         Content::Transposed(weight) => {
             let (inputs, outputs) = (initialiser.dims[0] as usize, initialiser.dims[1] as u64);
             let mut columns = Columns { outputs, size, first: 0 };
-            for block in weights.blocks(weight, BLOCK_BYTES)? {
+            for block in weights.blocks(weight, block_bytes)? {
                 let bytes = stored(initialiser, weight, weights, &transposed(&block?, inputs))?;
                 columns.write(&bytes, inputs, sink)?;
                 progress(bytes.len() as u64);
@@ -203,7 +204,7 @@ fn write_rows(
             let width = weights.shape(weight)?[1..].iter().product();
             let mut columns = Columns { outputs: initialiser.dims[initialiser.dims.len() - 1] as u64, size, first: 0 };
             let mut at = 0;
-            for block in weights.blocks(weight, BLOCK_BYTES)? {
+            for block in weights.blocks(weight, block_bytes)? {
                 let bytes = quantised(initialiser, weight, weights, &block?, width)?;
                 match (storage, form) {
                     (Storage::Channels, Form::Codes) => columns.write(&transposed(&bytes, width), width, sink)?,
@@ -261,8 +262,17 @@ impl Columns {
 }
 
 fn whole(initialiser: &Initialiser, weights: &Weights<'_>, progress: &dyn Fn(u64)) -> Result<Vec<u8>, ExportError> {
+    in_memory(initialiser, weights, BLOCK_BYTES, progress)
+}
+
+fn in_memory(
+    initialiser: &Initialiser,
+    weights: &Weights<'_>,
+    block_bytes: usize,
+    progress: &dyn Fn(u64),
+) -> Result<Vec<u8>, ExportError> {
     let mut whole = vec![0; initialiser.byte_len() as usize];
-    write_rows(initialiser, weights, progress, &mut |at, bytes| {
+    write_rows(initialiser, weights, block_bytes, progress, &mut |at, bytes| {
         whole[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
         Ok(())
     })?;
@@ -407,4 +417,47 @@ fn port(port: &Port) -> ValueInfoProto {
     let shape = TensorShapeProto { dim: port.dims.iter().map(dim).collect() };
     let tensor = TensorTypeProto { elem_type: Some(port.elem.code()), shape: Some(shape) };
     ValueInfoProto { name: Some(port.name.clone()), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mmlnb_models::weights::{Checkpoint, Naming};
+    use std::cell::Cell;
+
+    /// However the rows are cut into blocks, also in the midst of a stack's parts, the bytes are the same.
+    #[test]
+    fn blocks_of_rows_change_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let values =
+            |seed: usize, count: usize| (0..count).map(|i| ((i * 37 + seed) % 101) as f32 / 50.0 - 1.0).collect::<Vec<_>>();
+        let bytes = |values: Vec<f32>| DType::F32.encode(&values);
+        let [a, b] = [bytes(values(1, 5 * 150)), bytes(values(2, 3 * 150))];
+        let view = |rows, bytes| safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![rows, 150], bytes).unwrap();
+        let file = folder.path().join("model.safetensors");
+        safetensors::serialize_to_file([("a.weight", view(5, &a)), ("b.weight", view(3, &b))], None, &file).unwrap();
+        let checkpoint = Checkpoint::open(folder.path(), Naming::Bert).unwrap();
+        let weights = Weights::new(&checkpoint);
+        let weight = || Weight::Stack(["a.weight", "b.weight"].map(|key| Weight::Key(key.into())).to_vec());
+        let few = |storage, form| Content::Quantised { weight: weight(), storage, form };
+        let (channels, blocks) = (Storage::Channels, Storage::Blocks { bits: 4 });
+        for (elem, dims, content) in [
+            (Elem::F32, vec![8, 150], Content::Rows(weight())),
+            (Elem::F16, vec![150, 8], Content::Transposed(weight())),
+            (Elem::I8, vec![150, 8], few(channels, Form::Codes)),
+            (Elem::F32, vec![8], few(channels, Form::Scales)),
+            (Elem::U8, vec![8, 2, 64], few(blocks, Form::Codes)),
+            (Elem::F32, vec![8, 2], few(blocks, Form::Scales)),
+        ] {
+            let initialiser = Initialiser { name: "x".into(), elem, dims, content };
+            let whole = in_memory(&initialiser, &weights, BLOCK_BYTES, &|_| ()).unwrap();
+            for rows in [1, 3] {
+                let written = Cell::new(0);
+                let pieces =
+                    in_memory(&initialiser, &weights, rows * 4 * 150, &|bytes| written.set(written.get() + bytes)).unwrap();
+                assert!(pieces == whole, "{initialiser:?} in blocks of {rows} rows");
+                assert_eq!(written.get(), initialiser.byte_len(), "progress tells all bytes");
+            }
+        }
+    }
 }

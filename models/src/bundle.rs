@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! manifest.json  MODEL_CARD.md
-//! describer/   vision.onnx embedding.onnx decoder.onnx, each with .data; tokenizer.json; config.json,
+//! describer/   vision.onnx embedding.onnx decoder.onnx [prompts.onnx], each with .data; tokenizer.json; config.json,
 //!              generation_config.json and preprocessor_config.json (or processor_config.json) of the checkpoint
 //! classifier/  image.onnx bert.onnx prmf.onnx, each with .data; tokenizer.json (or vocab.txt); config.json;
 //!              novelty.safetensors, features of training images
@@ -76,7 +76,7 @@ pub struct FileEntry {
 }
 
 /// Type of weights and activations; norms, softmax and rotary tables stay f32 in each. In few bits only the matrices of language model, vision
-/// tower and text encoder are; the rest is f32.
+/// tower, BERT and Swin are; tables are f16, the rest is f32.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

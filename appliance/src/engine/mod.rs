@@ -29,7 +29,7 @@ pub use types::{
     StopReason,
 };
 
-use mmlnb_models::bundle::{Bundle, Precision};
+use mmlnb_models::bundle::Bundle;
 use mmlnb_models::prepare::decode::Rgb8Image;
 
 use classifier::{Classified, Classifier};
@@ -52,9 +52,8 @@ impl Engine {
         let classify = wanted(&bundle.manifest.classifier, options.load != Mode::Describe, "classifier", options.load)?;
         let describer = describe.map(|part| Ok((part, describer::Layout::new(bundle, part, options)?))).transpose()?;
         let classifier = classify.map(|part| Ok((part, classifier::Layout::new(bundle, part, options)?))).transpose()?;
-        let half = describer.is_none() || bundle.manifest.precision == Precision::F16;
         let mut runtime = Runtime::open(options)?;
-        runtime.provider = provider::choose(&runtime, options.provider, half);
+        runtime.provider = provider::choose(&runtime, options.provider, bundle.manifest.precision, describer.is_some());
         let plans = describer.iter().map(|(part, layout)| layout.plan(bundle, part));
         let plans = plans.chain(classifier.iter().map(|(part, layout)| layout.plan(bundle, part)));
         check_memory(plans.fold(Plan::default(), Plan::plus), options, &runtime.provider)?;

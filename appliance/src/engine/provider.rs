@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use mmlnb_models::bundle::Precision;
 use ort::ep;
 use ort::memory::AllocationDevice;
 use ort::value::Tensor;
@@ -9,11 +10,11 @@ use ort::value::Tensor;
 use super::runtime::Runtime;
 use super::{Provider, ProviderChoice};
 
-/// Settles the provider. `half`: whether the describer, if any, is in f16.
-pub(super) fn choose(runtime: &Runtime, choice: ProviderChoice, half: bool) -> Provider {
+/// Settles the provider for graphs at `precision`; `describes`: a describer is among them.
+pub(super) fn choose(runtime: &Runtime, choice: ProviderChoice, precision: Precision, describes: bool) -> Provider {
     match choice {
         ProviderChoice::Cpu => Provider { name: "cpu", note: None },
-        ProviderChoice::Cuda => match cuda_works(runtime, half) {
+        ProviderChoice::Cuda => match fits(precision, describes).and_then(|()| cuda_works(runtime)) {
             Ok(()) => Provider { name: "cuda", note: None },
             Err(reason) => {
                 let note = format!("The GPU was asked for but is not used, the processor is, and it is slow: {reason}");
@@ -24,13 +25,21 @@ pub(super) fn choose(runtime: &Runtime, choice: ProviderChoice, half: bool) -> P
     }
 }
 
+/// Whether the GPU has kernels for these graphs.
+fn fits(precision: Precision, describes: bool) -> Result<(), String> {
+    let why = match precision {
+        Precision::F16 => return Ok(()),
+        Precision::F32 if !describes => return Ok(()),
+        Precision::F32 => "the describer of this bundle is in f32, for which the GPU has no attention kernel",
+        Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => {
+            "this bundle is in few bits, for which the GPU has no kernels: it is for processors"
+        }
+    };
+    Err(format!("{why}; export the bundle with --precision f16"))
+}
+
 /// Loads CUDA's libraries and copies a number to the GPU.
-fn cuda_works(runtime: &Runtime, half: bool) -> Result<(), String> {
-    if !half {
-        return Err("the describer of this bundle keeps its cache in f32, for which the GPU has no attention kernel; \
-                    export the bundle with --precision f16"
-            .to_string());
-    }
+fn cuda_works(runtime: &Runtime) -> Result<(), String> {
     preload(runtime.folder())?;
     runtime.builder(true).map_err(|error| error.to_string())?;
     let copied = || Tensor::from_array(([1], vec![1.0f32]))?.to(AllocationDevice::CUDA, 0);

@@ -31,8 +31,9 @@ pub fn check(bundle: &Bundle, engine: &Engine, reader: &mut Reader, described: u
         let image = pipeline::open(reader, &bundle.path(&answer.image))?.image();
         if let Some(expected) = answer.describer.as_ref().filter(|_| left > 0 && bundle.manifest.describer.is_some()) {
             left -= 1;
-            let (ids, logits) = tokens(engine, &image, expected.token_ids.len())?;
-            differences.extend(expected.difference(&ids, &logits).map(|found| format!("{}: {found}", answer.image)));
+            let written = tokens(engine, &image, expected.token_ids.len())?;
+            differences
+                .extend(expected.difference(&written.ids, &written.rows()).map(|found| format!("{}: {found}", answer.image)));
         }
         if let Some(expected) = answer.classifier.as_ref().filter(|_| bundle.manifest.classifier.is_some()) {
             let found = probabilities(engine, &image, expected.description.as_deref())?;
@@ -60,8 +61,9 @@ pub fn record(
         let image = pipeline::open(reader, &row.path)?.image();
         let describer = match &manifest.describer {
             Some(_) => {
-                let (ids, logits) = tokens(engine, &image, TOKENS)?;
-                Some(KnownTokens::recorded(ids, logits))
+                let written = tokens(engine, &image, TOKENS)?;
+                let own = written.ids.iter().zip(written.rows()).map(|(id, row)| row[*id as usize]).collect();
+                Some(KnownTokens::recorded(written.ids, own))
             }
             None => None,
         };
@@ -95,8 +97,21 @@ fn chosen<'a>(all: &[(&'a Row, &'a Item)], count: usize) -> Vec<(&'a Row, &'a It
     taken
 }
 
-/// The first tokens that are the likeliest, with their raw logits.
-fn tokens(engine: &Engine, image: &PatchImage, count: usize) -> Result<(Vec<i64>, Vec<f32>), Failure> {
+/// Tokens with the raw logits of all tokens at each.
+struct Written {
+    ids: Vec<i64>,
+    logits: Vec<f32>,
+    vocabulary: usize,
+}
+
+impl Written {
+    fn rows(&self) -> Vec<&[f32]> {
+        self.logits.chunks_exact(self.vocabulary).collect()
+    }
+}
+
+/// The first tokens that are the likeliest.
+fn tokens(engine: &Engine, image: &PatchImage, count: usize) -> Result<Written, Failure> {
     let request = Request { probe: Some(count), trace: true, ..Request::new(Mode::Describe) };
     let failed = |problem: String| Failure::internal("a known answer cannot be computed", problem);
     let assessment = engine.assess(image.clone(), &request).map_err(|error| failed(error.to_string()))?;
@@ -104,8 +119,7 @@ fn tokens(engine: &Engine, image: &PatchImage, count: usize) -> Result<(Vec<i64>
     let (Some((_, Values::I64(ids))), Some((shape, Values::F32(logits)))) = (trace.get("token_ids"), trace.get("logits")) else {
         return Err(failed("the trace holds no tokens".to_owned()));
     };
-    let own = ids.iter().zip(logits.chunks_exact(shape[1])).map(|(id, row)| row[*id as usize]);
-    Ok((ids.clone(), own.collect()))
+    Ok(Written { ids: ids.clone(), logits: logits.clone(), vocabulary: shape[1] })
 }
 
 /// softmax(logits) at temperature 1.

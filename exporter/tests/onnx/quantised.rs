@@ -68,6 +68,7 @@ fn largest(values: &[f32]) -> f32 {
 
 #[test]
 fn channels_are_multiplied_in_exact_whole_numbers() {
+    check_processor();
     let (matrix, bias) = (full_range(), numbers(13, OUTPUTS));
     let (_folder, checkpoint) = checkpoint(&matrix, &bias);
     let mut onnx = Onnx::of(&layer(), &Weights::new(&checkpoint), Precision::Int8);
@@ -154,6 +155,17 @@ fn blocks_are_multiplied_in_exact_whole_numbers() {
     }
 }
 
+/// Set for the tests below where they run on an emulated processor.
+const EMULATED: &str = "MMLNB_TEST_EMULATED";
+
+/// An emulated processor has the instructions that are to be tested, and not those of the processor at hand.
+fn check_processor() {
+    #[cfg(target_arch = "x86_64")]
+    if std::env::var_os(EMULATED).is_some() {
+        assert!(is_x86_feature_detected!("avx2") && !is_x86_feature_detected!("avx512vnni"), "not AVX2 alone");
+    }
+}
+
 /// The two tests before on an emulated processor of AVX2, whose instructions saturate where those of the processor at hand may not.
 #[test]
 fn products_are_exact_where_whole_dot_products_are_no_instruction() {
@@ -161,6 +173,7 @@ fn products_are_exact_where_whole_dot_products_are_no_instruction() {
         .args(["-cpu", "Haswell"])
         .arg(std::env::current_exe().unwrap())
         .args(["quantised::channels", "quantised::blocks"])
+        .env(EMULATED, "1")
         .output();
     let output = match emulator {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -172,9 +185,9 @@ fn products_are_exact_where_whole_dot_products_are_no_instruction() {
     assert!(output.status.success() && said.contains("2 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Every precision of few bits, and the least cosine of the first logits to the reference's. The networks of the reference data are small and
+/// Every precision of few bits, the least cosine of the first logits to the reference's, and how far one may lie off, relative to the largest. The networks of the reference data are small and
 /// random, which is the worst case of few bits: their weights use the whole range evenly, and errors do not average out.
-const FEW_BITS: [(Precision, f64); 2] = [(Precision::Int8, 0.995), (Precision::Int4, 0.8)];
+const FEW_BITS: [(Precision, f64, f32); 2] = [(Precision::Int8, 0.995, 0.1), (Precision::Int4, 0.8, 0.7)];
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
@@ -186,7 +199,7 @@ fn first_logits_stay_near(name: &str, checkpoint: &str) {
     let source = Source::open(&folder.join(checkpoint), None).unwrap();
     let Sizes::Qwen(config) = source.sizes().clone() else { panic!("a Qwen2.5-VL") };
     let cases = json(&folder.join("cases.json"));
-    for (precision, least) in FEW_BITS {
+    for (precision, least, farthest) in FEW_BITS {
         let mut describer = Describer::new(&source, config.clone(), precision);
         let (mut worst, mut nearest) = (0.0f32, 1.0f64);
         for case in list(&cases, "cases") {
@@ -206,7 +219,7 @@ fn first_logits_stay_near(name: &str, checkpoint: &str) {
             nearest = nearest.min(cosine(&logits, &expected));
         }
         println!("{name} {precision}: {worst} of the largest logit, cosine {nearest}");
-        assert!(nearest >= least, "{name} at {precision}: cosine {nearest}");
+        assert!(nearest >= least && worst <= farthest, "{name} at {precision}: cosine {nearest}, {worst} of the largest logit");
     }
 }
 

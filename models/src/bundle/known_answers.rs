@@ -138,20 +138,23 @@ impl KnownTokens {
         KnownTokens { token_ids, logits, tolerance: 1e-3 * most }
     }
 
-    /// What differs, in words. Another token may be written where its logit is that of the expected one within the tolerance, a tie; what follows
-    /// it is another text, and is not compared.
-    pub fn difference(&self, token_ids: &[i64], logits: &[f32]) -> Option<String> {
-        let parted = token_ids.iter().zip(&self.token_ids).position(|(found, expected)| found != expected);
-        if parted.is_none() && token_ids.len() != self.token_ids.len() {
-            return Some(format!("tokens {token_ids:?} instead of {:?}", self.token_ids));
+    /// What differs, in words, from the tokens that were written and the raw logits of all tokens at each. Another token may be written only where
+    /// the expected one is as likely within the tolerance, a tie; what follows it is another text, and is not compared.
+    pub fn difference(&self, token_ids: &[i64], rows: &[&[f32]]) -> Option<String> {
+        let others = || format!("tokens {token_ids:?} instead of {:?}", self.token_ids);
+        for (index, (expected, recorded)) in self.token_ids.iter().zip(&self.logits).enumerate() {
+            let (Some(found), Some(row)) = (token_ids.get(index), rows.get(index)) else { return Some(others()) };
+            let Some(own) = usize::try_from(*expected).ok().and_then(|id| row.get(id)) else { return Some(others()) };
+            if let Some(off) = farthest(&[*own], &[*recorded], self.tolerance) {
+                let parted = if found == expected { String::new() } else { format!("{}, and ", others()) };
+                return Some(format!("{parted}a token's logit is {off}"));
+            }
+            if found != expected {
+                let highest = row.iter().fold(f32::NEG_INFINITY, |most, logit| most.max(*logit));
+                return (highest - own > self.tolerance).then(others);
+            }
         }
-        let until = parted.map_or(self.logits.len(), |index| index + 1);
-        let compared = |logits: &[f32]| logits[..until.min(logits.len())].to_vec();
-        let off = farthest(&compared(logits), &compared(&self.logits), self.tolerance)?;
-        Some(match parted {
-            Some(_) => format!("tokens {token_ids:?} instead of {:?}, and a token's logit is {off}", self.token_ids),
-            None => format!("a token's logit is {off}"),
-        })
+        (token_ids.len() != self.token_ids.len()).then(others)
     }
 }
 
@@ -175,4 +178,53 @@ fn farthest(found: &[f32], expected: &[f32], tolerance: f32) -> Option<String> {
     let worst = found.iter().zip(expected).max_by(|a, b| (a.0 - a.1).abs().total_cmp(&(b.0 - b.1).abs()))?;
     let within = (worst.0 - worst.1).abs() <= tolerance;
     (!within).then(|| format!("{} instead of {} (allowed: {tolerance} apart)", worst.0, worst.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known() -> KnownTokens {
+        KnownTokens { token_ids: vec![1, 2], logits: vec![5.0, 4.0], tolerance: 0.5 }
+    }
+
+    #[test]
+    fn equal_tokens_with_near_logits_are_the_answer() {
+        assert_eq!(known().difference(&[1, 2], &[&[0.0, 5.2, 1.0], &[0.0, 1.0, 3.8]]), None);
+        let off = known().difference(&[1, 2], &[&[0.0, 5.2, 1.0], &[0.0, 1.0, 3.0]]).unwrap();
+        assert!(off.contains("a token's logit is 3 instead of 4"), "{off}");
+        assert!(known().difference(&[1], &[&[0.0, 5.0, 1.0]]).is_some(), "one is missing");
+        assert!(
+            known().difference(&[1, 2, 0], &[&[0.0, 5.0, 1.0], &[0.0, 1.0, 4.0], &[1.0, 0.0, 0.0]]).is_some(),
+            "one too many"
+        );
+        assert!(known().difference(&[1, 2], &[&[0.0], &[0.0]]).is_some(), "no such token here");
+    }
+
+    #[test]
+    fn another_token_is_one_only_at_a_tie() {
+        assert_eq!(known().difference(&[2, 0], &[&[0.0, 5.0, 5.3], &[9.0, 0.0, 0.0]]), None, "a tie, and another text behind it");
+        let wrong = known().difference(&[2, 0], &[&[0.0, -5.0, 5.0], &[9.0, 0.0, 0.0]]).unwrap();
+        assert!(wrong.contains("tokens [2, 0] instead of [1, 2]"), "as high a logit, but of another token: {wrong}");
+        assert!(
+            known().difference(&[2, 0], &[&[0.0, 5.0, 6.0], &[9.0, 0.0, 0.0]]).is_some(),
+            "the expected one is no longer the likeliest"
+        );
+    }
+
+    #[test]
+    fn few_bits_widen_what_f32_recorded_and_four_leave_the_text_to_qualify() {
+        let answer = || KnownAnswer {
+            image: "a.png".into(),
+            describer: Some(KnownTokens { token_ids: vec![1], logits: vec![16.0], tolerance: 0.02 }),
+            classifier: Some(KnownProbabilities { description: None, probabilities: vec![0.5, 0.5], tolerance: 1e-3 }),
+        };
+        let tolerances =
+            |answer: KnownAnswer| (answer.describer.map(|half| half.tolerance), answer.classifier.unwrap().tolerance);
+        assert_eq!(tolerances(answer().from_f32(Precision::F32).unwrap()), (Some(0.02), 1e-3));
+        assert_eq!(tolerances(answer().from_f32(Precision::Int8).unwrap()), (Some(16.0 * 0.1), 0.05));
+        assert_eq!(tolerances(answer().from_f32(Precision::Int4Int8).unwrap()), (None, 0.05));
+        assert_eq!(tolerances(answer().of_its_own(Precision::Int4)), (Some(16.0 * 0.02), 0.02));
+        assert_eq!(KnownAnswer { classifier: None, ..answer() }.from_f32(Precision::Int4), None);
+    }
 }
