@@ -286,7 +286,7 @@ impl Intake {
         self.render_twins(sha256)
     }
 
-    /// Writes the pages anew that the program may have been about to write when it died, see [`Intake::renew_twins`].
+    /// Writes the pages anew that the program may have been about to write when it died, see `renew_twins`.
     ///
     /// # Errors
     /// The ledger.
