@@ -61,7 +61,7 @@ pub(crate) fn write(
                 tensor.data_location = Some(DataLocation::External.into());
                 tensor.external_data = external(&location, *offset, initialiser.byte_len());
             }
-            _ => tensor.raw_data = Some(whole(initialiser, weights, progress)?),
+            _ => tensor.raw_data = Some(whole(initialiser, weights, BLOCK_BYTES, progress)?),
         }
         tensors.push(tensor);
     }
@@ -205,7 +205,9 @@ fn write_rows(
             let mut columns = Columns { outputs: initialiser.dims[initialiser.dims.len() - 1] as u64, size, first: 0 };
             let mut at = 0;
             for block in weights.blocks(weight, block_bytes)? {
-                let bytes = quantised(initialiser, weight, weights, &block?, width)?;
+                let block = block?;
+                check_finite(weight, weights, &block)?;
+                let bytes = quantised(*storage, *form, &block, width).ok_or_else(|| not_a_number_of(initialiser, weight))?;
                 match (storage, form) {
                     (Storage::Channels, Form::Codes) => columns.write(&transposed(&bytes, width), width, sink)?,
                     _ => sink(at, &bytes)?,
@@ -218,22 +220,14 @@ fn write_rows(
     }
 }
 
-/// The codes or scales of some rows, as they are stored but for the order.
-fn quantised(
-    initialiser: &Initialiser,
-    weight: &Weight,
-    weights: &Weights<'_>,
-    rows: &[f32],
-    width: usize,
-) -> Result<Vec<u8>, ExportError> {
-    let Content::Quantised { storage, form, .. } = initialiser.content else { unreachable!("the caller has matched it") };
-    check_finite(weight, weights, rows)?;
+/// The codes or scales of some rows, as they are stored but for the order; floats have neither.
+fn quantised(storage: Storage, form: Form, rows: &[f32], width: usize) -> Option<Vec<u8>> {
     let (codes, scales) = match storage {
         Storage::Channels => quantise::channels(rows, width),
         Storage::Blocks { bits } => quantise::blocks(rows, width, bits),
-        Storage::Float => return Err(not_a_number_of(initialiser, weight)),
+        Storage::Float => return None,
     };
-    Ok(match form {
+    Some(match form {
         Form::Codes => codes,
         Form::Scales => DType::F32.encode(&scales),
     })
@@ -261,11 +255,7 @@ impl Columns {
     }
 }
 
-fn whole(initialiser: &Initialiser, weights: &Weights<'_>, progress: &dyn Fn(u64)) -> Result<Vec<u8>, ExportError> {
-    in_memory(initialiser, weights, BLOCK_BYTES, progress)
-}
-
-fn in_memory(
+fn whole(
     initialiser: &Initialiser,
     weights: &Weights<'_>,
     block_bytes: usize,
@@ -450,12 +440,11 @@ mod tests {
             (Elem::F32, vec![8, 2], few(blocks, Form::Scales)),
         ] {
             let initialiser = Initialiser { name: "x".into(), elem, dims, content };
-            let whole = in_memory(&initialiser, &weights, BLOCK_BYTES, &|_| ()).unwrap();
+            let at_once = whole(&initialiser, &weights, BLOCK_BYTES, &|_| ()).unwrap();
             for rows in [1, 3] {
                 let written = Cell::new(0);
-                let pieces =
-                    in_memory(&initialiser, &weights, rows * 4 * 150, &|bytes| written.set(written.get() + bytes)).unwrap();
-                assert!(pieces == whole, "{initialiser:?} in blocks of {rows} rows");
+                let pieces = whole(&initialiser, &weights, rows * 4 * 150, &|bytes| written.set(written.get() + bytes)).unwrap();
+                assert!(pieces == at_once, "{initialiser:?} in blocks of {rows} rows");
                 assert_eq!(written.get(), initialiser.byte_len(), "progress tells all bytes");
             }
         }

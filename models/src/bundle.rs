@@ -321,10 +321,7 @@ impl Manifest {
 
     /// Every graph with its path.
     pub fn graphs(&self) -> Vec<&Graph> {
-        let describer = self
-            .describer
-            .iter()
-            .flat_map(|part| [&part.vision, &part.embedding, &part.decoder.graph].into_iter().chain(&part.decoder.prompts));
+        let describer = self.describer.iter().flat_map(Describer::graphs);
         let classifier =
             self.classifier.iter().flat_map(|part| part.image.iter().chain(&part.text).chain(std::iter::once(&part.prmf)));
         describer.chain(classifier).collect()
@@ -456,6 +453,13 @@ fn in_parallel<I: Sync, T: Send>(items: &[I], work: impl Fn(&I) -> Result<T, Bun
 fn take<'a, I>(next: &AtomicUsize, items: &'a [I]) -> Option<(usize, &'a I)> {
     let index = next.fetch_add(1, Ordering::Relaxed);
     items.get(index).map(|item| (index, item))
+}
+
+impl Describer {
+    /// Its graphs.
+    pub fn graphs(&self) -> impl Iterator<Item = &Graph> {
+        [&self.vision, &self.embedding, &self.decoder.graph].into_iter().chain(&self.decoder.prompts)
+    }
 }
 
 impl Precision {

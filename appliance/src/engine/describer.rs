@@ -73,10 +73,7 @@ impl Layout {
         let towers = patches * (12 * vision.hidden + 3 * vision.inner) as u64;
         let outputs = (2 * slots * vocabulary + slots * tokens * text.head_size as usize) as u64;
         Plan {
-            weights: memory::weights(
-                bundle,
-                [&part.vision, &part.embedding, &part.decoder.graph].into_iter().chain(&part.decoder.prompts),
-            ),
+            weights: memory::weights(bundle, part.graphs()),
             cache: Cache::bytes(&part.decoder, slots, tokens),
             work: 4 * (prefill.max(towers) + outputs),
         }

@@ -68,12 +68,11 @@ const FEW_PAGES: &str = "PRAGMA cache_size=-256;";
 
 fn configure(connection: &Connection) -> Result<(), LedgerError> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
-    connection.execute_batch(FEW_PAGES)?;
-    connection.execute_batch(
-        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF;
+    connection.execute_batch(&format!(
+        "{FEW_PAGES} PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF;
          PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0; PRAGMA wal_autocheckpoint=1000;
-         PRAGMA recursive_triggers=ON; PRAGMA journal_size_limit=67108864;",
-    )?;
+         PRAGMA recursive_triggers=ON; PRAGMA journal_size_limit=67108864;"
+    ))?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     keep_wal(connection)
 }
