@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
@@ -97,12 +98,15 @@ fn half_transferred_files_are_left_alone_until_they_get_their_name() {
 #[test]
 fn a_file_that_is_taken_away_while_it_waits_is_forgotten_quietly() {
     let appliance = Appliance::new();
-    appliance.set("settle_ms", "1500");
+    appliance.set("settle_ms", "20000");
     let patches = patches(2);
     let daemon = appliance.daemon().start();
-    drop_by_copy(&patches[0].bytes, &appliance.inbox("gone.png"));
-    std::thread::sleep(Duration::from_millis(500));
+    // A file that its writer still holds waits for the whole of `settle_ms`.
+    let mut gone = fs::File::create(appliance.inbox("gone.png")).expect("the inbox is writable");
+    gone.write_all(&patches[0].bytes).expect("the inbox is writable");
+    wait_for(LIMIT, "it to be seen", || appliance.status_text().contains("WORKING 0 of 1"));
     fs::remove_file(appliance.inbox("gone.png")).expect("the inbox is writable");
+    drop(gone);
     drop_by_copy(&patches[1].bytes, &appliance.inbox("stays.png"));
     wait_for(LIMIT, "the other's report", || appliance.done("stays.png.report.json").is_file());
     assert!(appliance.files().iter().all(|row| row.source == "stays.png"), "{:?}", appliance.files());
