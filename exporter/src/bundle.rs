@@ -6,6 +6,7 @@ use crate::{
     export::{GraphInfo, Step, export_lowered, weight_bytes},
     lower::{cache_head_size, lower},
     model_card::model_card,
+    policy::Policy,
     source::{Network, Sizes, Source},
     write::{Made, PRODUCER},
 };
@@ -213,6 +214,10 @@ fn write_describer(
         image_size: *image_size,
         vision,
         embedding,
+        table: bundle::Table {
+            file: format!("{DESCRIBER}/embedding.onnx.data"),
+            dtype: Policy::new(recipe.precision, &source.graph(Network::Embedding)?).table().name().to_string(),
+        },
         decoder: bundle::Decoder {
             graph,
             prompts,

@@ -127,6 +127,8 @@ pub enum Content {
     Bytes(Vec<u8>),
     /// A parameter, as the checkpoint holds it.
     Rows(Weight),
+    /// As `Rows`, of whatever size outside of the graph's file: whoever looks rows up can read them there without the graph.
+    Table(Weight),
     /// A matrix parameter `[outputs, inputs]`, stored `[inputs, outputs]`.
     Transposed(Weight),
     /// A matrix parameter `[outputs, inputs]` in few bits.
@@ -280,7 +282,7 @@ impl fmt::Display for OnnxGraph {
         for Initialiser { name, elem, dims, content } in &self.initialisers {
             let from = match content {
                 Content::Bytes(bytes) => constant(*elem, bytes),
-                Content::Rows(weight) => weight.to_string(),
+                Content::Rows(weight) | Content::Table(weight) => weight.to_string(),
                 Content::Transposed(weight) => format!("transposed {weight}"),
                 Content::Quantised { weight, storage, form } => format!("{} of {weight} in {storage:?}", form.name()),
             };

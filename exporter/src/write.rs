@@ -24,7 +24,7 @@ use std::{
 
 /// Name of this program in the files that it writes.
 pub const PRODUCER: &str = "mmlnb-export";
-/// Tensors above this many bytes lie in the external file.
+/// Tensors above this many bytes lie in the external file, tables whatever their size.
 const INLINE_BYTES: u64 = 64 << 10;
 /// External tensors begin at multiples of this, so that they can be mapped.
 const ALIGNMENT: u64 = 4096;
@@ -158,7 +158,7 @@ fn places(initialisers: &[Initialiser]) -> (Vec<Option<u64>>, u64) {
     let mut end = 0u64;
     let offsets = initialisers.iter().map(|initialiser| {
         let bytes = initialiser.byte_len();
-        (bytes > INLINE_BYTES).then(|| {
+        (bytes > INLINE_BYTES || matches!(initialiser.content, Content::Table(_))).then(|| {
             let offset = end.next_multiple_of(ALIGNMENT);
             end = offset + bytes;
             offset
@@ -180,7 +180,7 @@ fn write_rows(
     let size = initialiser.elem.size() as u64;
     match &initialiser.content {
         Content::Bytes(bytes) => sink(0, bytes),
-        Content::Rows(weight) => {
+        Content::Rows(weight) | Content::Table(weight) => {
             let mut at = 0;
             for block in weights.blocks(weight, block_bytes)? {
                 let bytes = stored(initialiser, weight, weights, &block?)?;

@@ -109,6 +109,8 @@ pub struct Describer {
     pub vision: Graph,
     /// The embedding: token ids to rows.
     pub embedding: Graph,
+    /// The same rows, to be read without the graph.
+    pub table: Table,
     /// The language model with its cache.
     pub decoder: Decoder,
 }
@@ -145,6 +147,16 @@ pub struct Graph {
     pub outputs: Vec<Port>,
     /// Elements of the checkpoint tensors used.
     pub parameters: u64,
+}
+
+/// A matrix that fills a file row by row.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// Path in the bundle.
+    pub file: String,
+    /// f32 or f16, little-endian.
+    pub dtype: String,
 }
 
 /// An input or output of a graph.
@@ -338,7 +350,8 @@ impl Manifest {
             }
         }
         let images = self.known_answers.iter().map(|answer| &answer.image);
-        for name in self.graphs().into_iter().map(|graph| &graph.file).chain(images) {
+        let tables = self.describer.iter().map(|part| &part.table.file);
+        for name in self.graphs().into_iter().map(|graph| &graph.file).chain(tables).chain(images) {
             if !self.files.contains_key(name) {
                 return Err(format!("`{name}` is used but not listed in `files`"));
             }
@@ -458,7 +471,12 @@ fn take<'a, I>(next: &AtomicUsize, items: &'a [I]) -> Option<(usize, &'a I)> {
 impl Describer {
     /// Its graphs.
     pub fn graphs(&self) -> impl Iterator<Item = &Graph> {
-        [&self.vision, &self.embedding, &self.decoder.graph].into_iter().chain(&self.decoder.prompts)
+        self.served().chain([&self.embedding])
+    }
+
+    /// Those that run: the embedding's rows are read from its table.
+    pub fn served(&self) -> impl Iterator<Item = &Graph> {
+        [&self.vision, &self.decoder.graph].into_iter().chain(&self.decoder.prompts)
     }
 }
 

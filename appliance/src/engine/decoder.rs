@@ -1,4 +1,4 @@
-//! The language model on a cache of slots: a prompt fills one slot, a step adds one token to each of the first slots.
+//! The language model on a cache of slots: a prompt is read into one slot in pieces, a step adds one token to each of the first slots.
 
 use mmlnb_models::bundle;
 use mmlnb_models::prepare::rotary::RotaryTable;
@@ -11,7 +11,7 @@ use super::cache::{self, Cache};
 /// The decoder's session with its cache, its angles and its bindings.
 pub(super) struct Decoder {
     // Bindings point into the cache and the logits: they are declared, and so dropped, first.
-    prefill: Vec<Bound>,
+    prompts: Vec<Bound>,
     steps: Vec<Bound>,
     sessions: Sessions,
     cache: Cache,
@@ -44,6 +44,8 @@ struct Angles {
     cos: Tensor<f32>,
     sin: Tensor<f32>,
     width: usize,
+    /// The graph rotates outside of its attention, so it needs no other rows than those of a call: on a GPU all others would be copied for nothing.
+    by_call: bool,
 }
 
 /// Sizes of a decoder in service.
@@ -75,7 +77,7 @@ impl Decoder {
     /// Allocates cache and angles and binds them once for every slot and every number of rows.
     pub fn new(mut sessions: Sessions, shape: &bundle::Decoder, room: Room, cuda: bool) -> ort::Result<Decoder> {
         let mut cache = Cache::new(&sessions.steps, shape, room.in_cache(), room.tokens, cuda)?;
-        let angles = Angles::new(room.in_cache() * room.tokens, shape.head_size as usize / 2)?;
+        let angles = Angles::new(room.in_cache() * room.tokens, shape.head_size as usize / 2, shape.cache_dtype != "f32")?;
         let mut bound = |session: &Session, first: usize, rows: usize| -> ort::Result<Bound> {
             let binding = session.create_binding()?;
             let logits = Tensor::<f32>::new(&Allocator::default(), [rows as i64, room.vocabulary as i64])?;
@@ -86,22 +88,25 @@ impl Decoder {
             }
             Ok(Bound { binding, logits })
         };
-        let prefill = (0..room.slots).map(|slot| bound(sessions.prompts(), slot, 1)).collect::<ort::Result<_>>()?;
+        let prompts = (0..room.slots).map(|slot| bound(sessions.prompts(), slot, 1)).collect::<ort::Result<_>>()?;
         let steps = (1..=room.in_cache()).map(|rows| bound(&sessions.steps, 0, rows)).collect::<ort::Result<_>>()?;
-        Ok(Decoder { prefill, steps, sessions, cache, angles, room })
+        Ok(Decoder { prompts, steps, sessions, cache, angles, room })
     }
 
-    /// Fills `slot` with a prompt `[length, hidden]` and gives the logits after its last token. `angles`: one row for each token of the prompt
-    /// and for each that may follow.
-    pub fn prefill(&mut self, slot: usize, embeds: Vec<f32>, length: usize, angles: &RotaryTable) -> ort::Result<&[f32]> {
-        let first = slot * self.room.tokens;
-        self.angles.write(first, angles);
-        let hidden = embeds.len() / length;
-        let embeds = Tensor::from_array(([1, length, hidden], embeds))?;
-        let positions = (first..first + length).map(|row| row as i64).collect();
-        let bound = &mut self.prefill[slot];
-        let call = Call { positions, rows: vec![length as i64 - 1], lengths: vec![length] };
-        call.run(self.sessions.prompts(), bound, &embeds.upcast(), &self.angles)
+    /// Takes down the angles of a request's tokens, those of its prompt and those that may follow, the first one at the slot's token `from`.
+    pub fn place(&mut self, slot: usize, from: usize, angles: &RotaryTable) {
+        self.angles.write(slot * self.room.tokens + from, angles);
+    }
+
+    /// Reads further tokens of a prompt, their rows `embeds` `[tokens, hidden]`, into a slot that holds `from` tokens; their angles are placed. Gives
+    /// the logits after the last one.
+    pub fn read(&mut self, slot: usize, from: usize, embeds: &[f32], hidden: usize) -> ort::Result<&[f32]> {
+        let tokens = embeds.len() / hidden;
+        let embeds = Tensor::from_array(([1, tokens, hidden], embeds.to_vec()))?;
+        let first = slot * self.room.tokens + from;
+        let call =
+            Call { places: (first..first + tokens).collect(), rows: vec![tokens as i64 - 1], lengths: vec![from + tokens] };
+        call.run(self.sessions.prompts(), &mut self.prompts[slot], &embeds.upcast(), &self.angles)
     }
 
     /// Rows that a step of so many requests has: further ones are filled up.
@@ -109,14 +114,15 @@ impl Decoder {
         self.room.rows(requests)
     }
 
-    /// Adds one token to each of the first slots, whose `lengths` count the tokens before it (none in a row that is only filled up); `embeds` is
-    /// `[rows, 1, hidden]`. Gives the logits `[rows, vocabulary]`.
-    pub fn step(&mut self, embeds: &DynTensor, lengths: &[usize]) -> ort::Result<&[f32]> {
-        assert!(lengths.len() >= self.room.fewest, "a step has all its rows");
-        let positions = lengths.iter().enumerate().map(|(slot, length)| (slot * self.room.tokens + length) as i64).collect();
-        let rows = (0..lengths.len() as i64).collect();
-        let call = Call { positions, rows, lengths: lengths.iter().map(|length| length + 1).collect() };
-        call.run(&mut self.sessions.steps, &mut self.steps[lengths.len() - 1], embeds, &self.angles)
+    /// Adds one token, its row of `embeds` `[rows, hidden]`, to each of the first slots, whose `lengths` count the tokens before it. Gives the logits
+    /// `[rows, vocabulary]`.
+    pub fn step(&mut self, embeds: Vec<f32>, lengths: &[usize]) -> ort::Result<&[f32]> {
+        let rows = lengths.len();
+        assert!(rows >= self.room.fewest, "a step has all its rows");
+        let embeds = Tensor::from_array(([rows, 1, embeds.len() / rows], embeds))?;
+        let places = lengths.iter().enumerate().map(|(slot, length)| slot * self.room.tokens + length).collect();
+        let call = Call { places, rows: (0..rows as i64).collect(), lengths: lengths.iter().map(|length| length + 1).collect() };
+        call.run(&mut self.sessions.steps, &mut self.steps[rows - 1], &embeds.upcast(), &self.angles)
     }
 
     /// Moves a request of `length` tokens into another slot.
@@ -130,7 +136,7 @@ impl Decoder {
 /// The small inputs of one call.
 struct Call {
     /// Row of the angles for each token.
-    positions: Vec<i64>,
+    places: Vec<usize>,
     /// Tokens whose logits are wanted.
     rows: Vec<i64>,
     /// Tokens of each slot after the call.
@@ -144,10 +150,18 @@ impl Call {
         let last = self.lengths.iter().map(|length| *length as i32 - 1).collect::<Vec<_>>();
         let binding = &mut bound.binding;
         binding.bind_input("inputs_embeds", embeds)?;
-        let positions = Tensor::from_array(([batch, self.positions.len() / batch], self.positions))?;
-        binding.bind_input("position_ids", &positions)?;
-        binding.bind_input("cos", &angles.cos)?;
-        binding.bind_input("sin", &angles.sin)?;
+        let tokens = self.places.len();
+        let positions = if angles.by_call {
+            let [cos, sin] = angles.rows(&self.places)?;
+            binding.bind_input("cos", &cos)?;
+            binding.bind_input("sin", &sin)?;
+            (0..tokens as i64).collect()
+        } else {
+            binding.bind_input("cos", &angles.cos)?;
+            binding.bind_input("sin", &angles.sin)?;
+            self.places.iter().map(|place| *place as i64).collect::<Vec<_>>()
+        };
+        binding.bind_input("position_ids", &Tensor::from_array(([batch, tokens / batch], positions))?)?;
         binding.bind_input("logits_rows", &Tensor::from_array(([self.rows.len()], self.rows))?)?;
         binding.bind_input("seqlens_k", &Tensor::from_array(([batch], last))?)?;
         binding.bind_input("total_sequence_length", &Tensor::from_array(((), vec![longest]))?)?;
@@ -157,9 +171,9 @@ impl Call {
 }
 
 impl Angles {
-    fn new(rows: usize, width: usize) -> ort::Result<Angles> {
+    fn new(rows: usize, width: usize, by_call: bool) -> ort::Result<Angles> {
         let table = || Tensor::<f32>::new(&Allocator::default(), [rows as i64, width as i64]);
-        Ok(Angles { cos: table()?, sin: table()?, width })
+        Ok(Angles { cos: table()?, sin: table()?, width, by_call })
     }
 
     fn write(&mut self, row: usize, table: &RotaryTable) {
@@ -167,6 +181,16 @@ impl Angles {
         for (target, values) in [(&mut self.cos, &table.cos), (&mut self.sin, &table.sin)] {
             target.extract_tensor_mut().1[start..start + values.len()].copy_from_slice(values);
         }
+    }
+
+    /// These rows alone.
+    fn rows(&self, places: &[usize]) -> ort::Result<[Tensor<f32>; 2]> {
+        let of = |table: &Tensor<f32>| {
+            let (_, values) = table.extract_tensor();
+            let rows = places.iter().flat_map(|place| &values[place * self.width..(place + 1) * self.width]);
+            Tensor::from_array(([places.len(), self.width], rows.copied().collect::<Vec<f32>>()))
+        };
+        Ok([of(&self.cos)?, of(&self.sin)?])
     }
 
     fn copy(&mut self, from: usize, to: usize, rows: usize) {

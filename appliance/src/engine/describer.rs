@@ -14,7 +14,8 @@ use super::memory::{self, Plan};
 use super::prompt::Prompter;
 use super::runtime::Runtime;
 use super::slots::{Job, Worker};
-use super::vision::Embedder;
+use super::table::Table;
+use super::vision::Tower;
 use super::{Description, EngineError, EngineOptions, Mode, PatchImage, Request, StopReason, Trace};
 use crate::clock::milliseconds;
 
@@ -73,7 +74,7 @@ impl Layout {
         let towers = patches * (12 * vision.hidden + 3 * vision.inner) as u64;
         let outputs = (2 * slots * vocabulary + slots * tokens * text.head_size as usize) as u64;
         Plan {
-            weights: memory::weights(bundle, part.graphs()),
+            weights: memory::weights(bundle, part.served()),
             cache: Cache::bytes(&part.decoder, slots, tokens),
             work: 4 * (prefill.max(towers) + outputs),
         }
@@ -83,15 +84,17 @@ impl Layout {
     pub fn start(self, bundle: &Bundle, part: &bundle::Describer, runtime: &Runtime) -> Result<Describer, EngineError> {
         let Layout { prompter, room } = self;
         let load = |graph: &bundle::Graph| runtime.load(&bundle.path(&graph.file));
-        let embedder = Embedder::new(load(&part.vision)?, load(&part.embedding)?, prompter.config.image_token);
+        let text = &prompter.config.text;
+        let table = Table::open(bundle, &part.table, text.vocabulary as usize, text.hidden as usize)?;
+        let tower = Tower::new(load(&part.vision)?);
         let cuda = runtime.provider.name == "cuda";
         let sessions =
             Sessions { steps: load(&part.decoder.graph)?, prompts: part.decoder.prompts.as_ref().map(load).transpose()? };
         let decoder = Decoder::new(sessions, &part.decoder, room, cuda)
             .map_err(|error| runtime.error("cannot allocate the describer's cache", &error))?;
         let (jobs, queue) = channel();
-        let mut worker = Worker::new(runtime.clone(), embedder, decoder, room.slots);
-        worker.warm_up()?;
+        let mut worker = Worker::new(runtime.clone(), tower, table, decoder, room.slots, prompter.config.image_token);
+        worker.warm_up(&prompter.opening())?;
         let thread = std::thread::Builder::new()
             .name("describer".to_string())
             .spawn(move || worker.serve(&queue))

@@ -23,6 +23,14 @@ pub(super) struct Prompter {
     rendered: Vec<i64>,
 }
 
+/// What all prompts of a bundle begin with, before the image.
+pub(super) struct Opening {
+    /// The token ids.
+    pub ids: Vec<i64>,
+    /// Their angles.
+    pub angles: RotaryTable,
+}
+
 /// One image's prompt.
 pub(super) struct Prompt {
     /// The patches.
@@ -59,6 +67,13 @@ impl Prompter {
         let image = pixels / (factor * factor);
         let image = if self.processor.size.is_some() { image } else { image.min(IMAGE_TOKENS) };
         self.rendered.len() - 1 + image as usize + answer
+    }
+
+    /// The tokens before the image.
+    pub fn opening(&self) -> Opening {
+        let ids: Vec<i64> = self.rendered.iter().copied().take_while(|id| *id != self.config.image_token).collect();
+        let places: Vec<i64> = (0..ids.len() as i64).collect();
+        Opening { angles: rotary_table(&[places.clone(), places.clone(), places], &self.config.text), ids }
     }
 
     /// Prepares an image whose answer may take `answer` tokens, for a slot of `room` tokens.

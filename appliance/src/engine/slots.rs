@@ -1,7 +1,8 @@
 //! The describer's thread: it decodes all requests together, one token a step.
 //!
-//! Requests join whenever a slot is free and leave when they end; active slots stay in front, the last one moves into a gap. The rows of a batch
-//! do not see each other, so the tokens of a request do not depend on what else runs.
+//! Requests join whenever a slot is free and leave when they end; those who write stay in front, the last one moves into a gap. A prompt is read
+//! between the steps of the others, in pieces. The rows of a batch do not see each other, and a prompt gives the same numbers however it is cut, so
+//! the tokens of a request do not depend on what else runs.
 
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
@@ -10,9 +11,11 @@ use mmlnb_models::prepare::sampling::Sampler;
 
 use super::decoder::Decoder;
 use super::line::{Asks, Line};
-use super::prompt::Prompt;
+use super::pace::Pace;
+use super::prompt::{Opening, Prompt};
 use super::runtime::Runtime;
-use super::vision::Embedder;
+use super::table::Table;
+use super::vision::Tower;
 use super::{EngineError, Request, StopReason, Trace};
 use crate::clock::milliseconds;
 
@@ -45,14 +48,21 @@ pub(super) struct Answer {
     pub trace: Option<Trace>,
 }
 
-/// The networks and the requests in their slots; `active[i]` has slot i.
+/// The networks and the requests in their slots: `writing[i]` has slot i, the one whose prompt is being read the slot after them. All slots hold
+/// the opening of the prompts at all times.
 pub(super) struct Worker {
     runtime: Runtime,
-    embedder: Embedder,
+    tower: Tower,
+    table: Table,
     decoder: Decoder,
     slots: usize,
+    image_token: i64,
+    /// Tokens of the opening.
+    opening: usize,
+    pace: Pace,
     waiting: Line<Job>,
-    active: Vec<Row>,
+    reading: Option<Reading>,
+    writing: Vec<Row>,
 }
 
 /// A request in a slot.
@@ -63,121 +73,184 @@ struct Row {
     tokens: Vec<i64>,
     logprobs: f64,
     elapsed: Vec<(&'static str, f64)>,
-    /// When decoding began.
-    decoding: Instant,
+    /// When its present part began.
+    since: Instant,
     /// Kept for the trace only.
     image_embeds: Vec<f32>,
     /// Kept for the trace only.
     logits: Vec<f32>,
 }
 
-/// A prompt that has been read into a slot.
+/// A request whose prompt is being read.
 struct Reading {
-    image_embeds: Vec<f32>,
-    logits: Vec<f32>,
-    elapsed: [(&'static str, f64); 3],
+    row: Row,
+    /// The prompt's rows `[tokens, hidden]`.
+    embeds: Vec<f32>,
 }
 
 impl Worker {
     /// A thread's state without requests.
-    pub fn new(runtime: Runtime, embedder: Embedder, decoder: Decoder, slots: usize) -> Worker {
-        Worker { runtime, embedder, decoder, slots, waiting: Line::default(), active: Vec::new() }
+    pub fn new(runtime: Runtime, tower: Tower, table: Table, decoder: Decoder, slots: usize, image_token: i64) -> Worker {
+        Worker {
+            runtime,
+            tower,
+            table,
+            decoder,
+            slots,
+            image_token,
+            opening: 0,
+            pace: Pace::default(),
+            waiting: Line::default(),
+            reading: None,
+            writing: Vec::new(),
+        }
     }
 
-    /// One step with every slot taken: the memory for it is there from the start on, and does not have to be found once all slots meet.
-    pub fn warm_up(&mut self) -> Result<(), EngineError> {
+    /// Reads the opening into every slot, and takes one step with every slot taken: the memory for it is there from the start on, and does not have
+    /// to be found once all slots meet.
+    pub fn warm_up(&mut self, opening: &Opening) -> Result<(), EngineError> {
+        self.read_opening(opening)
+            .and_then(|()| self.full_step())
+            .map_err(|error| self.runtime.error("the language model failed", &error))
+    }
+
+    fn read_opening(&mut self, opening: &Opening) -> ort::Result<()> {
+        self.opening = opening.ids.len();
+        if self.opening > 0 {
+            self.decoder.place(0, 0, &opening.angles);
+            self.decoder.read(0, 0, &self.table.rows(&opening.ids), self.table.width())?;
+            (1..self.decoder.rows(self.slots)).try_for_each(|slot| self.decoder.relocate(0, slot, self.opening))?;
+        }
+        Ok(())
+    }
+
+    fn full_step(&mut self) -> ort::Result<()> {
         let rows = self.decoder.rows(self.slots);
-        let step = self.embedder.tokens(vec![0; rows]).and_then(|embeds| {
-            let lengths = vec![1; rows];
-            self.decoder.step(&embeds, &lengths).map(|_| ())
-        });
-        step.map_err(|error| self.runtime.error("the language model failed", &error))
+        self.decoder.step(self.table.rows(&vec![0; rows]), &vec![self.opening; rows]).map(|_| ())
     }
 
     /// Serves requests until nobody can send any more.
     pub fn serve(mut self, queue: &Receiver<Job>) {
         loop {
-            if self.active.is_empty() && self.waiting.is_empty() {
+            if self.writing.is_empty() && self.reading.is_none() && self.waiting.is_empty() {
                 match queue.recv() {
                     Ok(job) => self.waiting.join([job]),
                     Err(_) => return,
                 }
             }
             self.waiting.join(queue.try_iter());
-            while self.active.len() < self.slots {
-                self.dismiss();
-                let Some(job) = self.waiting.take_first() else { break };
-                self.admit(job);
-                self.waiting.join(queue.try_iter());
-            }
             self.dismiss();
+            self.admit();
+            self.read_on();
             self.waiting.show_life();
-            for slot in (0..self.active.len()).rev() {
-                if self.active[slot].job.request.is_cancelled() {
-                    self.leave(slot, Err(EngineError::Cancelled));
-                }
-            }
-            if !self.active.is_empty() {
-                self.step();
+            self.dismiss();
+            self.step();
+        }
+    }
+
+    /// Answers those that were given up.
+    fn dismiss(&mut self) {
+        let cancelled = self.waiting.leave_cancelled();
+        cancelled.into_iter().for_each(|job| Row::new(job, 0).answer(Err(EngineError::Cancelled)));
+        if let Some(reading) = self.reading.take_if(|reading| reading.row.job.request.is_cancelled()) {
+            reading.row.answer(Err(EngineError::Cancelled));
+        }
+        for slot in (0..self.writing.len()).rev() {
+            if self.writing[slot].job.request.is_cancelled() {
+                self.leave(slot, Err(EngineError::Cancelled));
             }
         }
     }
 
-    /// Answers those in line that were given up.
-    fn dismiss(&mut self) {
-        let cancelled = self.waiting.leave_cancelled();
-        cancelled.into_iter().for_each(|job| Row::new(job).answer(Err(EngineError::Cancelled)));
+    /// If a slot is free and no prompt is being read, the next in line takes it: its image is seen.
+    fn admit(&mut self) {
+        while self.reading.is_none() && self.writing.len() < self.slots {
+            let Some(job) = self.waiting.take_first() else { return };
+            let mut row = Row::new(job, self.opening);
+            row.part("queue", row.job.queued);
+            match self.see(&row.job.prompt) {
+                Ok(image) => self.reading = Some(self.begin(row, image)),
+                Err(error) => row.answer(Err(error)),
+            }
+        }
     }
 
-    /// Reads the prompt of a job into the next slot and writes its first token.
-    fn admit(&mut self, job: Job) {
-        let read = self.read(self.active.len(), &job);
-        let mut row = Row::new(job);
-        match read.and_then(|reading| row.begin(reading)) {
-            Ok(None) => self.active.push(row),
+    fn see(&mut self, prompt: &Prompt) -> Result<Vec<f32>, EngineError> {
+        let image = self.tower.see(&prompt.patches.pixel_values, &prompt.vision);
+        let image = image.map_err(|error| self.runtime.error("the vision tower failed", &error))?;
+        check_numbers(&image).map(|()| image)
+    }
+
+    /// Takes the slot behind those who write.
+    fn begin(&mut self, mut row: Row, image: Vec<f32>) -> Reading {
+        row.part("vision", row.since);
+        (row.job.request.beat)();
+        let Prompt { ids, angles, .. } = &row.job.prompt;
+        self.decoder.place(self.writing.len(), 0, angles);
+        let width = self.table.width();
+        let mut embeds = self.table.rows(ids);
+        let places = embeds.chunks_exact_mut(width).zip(ids).filter(|(_, id)| **id == self.image_token);
+        places.zip(image.chunks_exact(width)).for_each(|((place, _), token)| place.copy_from_slice(token));
+        if row.job.request.trace {
+            row.image_embeds = image;
+        }
+        Reading { row, embeds }
+    }
+
+    /// Reads a piece of the prompt that is being read, all of it if nobody waits for a step; after the last one the first token is written.
+    fn read_on(&mut self) {
+        let Some(mut reading) = self.reading.take() else { return };
+        let (width, from, slot) = (self.table.width(), reading.row.length, self.writing.len());
+        let left = reading.row.job.prompt.ids.len() - from;
+        let tokens = if self.writing.is_empty() { left } else { self.pace.piece(left) };
+        let started = Instant::now();
+        let logits = match self.decoder.read(slot, from, &reading.embeds[from * width..(from + tokens) * width], width) {
+            Ok(logits) => logits,
+            Err(error) => {
+                let error = self.runtime.error("the language model failed on the prompt", &error);
+                return reading.row.answer(Err(error));
+            }
+        };
+        self.pace.read(tokens, started.elapsed());
+        reading.row.length += tokens;
+        if tokens < left {
+            (reading.row.job.request.beat)();
+            self.reading = Some(reading);
+            return;
+        }
+        let Reading { mut row, .. } = reading;
+        row.part("prefill", row.since);
+        match row.write(logits) {
+            Ok(None) => self.writing.push(row),
             Ok(Some(stop)) => row.answer(Ok(stop)),
             Err(error) => row.answer(Err(error)),
         }
     }
 
-    fn read(&mut self, slot: usize, job: &Job) -> Result<Reading, EngineError> {
-        let Job { prompt, request, .. } = job;
-        if request.is_cancelled() {
-            return Err(EngineError::Cancelled);
-        }
-        let waited = milliseconds(job.queued);
-        let started = Instant::now();
-        let image = self.embedder.image(prompt).map_err(|error| self.runtime.error("the vision tower failed", &error))?;
-        check_numbers(&image)?;
-        let vision = milliseconds(started);
-        (request.beat)();
-        let started = Instant::now();
-        let embeds = self.embedder.prompt(prompt, &image).map_err(|error| self.runtime.error("the embedding failed", &error))?;
-        let logits = self.decoder.prefill(slot, embeds, prompt.ids.len(), &prompt.angles);
-        let logits = logits.map_err(|error| self.runtime.error("the language model failed on the prompt", &error))?.to_vec();
-        let elapsed = [("queue", waited), ("vision", vision), ("prefill", milliseconds(started))];
-        Ok(Reading { image_embeds: image, logits, elapsed })
-    }
-
-    /// One more token for every active request.
+    /// One more token for everyone who writes.
     fn step(&mut self) {
-        let rows = self.decoder.rows(self.active.len());
-        let mut ids: Vec<i64> = self.active.iter().map(Row::last).collect();
-        let mut lengths: Vec<usize> = self.active.iter().map(|row| row.length).collect();
+        if self.writing.is_empty() {
+            return;
+        }
+        let rows = self.decoder.rows(self.writing.len());
+        let mut ids: Vec<i64> = self.writing.iter().map(Row::last).collect();
+        let mut lengths: Vec<usize> = self.writing.iter().map(|row| row.length).collect();
         ids.resize(rows, 0);
-        lengths.resize(rows, 0);
-        let logits = self.embedder.tokens(ids).and_then(|embeds| self.decoder.step(&embeds, &lengths));
-        let logits = match logits {
+        // A row that is only filled up leaves its mark where the next token of its slot will come to stand.
+        lengths.resize(rows, self.reading.as_ref().map_or(self.opening, |reading| reading.row.length));
+        let started = Instant::now();
+        let logits = match self.decoder.step(self.table.rows(&ids), &lengths) {
             Ok(logits) => logits,
             Err(error) => {
                 let error = self.runtime.error("the language model failed", &error);
-                self.active.drain(..).for_each(|row| row.answer(Err(error.clone())));
-                return;
+                let all = self.writing.drain(..).chain(self.reading.take().map(|reading| reading.row));
+                return all.for_each(|row| row.answer(Err(error.clone())));
             }
         };
-        let width = logits.len() / lengths.len();
+        self.pace.stepped(started.elapsed());
+        let width = logits.len() / rows;
         let mut ended = Vec::new();
-        for (slot, (row, logits)) in self.active.iter_mut().zip(logits.chunks_exact(width)).enumerate() {
+        for (slot, (row, logits)) in self.writing.iter_mut().zip(logits.chunks_exact(width)).enumerate() {
             row.length += 1;
             match row.write(logits) {
                 Ok(None) => {}
@@ -190,40 +263,37 @@ impl Worker {
         }
     }
 
-    /// Answers the request of a slot and moves the last request into the gap.
+    /// Answers the request of a slot; the last one that writes moves into the gap, and the one that is being read behind it.
     fn leave(&mut self, slot: usize, outcome: Result<StopReason, EngineError>) {
-        self.active.swap_remove(slot).answer(outcome);
-        let last = self.active.len();
-        if slot < last {
-            let moved = self.decoder.relocate(last, slot, self.active[slot].length);
-            if let Err(error) = moved {
-                let error = self.runtime.error("a request could not be moved to another slot", &error);
-                self.leave(slot, Err(error));
+        self.writing.swap_remove(slot).answer(outcome);
+        let last = self.writing.len();
+        let moved = if slot < last { self.decoder.relocate(last, slot, self.writing[slot].length) } else { Ok(()) };
+        if let Some(reading) = self.reading.take() {
+            match self.decoder.relocate(last + 1, last, reading.row.length) {
+                Ok(()) => self.reading = Some(reading),
+                Err(error) => reading.row.answer(Err(self.unmoved(&error))),
             }
         }
+        if let Err(error) = moved {
+            self.leave(slot, Err(self.unmoved(&error)));
+        }
+    }
+
+    fn unmoved(&self, error: &ort::Error) -> EngineError {
+        self.runtime.error("a request could not be moved to another slot", error)
     }
 }
 
 impl Row {
-    fn new(job: Job) -> Row {
-        Row {
-            length: job.prompt.ids.len(),
-            job,
-            tokens: Vec::new(),
-            logprobs: 0.0,
-            elapsed: Vec::new(),
-            decoding: Instant::now(),
-            image_embeds: Vec::new(),
-            logits: Vec::new(),
-        }
+    fn new(job: Job, length: usize) -> Row {
+        let (tokens, elapsed, image_embeds, logits) = Default::default();
+        Row { job, length, tokens, logprobs: 0.0, elapsed, since: Instant::now(), image_embeds, logits }
     }
 
-    fn begin(&mut self, reading: Reading) -> Result<Option<StopReason>, EngineError> {
-        self.elapsed.extend(reading.elapsed);
-        if self.job.request.trace {
-            self.image_embeds = reading.image_embeds;
-        }
-        self.write(&reading.logits)
+    /// A part that began at `since` ends, and the next one begins.
+    fn part(&mut self, name: &'static str, since: Instant) {
+        self.elapsed.push((name, milliseconds(since)));
+        self.since = Instant::now();
     }
 
     /// Chooses the next token; says whether it was the last.
@@ -257,7 +327,7 @@ impl Row {
     /// Sends the outcome; a caller that no longer waits is no error.
     fn answer(mut self, outcome: Result<StopReason, EngineError>) {
         let trace = (outcome.is_ok() && self.job.request.trace).then(|| self.trace());
-        self.elapsed.push(("decode", milliseconds(self.decoding)));
+        self.part("decode", self.since);
         let Row { job, tokens, logprobs, elapsed, .. } = self;
         let _ = job.reply.send(outcome.map(|stop| Answer { tokens, logprobs, stop, elapsed, trace }));
     }

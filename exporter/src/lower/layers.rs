@@ -1,13 +1,14 @@
 //! Layers with weights, norms and activations.
 
 use super::{Lowering, Storage};
-use crate::nodes::{Attribute, Elem};
+use crate::nodes::{Attribute, Content, Elem};
 use mmlnb_models::graph::{Node, Weight};
 
 impl Lowering<'_> {
     pub(super) fn embedding(&mut self, node: &Node, table: &Weight) {
         let elem = self.policy.table();
-        let table = self.parameter(table, elem);
+        let dims = self.shape(table);
+        let table = self.emit.content(&table.name(), elem, dims, Content::Table(table.clone()));
         let ids = self.want(node.inputs[0], Elem::I64);
         self.last(node, "Gather", &[&table, &ids], vec![], elem);
     }

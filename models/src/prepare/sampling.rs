@@ -68,19 +68,13 @@ impl Sampler {
 
     /// The next token for the raw logits of the last position. The draw depends on seed, image hash and step alone.
     pub fn next(&mut self, logits: &[f32]) -> Result<Choice, LogitsError> {
-        check(logits)?;
-        let mut scores = logits.to_vec();
-        penalise(&mut scores, self.seen.iter().copied(), self.settings.repetition_penalty);
+        let most = check(logits)?;
+        let scores = Scores { logits, seen: &self.seen, penalty: self.settings.repetition_penalty as f32 };
         let greedy = !self.settings.do_sample || self.settings.temperature < COLDEST;
-        let id = if greedy {
-            largest(&scores)
-        } else {
-            warp(&mut scores, &self.settings);
-            drawn(&softmax(&scores), self.uniform())
-        };
+        let id = if greedy { scores.largest() } else { drawn(&candidates(&scores, &self.settings), self.uniform()) };
         self.step += 1;
         self.seen.insert(id as i64);
-        Ok(Choice { id: id as i64, logprob: logprob(logits, id) })
+        Ok(Choice { id: id as i64, logprob: f64::from(logits[id] - most) - sum_of_powers(logits, most).ln() })
     }
 
     /// Whether a token ends the description.
@@ -101,98 +95,247 @@ impl Sampler {
 /// The distribution that a token is drawn from: penalty, temperature, top-k, top-p, softmax, in this order.
 pub fn probabilities(logits: &[f32], previous: &[i64], settings: &GenerationSettings) -> Result<Vec<f32>, LogitsError> {
     check(logits)?;
-    let mut scores = logits.to_vec();
-    let seen: BTreeSet<i64> = previous.iter().copied().collect();
-    penalise(&mut scores, seen.into_iter(), settings.repetition_penalty);
-    warp(&mut scores, settings);
-    Ok(softmax(&scores))
+    let seen = previous.iter().copied().collect();
+    let scores = Scores { logits, seen: &seen, penalty: settings.repetition_penalty as f32 };
+    let mut shares = vec![0.0; logits.len()];
+    for candidate in candidates(&scores, settings) {
+        shares[candidate.id] = candidate.share;
+    }
+    Ok(shares)
 }
 
-fn check(logits: &[f32]) -> Result<(), LogitsError> {
-    if let Some(index) = logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY) {
-        return Err(LogitsError::NotANumber(index));
+/// The largest logit; every one is a number or minus infinity.
+fn check(logits: &[f32]) -> Result<f32, LogitsError> {
+    // A sum keeps what is none of them, and needs no branch a number.
+    let strange: u32 = logits.iter().map(|logit| u32::from(logit.is_nan() | (*logit == f32::INFINITY))).sum();
+    if strange > 0 {
+        let first = logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY);
+        return Err(LogitsError::NotANumber(first.unwrap_or(0)));
     }
-    if logits.iter().all(|logit| *logit == f32::NEG_INFINITY) {
-        return Err(LogitsError::AllImpossible);
-    }
-    Ok(())
+    let most = largest_of(logits);
+    if most == f32::NEG_INFINITY { Err(LogitsError::AllImpossible) } else { Ok(most) }
 }
 
-/// Divides positive and multiplies negative logits of ids already seen, once an id.
-fn penalise(scores: &mut [f32], seen: impl Iterator<Item = i64>, penalty: f64) {
-    let penalty = penalty as f32;
-    for id in seen {
-        if let Some(score) = usize::try_from(id).ok().and_then(|id| scores.get_mut(id)) {
-            *score = if *score > 0.0 { *score / penalty } else { *score * penalty };
+/// Logits with the penalty for ids that were seen: positive ones are divided by it, negative ones multiplied. They are read where they lie: a
+/// vocabulary is not copied for a few hundred of its ids.
+struct Scores<'a> {
+    logits: &'a [f32],
+    seen: &'a BTreeSet<i64>,
+    penalty: f32,
+}
+
+impl Scores<'_> {
+    /// The ids that were seen and have a logit, ascending.
+    fn seen(&self) -> impl Iterator<Item = usize> {
+        self.seen.iter().filter_map(|id| usize::try_from(*id).ok()).filter(|id| *id < self.logits.len())
+    }
+
+    fn penalised(&self, id: usize) -> f32 {
+        let logit = self.logits[id];
+        if logit > 0.0 { logit / self.penalty } else { logit * self.penalty }
+    }
+
+    /// The first id of the largest score.
+    fn largest(&self) -> usize {
+        let mut best = (0, f32::NEG_INFINITY);
+        let mut offer = |id: usize, score: f32| {
+            if score > best.1 {
+                best = (id, score);
+            }
+        };
+        let mut from = 0;
+        for id in self.seen().chain([self.logits.len()]) {
+            let unseen = &self.logits[from..id];
+            let most = largest_of(unseen);
+            if let Some(first) = unseen.iter().position(|logit| *logit == most) {
+                offer(from + first, most);
+            }
+            if id < self.logits.len() {
+                offer(id, self.penalised(id));
+            }
+            from = id + 1;
+        }
+        best.0
+    }
+
+    /// Calls with every id and its score, ascending.
+    fn each(&self, mut with: impl FnMut(usize, f32)) {
+        let mut from = 0;
+        for id in self.seen().chain([self.logits.len()]) {
+            (from..id).for_each(|id| with(id, self.logits[id]));
+            if id < self.logits.len() {
+                with(id, self.penalised(id));
+            }
+            from = id + 1;
         }
     }
 }
 
-fn warp(scores: &mut [f32], settings: &GenerationSettings) {
-    if settings.temperature != 1.0 {
-        let temperature = settings.temperature.max(f64::from(f32::MIN_POSITIVE)) as f32;
-        let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        // Subtracting the largest first keeps a tiny temperature from overflowing; softmax does not see the difference.
-        scores.iter_mut().for_each(|score| *score = (*score - most) / temperature);
-    }
-    if settings.top_k > 0 && settings.top_k < scores.len() {
-        keep_largest(scores, settings.top_k);
-    }
-    if settings.top_p < 1.0 {
-        keep_nucleus(scores, settings.top_p);
-    }
+/// A token that may be drawn.
+struct Candidate {
+    id: usize,
+    share: f32,
 }
 
-/// A score below the k-th largest goes; ties with it stay.
-fn keep_largest(scores: &mut [f32], count: usize) {
-    let mut sorted = scores.to_vec();
-    let (_, &mut least, _) = sorted.select_nth_unstable_by(count - 1, |one, other| other.total_cmp(one));
-    scores.iter_mut().filter(|score| **score < least).for_each(|score| *score = f32::NEG_INFINITY);
+/// What temperature, top-k and top-p leave of the scores, with softmax over it, by ascending id.
+fn candidates(scores: &Scores<'_>, settings: &GenerationSettings) -> Vec<Candidate> {
+    let mut most = f32::NEG_INFINITY;
+    scores.each(|_, score| most = most.max(score));
+    let temperature = settings.temperature.max(f64::from(f32::MIN_POSITIVE)) as f32;
+    // Subtracting the largest first keeps a tiny temperature from overflowing; softmax does not see the difference.
+    let cooled = |score: f32| if settings.temperature == 1.0 { score } else { (score - most) / temperature };
+    let least = match settings.top_k {
+        0 => f32::NEG_INFINITY,
+        count if count >= scores.logits.len() => f32::NEG_INFINITY,
+        count => kth_largest(scores, count, cooled),
+    };
+    let mut kept = Vec::new();
+    scores.each(|id, score| {
+        let score = cooled(score);
+        if score >= least && score > f32::NEG_INFINITY {
+            kept.push((id, score));
+        }
+    });
+    if settings.top_p < 1.0 {
+        keep_nucleus(&mut kept, settings.top_p);
+    }
+    let shares = softmax(&kept);
+    kept.iter().zip(shares).map(|(&(id, _), share)| Candidate { id, share }).collect()
+}
+
+/// The k-th largest score; scores below it go, ties with it stay.
+fn kth_largest(scores: &Scores<'_>, count: usize, cooled: impl Fn(f32) -> f32) -> f32 {
+    let mut largest: Vec<f32> = Vec::with_capacity(2 * count);
+    let mut least = f32::NEG_INFINITY;
+    let keep = |largest: &mut Vec<f32>| {
+        let (_, &mut least, _) = largest.select_nth_unstable_by(count - 1, |one, other| other.total_cmp(one));
+        largest.truncate(count);
+        least
+    };
+    scores.each(|_, score| {
+        let score = cooled(score);
+        if largest.len() < count || score > least {
+            largest.push(score);
+        }
+        if largest.len() == 2 * count {
+            least = keep(&mut largest);
+        }
+    });
+    keep(&mut largest)
 }
 
 /// From the least likely on, tokens go while their cumulated probability is at most 1 - p; the likeliest stays.
-fn keep_nucleus(scores: &mut [f32], p: f64) {
-    let shares = softmax(scores);
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|&one, &other| scores[one].total_cmp(&scores[other]));
+fn keep_nucleus(kept: &mut Vec<(usize, f32)>, p: f64) {
+    let shares = softmax(kept);
+    let mut order: Vec<usize> = (0..kept.len()).collect();
+    order.sort_by(|&one, &other| kept[one].1.total_cmp(&kept[other].1));
     order.pop();
+    let mut gone = vec![false; kept.len()];
     let mut sum = 0.0;
-    for id in order {
-        sum += f64::from(shares[id]);
+    for place in order {
+        sum += f64::from(shares[place]);
         if sum > 1.0 - p {
-            return;
+            break;
         }
-        scores[id] = f32::NEG_INFINITY;
+        gone[place] = true;
     }
+    let mut gone = gone.into_iter();
+    kept.retain(|_| gone.next() != Some(true));
 }
 
-fn softmax(scores: &[f32]) -> Vec<f32> {
-    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f64> = scores.iter().map(|&score| f64::from(score - most).exp()).collect();
+fn softmax(scores: &[(usize, f32)]) -> Vec<f32> {
+    let most = scores.iter().fold(f32::NEG_INFINITY, |most, (_, score)| most.max(*score));
+    let powers: Vec<f64> = scores.iter().map(|(_, score)| f64::from(score - most).exp()).collect();
     let sum: f64 = powers.iter().sum();
     powers.into_iter().map(|power| (power / sum) as f32).collect()
 }
 
-/// The first of the largest.
-fn largest(scores: &[f32]) -> usize {
-    scores.iter().enumerate().fold(0, |best, (id, score)| if *score > scores[best] { id } else { best })
-}
-
-/// The token in whose share of 0..1 the number falls.
-fn drawn(shares: &[f32], uniform: f64) -> usize {
-    let total: f64 = shares.iter().map(|&share| f64::from(share)).sum();
+/// The id in whose share of 0..1 the number falls; the first likeliest where rounding leaves none.
+fn drawn(candidates: &[Candidate], uniform: f64) -> usize {
+    let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.share)).sum();
     let mut rest = uniform * total;
-    for (id, &share) in shares.iter().enumerate() {
-        rest -= f64::from(share);
+    for candidate in candidates {
+        rest -= f64::from(candidate.share);
         if rest < 0.0 {
-            return id;
+            return candidate.id;
         }
     }
-    largest(shares)
+    // Of equals the last one is the largest, so they are asked from behind.
+    candidates.iter().rev().max_by(|one, other| one.share.total_cmp(&other.share)).map_or(0, |candidate| candidate.id)
 }
 
-fn logprob(logits: &[f32], id: usize) -> f64 {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - most).exp()).sum();
-    f64::from(logits[id] - most) - sum.ln()
+/// Numbers that are worked on side by side.
+const LANES: usize = 16;
+
+/// The largest number; minus infinity of none.
+fn largest_of(logits: &[f32]) -> f32 {
+    let mut most = [f32::NEG_INFINITY; LANES];
+    let chunks = logits.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (most, logit) in most.iter_mut().zip(chunk) {
+            *most = if *logit > *most { *logit } else { *most };
+        }
+    }
+    most.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// The sum of `exp(logit - most)`, to about 1e-7 of itself.
+fn sum_of_powers(logits: &[f32], most: f32) -> f64 {
+    let mut sum = 0.0;
+    // Sums of f32 stay short, so that rounding does not grow with the vocabulary.
+    for block in logits.chunks(64 * LANES) {
+        let mut lanes = [0.0f32; LANES];
+        let chunks = block.chunks_exact(LANES);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for (lane, logit) in lanes.iter_mut().zip(chunk) {
+                *lane += power(logit - most);
+            }
+        }
+        sum += lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>();
+        sum += rest.iter().map(|logit| f64::from(power(logit - most))).sum::<f64>();
+    }
+    sum
+}
+
+/// `exp(x)` for x <= 0, without a branch or a call, so that the compiler does many at once: `2^n exp(r)`, with the Taylor polynomial for
+/// |r| <= ln(2) / 2.
+fn power(x: f32) -> f32 {
+    // Adding this rounds to a whole number, which then stands in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    // ln(2) as a sum, the first part of few bits: n times it is exact.
+    const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    // Below, the power is no normal number; it counts as this one.
+    let x = if x > -87.0 { x } else { -87.0 };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (x - n * LN2[0]) - n * LN2[1];
+    let p = 1.0 + r * (1.0 + r * (0.5 + r * (1.0 / 6.0 + r * (1.0 / 24.0 + r * (1.0 / 120.0 + r / 720.0)))));
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
+    p * f32::from_bits(exponent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn powers_are_those_of_the_library() {
+        let mut worst: f64 = 0.0;
+        for step in 0..870_000u32 {
+            let x = -(step as f32) * 1e-4;
+            worst = worst.max((f64::from(power(x)) / f64::from(x).exp() - 1.0).abs());
+        }
+        assert!(worst < 5e-7, "{worst}");
+        assert!(power(f32::NEG_INFINITY) < 2e-38 && power(-200.0) < 2e-38);
+    }
+
+    #[test]
+    fn the_sum_of_a_vocabulary_is_that_of_doubles() {
+        let logits: Vec<f32> = (0..151_936u32).map(|id| ((id.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e6) - 9.0).collect();
+        let most = largest_of(&logits);
+        let exact: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
+        assert!((sum_of_powers(&logits, most) / exact - 1.0).abs() < 2e-7);
+    }
 }
