@@ -1,6 +1,7 @@
 //! From logits to the next token: penalty, temperature, top-k, top-p and a random stream that depends on nothing else.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -20,6 +21,9 @@ pub enum LogitsError {
     /// Nothing but minus infinity, or nothing at all.
     #[error("no token has a finite logit; the weights are damaged, or the precision is too low for this model")]
     AllImpossible,
+    /// The token to follow has no logit, or there is none for this step.
+    #[error("there is no token to follow at step {0}, or it lies beyond the vocabulary")]
+    NothingToFollow(u64),
 }
 
 /// Why a description ended.
@@ -58,29 +62,42 @@ pub struct Sampler {
     image_hash: [u8; 32],
     seen: BTreeSet<i64>,
     step: u64,
+    given: Option<Arc<[i64]>>,
 }
 
 impl Sampler {
     /// A sampler for the image of this SHA-256, after a prompt of these ids.
     pub fn new(settings: &GenerationSettings, image_hash: [u8; 32], prompt: &[i64]) -> Self {
-        Sampler { settings: settings.clone(), image_hash, seen: prompt.iter().copied().collect(), step: 0 }
+        Sampler { settings: settings.clone(), image_hash, seen: prompt.iter().copied().collect(), step: 0, given: None }
+    }
+
+    /// The same on a given way: each step takes the next of `tokens`, whatever the logits are (teacher forcing).
+    pub fn following(self, tokens: Arc<[i64]>) -> Self {
+        Sampler { given: Some(tokens), ..self }
     }
 
     /// The next token for the raw logits of the last position. The draw depends on seed, image hash and step alone.
     pub fn next(&mut self, logits: &[f32]) -> Result<Choice, LogitsError> {
         check(logits)?;
-        let mut scores = logits.to_vec();
-        penalise(&mut scores, self.seen.iter().copied(), self.settings.repetition_penalty);
-        let greedy = !self.settings.do_sample || self.settings.temperature < COLDEST;
-        let id = if greedy {
-            largest(&scores)
-        } else {
-            warp(&mut scores, &self.settings);
-            drawn(&softmax(&scores), self.uniform())
+        let id = match &self.given {
+            Some(tokens) => given(tokens, self.step, logits.len())?,
+            None => self.choose(logits),
         };
         self.step += 1;
         self.seen.insert(id as i64);
         Ok(Choice { id: id as i64, logprob: logprob(logits, id) })
+    }
+
+    fn choose(&self, logits: &[f32]) -> usize {
+        let mut scores = logits.to_vec();
+        penalise(&mut scores, self.seen.iter().copied(), self.settings.repetition_penalty);
+        let greedy = !self.settings.do_sample || self.settings.temperature < COLDEST;
+        if greedy {
+            largest(&scores)
+        } else {
+            warp(&mut scores, &self.settings);
+            drawn(&softmax(&scores), self.uniform())
+        }
     }
 
     /// Whether a token ends the description.
@@ -106,6 +123,11 @@ pub fn probabilities(logits: &[f32], previous: &[i64], settings: &GenerationSett
     penalise(&mut scores, seen.into_iter(), settings.repetition_penalty);
     warp(&mut scores, settings);
     Ok(softmax(&scores))
+}
+
+fn given(tokens: &[i64], step: u64, vocabulary: usize) -> Result<usize, LogitsError> {
+    let token = tokens.get(step as usize).and_then(|token| usize::try_from(*token).ok());
+    token.filter(|token| *token < vocabulary).ok_or(LogitsError::NothingToFollow(step))
 }
 
 fn check(logits: &[f32]) -> Result<(), LogitsError> {
@@ -174,7 +196,7 @@ fn softmax(scores: &[f32]) -> Vec<f32> {
 }
 
 /// The first of the largest.
-fn largest(scores: &[f32]) -> usize {
+pub fn largest(scores: &[f32]) -> usize {
     scores.iter().enumerate().fold(0, |best, (id, score)| if *score > scores[best] { id } else { best })
 }
 
