@@ -13,6 +13,7 @@ use crate::commands::show::Named;
 use crate::commands::status::Status;
 use crate::commands::submit::Submit;
 use crate::commands::{Configured, Machine};
+use crate::compare::Compare;
 use crate::error::{Exit, Failure};
 use crate::qualify::Qualify;
 use crate::{commands, engine};
@@ -43,6 +44,9 @@ enum Command {
     Describe(DescribeOnly),
     /// Measure a bundle where it will be served, and write calibration, figures and known answers into it.
     Qualify(Qualify),
+    /// Measure how far a bundle's answers are from a reference's, usually the same networks in f32. Texts are greedy here, whatever
+    /// the bundles' settings for sampling.
+    Compare(Compare),
     /// Put copies of files into the inbox.
     Submit(Submit),
     /// What the appliance is doing.
@@ -92,6 +96,10 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Qualify(qualify) => {
             log_to_stderr("warn");
             crate::qualify::run(&qualify)
+        }
+        Command::Compare(compare) => {
+            log_to_stderr("warn");
+            crate::compare::run(&compare)
         }
         Command::Submit(submit) => commands::submit::run(&submit),
         Command::Status(status) => commands::status::run(&status),

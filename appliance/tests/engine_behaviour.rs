@@ -5,12 +5,12 @@ mod engine_support;
 #[path = "../../models/tests/golden_files/mod.rs"]
 mod golden_files;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use engine_support::{Exported, describe, describer, engine, export, floats, integers, patch, together, traced};
 use golden_files::family;
-use mmlnb_appliance::engine::{Assessment, EngineError, Mode, PatchImage, ProviderChoice, Request};
+use mmlnb_appliance::engine::{Assessment, EngineError, Mode, OnToken, PatchImage, ProviderChoice, Request};
 use mmlnb_models::bundle::Precision;
 use mmlnb_models::prepare::decode::Rgb8Image;
 
@@ -154,4 +154,37 @@ fn random_descriptions_depend_on_seed_and_image_alone() {
     });
     assert_ne!(tokens(&describe(&describer(&reseeded, 1), images[0].clone())), alone[0], "another seed, another stream");
     assert_eq!(floats(company[0].trace.as_ref().unwrap(), "logits").0[0], 16);
+}
+
+#[test]
+fn a_given_way_is_followed_and_every_token_is_shown_with_its_logits() {
+    let Some(exported) = exported() else { return };
+    let bundle = exported.with(|generation| {
+        generation.do_sample = true;
+        generation.temperature = 2.0;
+        generation.max_new_tokens = 8;
+        generation.end_tokens = vec![-1];
+    });
+    let engine = describer(&bundle, 1);
+    let image = patch(&noise(112, 84, 5), 5);
+    let drawn = describe(&engine, image.clone());
+    let trace = drawn.trace.as_ref().unwrap();
+    let (way, logits) = (integers(trace, "token_ids").1, floats(trace, "logits").1);
+    let seen: Arc<Mutex<(Vec<i64>, Vec<f32>)>> = Arc::default();
+    let shown = seen.clone();
+    let on_token: OnToken = Arc::new(move |token, logits| {
+        let mut seen = shown.lock().unwrap();
+        seen.0.push(token);
+        seen.1.extend_from_slice(logits);
+    });
+    // Another image's stream would draw other tokens; the logits after the same tokens are the same.
+    let other = PatchImage { sha256: [6; 32], ..image };
+    let request = Request { follow: Some(way.clone().into()), on_token: Some(on_token), ..Request::new(Mode::Describe) };
+    let followed = engine.assess(other.clone(), &request).unwrap().description.unwrap();
+    assert_eq!(*seen.lock().unwrap(), (way.clone(), logits));
+    assert_eq!(Some(&followed), drawn.description.as_ref());
+    assert_ne!(tokens(&describe(&engine, other.clone())), way);
+    let beyond = Request { follow: Some([way[0], i64::MAX].into()), ..Request::new(Mode::Describe) };
+    let error = engine.assess(other, &beyond).unwrap_err();
+    assert!(matches!(&error, EngineError::Numbers(text) if text.contains("no token to follow at step 1")), "{error}");
 }

@@ -97,6 +97,25 @@ fn broken_logits_are_errors() {
 }
 
 #[test]
+fn a_given_way_is_followed_whatever_the_logits_are_and_its_raw_probabilities_are_told() {
+    let mut sampler = Sampler::new(&sampled(), [0; 32], &[]).following([2, 0].into());
+    let logits = [1.0_f32, 3.0, -2.0];
+    let total: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+    for id in [2, 0] {
+        let choice = sampler.next(&logits).unwrap();
+        let expected = (f64::from(logits[id as usize]).exp() / total).ln();
+        assert!(choice.id == id && (choice.logprob - expected).abs() < 1e-9, "{choice:?}");
+    }
+    assert_eq!(sampler.next(&logits), Err(LogitsError::NothingToFollow(2)));
+    for beyond in [3, -1] {
+        let mut lost = Sampler::new(&sampled(), [0; 32], &[]).following([beyond].into());
+        assert_eq!(lost.next(&logits), Err(LogitsError::NothingToFollow(0)), "{beyond}");
+    }
+    let mut broken = Sampler::new(&sampled(), [0; 32], &[]).following([0].into());
+    assert_eq!(broken.next(&[1.0, f32::NAN]), Err(LogitsError::NotANumber(1)));
+}
+
+#[test]
 fn image_tokens_must_fit_the_images() {
     let config = config();
     let grids = [[1, 4, 6]];

@@ -12,6 +12,7 @@ pub mod appearance;
 mod attempt;
 pub mod bytes;
 pub mod child;
+pub mod each;
 pub mod look;
 pub mod pipeline;
 pub mod reader;

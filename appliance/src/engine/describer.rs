@@ -106,7 +106,8 @@ impl Layout {
 impl Describer {
     /// Describes one image; blocks.
     pub fn describe(&self, image: &PatchImage, request: &Request) -> Result<Described, EngineError> {
-        self.describe_shortly(image, request, request.probe.unwrap_or(self.generation.max_new_tokens))
+        let given = request.follow.as_ref().map(|tokens| tokens.len());
+        self.describe_shortly(image, request, given.or(request.probe).unwrap_or(self.generation.max_new_tokens))
     }
 
     /// Two tokens for `image`, so that every graph has run.
@@ -124,6 +125,10 @@ impl Describer {
             Some(_) => GenerationSettings { do_sample: false, repetition_penalty: 1.0, ..self.generation.clone() },
         };
         let sampler = Sampler::new(&generation, image.sha256, &prompt.ids);
+        let sampler = match &request.follow {
+            Some(tokens) => sampler.following(tokens.clone()),
+            None => sampler,
+        };
         let (reply, answer) = channel();
         let job = Job { prompt, sampler, most, request: request.clone(), reply, queued: Instant::now() };
         let gone = || EngineError::Internal("the describer's thread has ended; restart the program".to_string());

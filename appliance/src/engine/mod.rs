@@ -27,8 +27,8 @@ pub use line::{Asks, Line};
 pub use runtime::disable_telemetry;
 pub use trace::{Trace, Values};
 pub use types::{
-    Assessment, Classification, Description, EngineError, EngineOptions, Mode, PatchImage, Provider, ProviderChoice, Request,
-    StopReason,
+    Assessment, Classification, Description, EngineError, EngineOptions, Mode, OnToken, PatchImage, Provider, ProviderChoice,
+    Request, StopReason,
 };
 
 use mmlnb_models::bundle::Bundle;

@@ -307,6 +307,9 @@ impl Row {
         })?;
         self.tokens.push(choice.id);
         self.logprobs += choice.logprob;
+        if let Some(on_token) = &self.job.request.on_token {
+            on_token(choice.id, logits);
+        }
         if self.job.request.trace {
             self.logits.extend_from_slice(logits);
         }

@@ -95,13 +95,29 @@ pub struct Request {
     pub trace: bool,
     /// Write at most so many tokens, each the likeliest by its raw logit, whatever the bundle's settings: for known answers.
     pub probe: Option<usize>,
+    /// Write these tokens of the vocabulary, at least one, instead of choosing (teacher forcing), to the last of them or the first end token.
+    pub follow: Option<Arc<[i64]>>,
+    /// Called with each token and the raw logits `[vocabulary]` at its place, in order, from the engine's threads.
+    pub on_token: Option<OnToken>,
 }
+
+/// See [`Request::on_token`].
+pub type OnToken = Arc<dyn Fn(i64, &[f32]) + Send + Sync>;
 
 impl Request {
     /// A request that nobody cancels or watches, without a trace.
     pub fn new(mode: Mode) -> Request {
         let cancel = Arc::new(AtomicBool::new(false));
-        Request { description: None, mode, cancel, beat: Arc::new(|| ()), trace: false, probe: None }
+        Request {
+            description: None,
+            mode,
+            cancel,
+            beat: Arc::new(|| ()),
+            trace: false,
+            probe: None,
+            follow: None,
+            on_token: None,
+        }
     }
 
     /// Whether the caller gave the image up.

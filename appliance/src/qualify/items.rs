@@ -2,24 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, BufWriter, IsTerminal, Write};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::rows::Row;
 use crate::assess::appearance::Appearance;
+use crate::assess::each::each;
 use crate::assess::pipeline;
 use crate::assess::reader::{Reader, Settings};
 use crate::engine::{Engine, EngineError, Mode, Request, StopReason};
 use crate::error::{Exit, Failure};
 use crate::verdict::leading;
-
-/// Time between two lines of progress away from a terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// What the bundle says about one image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -156,31 +151,14 @@ pub fn assess(
         );
     }
     let mut failed = Vec::new();
-    let next = AtomicUsize::new(0);
-    let (sender, answers) = mpsc::channel();
-    std::thread::scope(|scope| {
-        for _ in 0..engine.slots() + 1 {
-            let (sender, next, waiting) = (sender.clone(), &next, &waiting);
-            scope.spawn(move || {
-                let mut reader = Reader::new(reading.clone());
-                while let Some(row) = waiting.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if sender.send((row.line, one(engine, mode, row, &mut reader))).is_err() {
-                        return;
-                    }
-                }
-            });
+    let ask = |row: &&Row, reader: &mut Reader| one(engine, mode, row, reader);
+    each("", &waiting, engine.slots() + 1, reading, ask, |at, answer| match answer {
+        Ok(item) => store.keep(item),
+        Err(failure) if failure.exit == Exit::Usage => {
+            failed.push(format!("line {}: {}", waiting[at].line, failure.problems[0].what));
+            Ok(())
         }
-        drop(sender);
-        let mut progress = Progress::new(waiting.len());
-        for (line, answer) in answers {
-            match answer {
-                Ok(item) => store.keep(item)?,
-                Err(failure) if failure.exit == Exit::Usage => failed.push(format!("line {line}: {}", failure.problems[0].what)),
-                Err(failure) => return Err(failure),
-            }
-            progress.step();
-        }
-        Ok(())
+        Err(failure) => Err(failure),
     })?;
     failed.sort();
     Ok((rows.iter().map(|row| store.known.get(&row.sha256).cloned()).collect(), failed))
@@ -218,37 +196,6 @@ fn one(engine: &Engine, mode: Mode, row: &Row, reader: &mut Reader) -> Result<It
 /// The bytes of a hash in hex.
 pub fn hash(hex: &str) -> [u8; 32] {
     std::array::from_fn(|at| u8::from_str_radix(hex.get(2 * at..2 * at + 2).unwrap_or("0"), 16).unwrap_or(0))
-}
-
-/// One line that is rewritten on a terminal, a line every ten seconds elsewhere.
-struct Progress {
-    total: usize,
-    done: usize,
-    begun: Instant,
-    told: Instant,
-}
-
-impl Progress {
-    fn new(total: usize) -> Progress {
-        let now = Instant::now();
-        Progress { total, done: 0, begun: now, told: now }
-    }
-
-    fn step(&mut self) {
-        self.done += 1;
-        let terminal = std::io::stderr().is_terminal();
-        if !terminal && self.told.elapsed() < LINE_EVERY && self.done < self.total {
-            return;
-        }
-        self.told = Instant::now();
-        let left = self.begun.elapsed().as_secs_f64() / self.done as f64 * (self.total - self.done) as f64;
-        let line = format!("{} of {} images, {left:.0} s left", self.done, self.total);
-        match terminal {
-            true if self.done < self.total => eprint!("\r{line}   "),
-            true => eprintln!("\r{line}   "),
-            false => eprintln!("{line}"),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ mod card;
 mod items;
 mod measure;
 mod replace;
-mod rows;
+pub mod rows;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -158,7 +158,7 @@ pub fn run(args: &Qualify) -> Result<Exit, Failure> {
 }
 
 /// What the bundle can do.
-fn mode(manifest: &Manifest) -> Mode {
+pub fn mode(manifest: &Manifest) -> Mode {
     match (manifest.describer.is_some(), manifest.classifier.is_some()) {
         (true, true) => Mode::Both,
         (true, false) => Mode::Describe,
@@ -168,7 +168,10 @@ fn mode(manifest: &Manifest) -> Mode {
 
 /// What the bundle's halves say that they have seen; and whether one of them does not say all of it. A describer without any record is a
 /// checkpoint as it came: nobody here trained it.
-fn seen(opened: &Bundle) -> Result<(Vec<TrainingData>, bool), Failure> {
+///
+/// # Errors
+/// A record that cannot be read.
+pub fn seen(opened: &Bundle) -> Result<(Vec<TrainingData>, bool), Failure> {
     let read = |half: &str| {
         let wrong = |error: RecordError| {
             Failure::new(Exit::Usage, error.problem, error.file.display().to_string(), "export the bundle again")

@@ -201,7 +201,7 @@ pub fn class_numbers(predictions: &Predictions, counts: &[u32]) -> Vec<(&'static
 }
 
 /// The value at `share` of sorted values, between neighbours in proportion.
-fn percentile(sorted: &[f64], share: f64) -> f64 {
+pub(super) fn percentile(sorted: &[f64], share: f64) -> f64 {
     let place = share * (sorted.len() - 1) as f64;
     let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
     below + (above - below) * place.fract()

@@ -2,11 +2,13 @@
 //!
 //! [`classes`] measures probabilities against true classes, [`intervals`] says how far such a number can be trusted, and [`paired`] whether two
 //! models differ. [`calibration`] turns logits into confidences, [`promise`] chooses the threshold of abstention; [`novelty`] says how far an
-//! input lies from the training data. [`texts`] compares words, [`facts`] compares what the words say, and [`generated`] how a set of texts behaves.
+//! input lies from the training data, [`divergence`] how far one distribution of tokens lies from another. [`texts`] compares words, [`facts`]
+//! compares what the words say, and [`generated`] how a set of texts behaves.
 
 mod beta;
 pub mod calibration;
 pub mod classes;
+pub mod divergence;
 pub mod facts;
 pub mod generated;
 pub mod intervals;

@@ -1,6 +1,7 @@
 //! From logits to the next token: penalty, temperature, top-k, top-p and a random stream that depends on nothing else.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -20,6 +21,9 @@ pub enum LogitsError {
     /// Nothing but minus infinity, or nothing at all.
     #[error("no token has a finite logit; the weights are damaged, or the precision is too low for this model")]
     AllImpossible,
+    /// The token to follow has no logit, or there is none for this step.
+    #[error("there is no token to follow at step {0}, or it lies beyond the vocabulary")]
+    NothingToFollow(u64),
 }
 
 /// Why a description ended.
@@ -58,23 +62,36 @@ pub struct Sampler {
     image_hash: [u8; 32],
     seen: BTreeSet<i64>,
     step: u64,
+    given: Option<Arc<[i64]>>,
 }
 
 impl Sampler {
     /// A sampler for the image of this SHA-256, after a prompt of these ids.
     pub fn new(settings: &GenerationSettings, image_hash: [u8; 32], prompt: &[i64]) -> Self {
-        Sampler { settings: settings.clone(), image_hash, seen: prompt.iter().copied().collect(), step: 0 }
+        Sampler { settings: settings.clone(), image_hash, seen: prompt.iter().copied().collect(), step: 0, given: None }
+    }
+
+    /// The same on a given way: each step takes the next of `tokens`, whatever the logits are (teacher forcing).
+    pub fn following(self, tokens: Arc<[i64]>) -> Self {
+        Sampler { given: Some(tokens), ..self }
     }
 
     /// The next token for the raw logits of the last position. The draw depends on seed, image hash and step alone.
     pub fn next(&mut self, logits: &[f32]) -> Result<Choice, LogitsError> {
         let most = check(logits)?;
-        let scores = Scores { logits, seen: &self.seen, penalty: self.settings.repetition_penalty as f32 };
-        let greedy = !self.settings.do_sample || self.settings.temperature < COLDEST;
-        let id = if greedy { scores.largest() } else { drawn(&candidates(&scores, &self.settings), self.uniform()) };
+        let id = match &self.given {
+            Some(tokens) => given(tokens, self.step, logits.len())?,
+            None => self.choose(logits),
+        };
         self.step += 1;
         self.seen.insert(id as i64);
         Ok(Choice { id: id as i64, logprob: f64::from(logits[id] - most) - sum_of_powers(logits, most).ln() })
+    }
+
+    fn choose(&self, logits: &[f32]) -> usize {
+        let scores = Scores { logits, seen: &self.seen, penalty: self.settings.repetition_penalty as f32 };
+        let greedy = !self.settings.do_sample || self.settings.temperature < COLDEST;
+        if greedy { scores.largest() } else { drawn(&candidates(&scores, &self.settings), self.uniform()) }
     }
 
     /// Whether a token ends the description.
@@ -102,6 +119,11 @@ pub fn probabilities(logits: &[f32], previous: &[i64], settings: &GenerationSett
         shares[candidate.id] = candidate.share;
     }
     Ok(shares)
+}
+
+fn given(tokens: &[i64], step: u64, vocabulary: usize) -> Result<usize, LogitsError> {
+    let token = tokens.get(step as usize).and_then(|token| usize::try_from(*token).ok());
+    token.filter(|token| *token < vocabulary).ok_or(LogitsError::NothingToFollow(step))
 }
 
 /// The largest logit; every one is a number or minus infinity.
@@ -146,9 +168,9 @@ impl Scores<'_> {
         let mut from = 0;
         for id in self.seen().chain([self.logits.len()]) {
             let unseen = &self.logits[from..id];
-            let most = largest_of(unseen);
-            if let Some(first) = unseen.iter().position(|logit| *logit == most) {
-                offer(from + first, most);
+            if !unseen.is_empty() {
+                let first = largest(unseen);
+                offer(from + first, unseen[first]);
             }
             if id < self.logits.len() {
                 offer(id, self.penalised(id));
@@ -266,6 +288,12 @@ fn drawn(candidates: &[Candidate], uniform: f64) -> usize {
 
 /// Numbers that are worked on side by side.
 const LANES: usize = 16;
+
+/// The first place of the largest number; 0 where all are minus infinity.
+pub fn largest(logits: &[f32]) -> usize {
+    let most = largest_of(logits);
+    logits.iter().position(|logit| *logit == most).unwrap_or(0)
+}
 
 /// The largest number; minus infinity of none.
 fn largest_of(logits: &[f32]) -> f32 {
