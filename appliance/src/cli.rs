@@ -67,7 +67,7 @@ enum Command {
 
 /// Reads the command line, does what it asks, and says on stderr what went wrong.
 pub fn main() -> ExitCode {
-    engine::disable_telemetry();
+    engine::set_environment();
     let cli = Cli::parse();
     match dispatch(cli.command) {
         Ok(exit) => exit.into(),

@@ -53,8 +53,8 @@ struct Angles {
 pub(super) struct Room {
     /// Requests that are decoded together.
     pub slots: usize,
-    /// Fewest rows of a step; missing ones are filled up, so that a request's tokens do not depend on whether others are there.
-    pub fewest: usize,
+    /// A step has a multiple of so many rows; missing ones are filled up, so that a request's tokens do not depend on how many others are there.
+    pub group: usize,
     /// Tokens of a slot, prompt and description.
     pub tokens: usize,
     /// Width of the logits.
@@ -64,12 +64,12 @@ pub(super) struct Room {
 impl Room {
     /// Slots that the cache has.
     pub fn in_cache(&self) -> usize {
-        self.slots.max(self.fewest)
+        self.rows(self.slots)
     }
 
     /// Rows of a step of so many requests.
     fn rows(&self, requests: usize) -> usize {
-        requests.max(self.fewest)
+        requests.next_multiple_of(self.group)
     }
 }
 
@@ -118,7 +118,7 @@ impl Decoder {
     /// `[rows, vocabulary]`.
     pub fn step(&mut self, embeds: Vec<f32>, lengths: &[usize]) -> ort::Result<&[f32]> {
         let rows = lengths.len();
-        assert!(rows >= self.room.fewest, "a step has all its rows");
+        assert!(rows.is_multiple_of(self.room.group), "a step has all its rows");
         let embeds = Tensor::from_array(([rows, 1, embeds.len() / rows], embeds))?;
         let places = lengths.iter().enumerate().map(|(slot, length)| slot * self.room.tokens + length).collect();
         let call = Call { places, rows: (0..rows as i64).collect(), lengths: lengths.iter().map(|length| length + 1).collect() };

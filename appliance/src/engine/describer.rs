@@ -11,6 +11,7 @@ use mmlnb_models::prepare::settings::GenerationSettings;
 use super::cache::Cache;
 use super::decoder::{Decoder, Room, Sessions};
 use super::memory::{self, Plan};
+use super::pace;
 use super::prompt::Prompter;
 use super::runtime::Runtime;
 use super::slots::{Job, Worker};
@@ -54,12 +55,12 @@ impl Layout {
             )));
         }
         let vocabulary = prompter.config.text.vocabulary as usize;
-        let fewest = match bundle.manifest.precision {
+        let group = match bundle.manifest.precision {
             Precision::F32 | Precision::F16 | Precision::Int8 => 1,
-            // The kernel for one row rounds otherwise than that for several.
+            // The kernel takes rows in pairs, and rounds one that is left over otherwise.
             Precision::Int4 | Precision::Int4Int8 => 2,
         };
-        let room = Room { slots: options.slots.max(1), fewest, tokens, vocabulary };
+        let room = Room { slots: options.slots.max(1), group, tokens, vocabulary };
         Ok(Layout { prompter, room })
     }
 
@@ -70,7 +71,8 @@ impl Layout {
         let slots = self.room.in_cache();
         let image = (tokens - part.generation.max_new_tokens) as u64;
         let patches = image * (vision.merge * vision.merge) as u64;
-        let prefill = tokens as u64 * (8 * text.hidden + 3 * text.inner) as u64;
+        let piece = tokens.min(pace::MOST) as u64;
+        let prefill = piece * (8 * text.hidden as u64 + 3 * text.inner as u64 + text.heads as u64 * tokens as u64);
         let towers = patches * (12 * vision.hidden + 3 * vision.inner) as u64;
         let outputs = (2 * slots * vocabulary + slots * tokens * text.head_size as usize) as u64;
         Plan {

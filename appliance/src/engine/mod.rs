@@ -24,7 +24,7 @@ mod types;
 mod vision;
 
 pub use line::{Asks, Line};
-pub use runtime::disable_telemetry;
+pub use runtime::set_environment;
 pub use trace::{Trace, Values};
 pub use types::{
     Assessment, Classification, Description, EngineError, EngineOptions, Mode, OnToken, PatchImage, Provider, ProviderChoice,

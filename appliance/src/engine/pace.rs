@@ -4,8 +4,11 @@ use std::time::Duration;
 
 /// Tokens of a piece as long as nothing was measured.
 const FIRST: usize = 32;
-/// Fewest tokens of a piece: reading fewer costs nearly as much.
-const LEAST: usize = 16;
+/// A piece is a multiple of so many tokens: kernels take rows in blocks and round those that are left over otherwise, and an answer must not depend
+/// on who else was there. Reading fewer would cost nearly as much.
+const BLOCK: usize = 16;
+/// Most tokens of a piece: attention takes memory for each of them with each token before.
+pub(super) const MOST: usize = 512;
 /// Steps that a piece may take.
 const STEPS: f64 = 2.0;
 
@@ -29,17 +32,19 @@ impl Pace {
         self.piece = Some((time, tokens));
     }
 
-    /// Tokens of the next piece of a prompt that has so many left. What remains is never a single token: kernels for one row round otherwise, and
-    /// an answer must not depend on who else was there.
-    pub fn piece(&self, left: usize) -> usize {
+    /// Tokens of the next piece of a prompt that has so many left, while others write or alone. What remains is never a single token, for which
+    /// kernels have a way of their own.
+    pub fn piece(&self, left: usize, alone: bool) -> usize {
         let tokens = match (self.step, self.piece) {
+            _ if alone => MOST,
             (Some(step), Some((time, tokens))) => {
                 let per_token = time.as_secs_f64().max(1e-9) / tokens as f64;
-                ((STEPS * step.as_secs_f64() / per_token) as usize).max(LEAST)
+                (STEPS * step.as_secs_f64() / per_token) as usize
             }
             _ => FIRST,
         };
-        if tokens + 1 >= left { left } else { tokens }
+        let blocks = (tokens.min(MOST) / BLOCK).max(1) * BLOCK;
+        if blocks + 1 >= left { left } else { blocks }
     }
 }
 
@@ -50,14 +55,15 @@ mod tests {
     #[test]
     fn a_piece_takes_two_steps() {
         let mut pace = Pace::default();
-        assert_eq!((pace.piece(200), pace.piece(33), pace.piece(20)), (FIRST, 33, 20));
+        let others = |pace: &Pace, left| pace.piece(left, false);
+        assert_eq!([200, 33, 20].map(|left| others(&pace, left)), [FIRST, 33, 20], "no single token is left over");
         pace.stepped(Duration::from_millis(20));
         pace.read(100, Duration::from_millis(80));
-        assert_eq!(pace.piece(200), 50);
-        assert_eq!(pace.piece(51), 51, "no single token is left over");
+        assert_eq!(others(&pace, 200), 48, "whole blocks");
         pace.read(100, Duration::from_secs(80));
-        assert_eq!(pace.piece(200), LEAST);
+        assert_eq!(others(&pace, 200), BLOCK);
         pace.read(100, Duration::ZERO);
-        assert_eq!(pace.piece(200), 200);
+        assert_eq!((others(&pace, 200), others(&pace, 2000)), (200, MOST));
+        assert_eq!((pace.piece(200, true), pace.piece(MOST + 1, true), pace.piece(2000, true)), (200, MOST + 1, MOST));
     }
 }

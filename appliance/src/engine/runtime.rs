@@ -24,6 +24,8 @@ const SETUP_FOLDER_GPU: &str = "native/site/onnxruntime_gpu/capi";
 const PACKAGE_FOLDER_GPU: &str = "lib/mmlnb/onnxruntime_gpu/capi";
 /// Versions after the pinned one carry a telemetry client, which this variable keeps silent.
 const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
+/// The processor's flash kernel of GroupQueryAttention adds up a piece of a prompt in another order than the whole, and is slower at our lengths.
+const ATTENTION_SWITCH: &str = "ORT_GQA_DISABLE_FLASH_ATTENTION";
 
 /// ONNX Runtime with the provider on which sessions are made.
 #[derive(Clone)]
@@ -109,6 +111,7 @@ fn environment(options: &EngineOptions) -> Result<(Environment, PathBuf), Engine
     if let Some((environment, library)) = known.as_ref() {
         return Ok((environment.clone(), library.clone()));
     }
+    check_environment()?;
     let library = find_library(options)?;
     check_version(&library)?;
     let threads = options.threads.unwrap_or_else(default_threads).max(1);
@@ -183,15 +186,26 @@ fn check_version(library: &Path) -> Result<(), EngineError> {
     }
 }
 
-/// Switches the telemetry client of newer ONNX Runtime libraries off; to be called first thing in `main`.
+/// Sets what ONNX Runtime reads from the environment: no telemetry, and the attention whose numbers do not depend on how a prompt is cut. To be
+/// called first thing in `main`.
 ///
 /// # Panics
 /// If other threads run already: then the environment must not be changed.
-pub fn disable_telemetry() {
+pub fn set_environment() {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-    assert!(threads == 1, "telemetry must be switched off before any thread is started");
-    // SAFETY: no other thread exists, so none reads the environment meanwhile.
-    unsafe { std::env::set_var(TELEMETRY_SWITCH, "1") };
+    assert!(threads == 1, "the environment must be set before any thread is started");
+    for switch in [TELEMETRY_SWITCH, ATTENTION_SWITCH] {
+        // SAFETY: no other thread exists, so none reads the environment meanwhile.
+        unsafe { std::env::set_var(switch, "1") };
+    }
+}
+
+/// Refuses to run where a description could depend on what else runs.
+fn check_environment() -> Result<(), EngineError> {
+    match std::env::var(ATTENTION_SWITCH).as_deref() {
+        Ok("1") => Ok(()),
+        _ => Err(EngineError::Internal(format!("{ATTENTION_SWITCH}=1 is not set, which the program does at its start"))),
+    }
 }
 
 /// An error with its causes: the loader's Display alone does not name the missing file.

@@ -197,12 +197,12 @@ impl Worker {
         Reading { row, embeds }
     }
 
-    /// Reads a piece of the prompt that is being read, all of it if nobody waits for a step; after the last one the first token is written.
+    /// Reads a piece of the prompt that is being read; after the last one the first token is written.
     fn read_on(&mut self) {
         let Some(mut reading) = self.reading.take() else { return };
         let (width, from, slot) = (self.table.width(), reading.row.length, self.writing.len());
         let left = reading.row.job.prompt.ids.len() - from;
-        let tokens = if self.writing.is_empty() { left } else { self.pace.piece(left) };
+        let tokens = self.pace.piece(left, self.writing.is_empty());
         let started = Instant::now();
         let logits = match self.decoder.read(slot, from, &reading.embeds[from * width..(from + tokens) * width], width) {
             Ok(logits) => logits,
