@@ -192,12 +192,17 @@ fn fewer_bits_are_as_far_away_as_the_traces_say() {
 fn both_pipelines_are_those_of_classify() {
     let desk = Desk::new(2);
     let paths: Vec<PathBuf> = desk.images().iter().map(|name| desk.path("images").join(name)).collect();
-    let reports = ["f32", "int4"].map(|precision| {
+    let bundles = [("f32", 1.5), ("int4", 0.5)].map(|(precision, temperature)| {
+        desk.bundle(&format!("calibrated-{precision}"), precision, |manifest| {
+            manifest["classifier"]["calibration"] = json!({"temperature": temperature, "threshold": 0.1});
+        })
+    });
+    let reports = bundles.each_ref().map(|bundle| {
         let mut classify = command(&appliance_binary());
-        classify.arg("classify").arg("--bundle").arg(desk.path(precision)).args(["--json", "--provider", "cpu"]).args(&paths);
+        classify.arg("classify").arg("--bundle").arg(bundle).args(["--json", "--provider", "cpu"]).args(&paths);
         run(classify.args(["--threads", "1", "--slots", "1"])).expect(0).json_lines()
     });
-    let found = desk.compare(&desk.path("f32"), &desk.path("int4"), &["--json"]).expect(0).json_lines().remove(0);
+    let found = desk.compare(&bundles[0], &bundles[1], &["--json"]).expect(0).json_lines().remove(0);
     let mut apart = Vec::new();
     for (one, other) in reports[0].iter().zip(&reports[1]) {
         for (class, share) in one["probabilities"].as_object().expect("an object") {
@@ -214,6 +219,9 @@ fn both_pipelines_are_those_of_classify() {
         let same = reports[0].iter().zip(&reports[1]).filter(|(one, other)| one[of] == other[of]).count();
         assert_eq!(number(&classifier[key]), same as f64 / 2.0, "{key}");
     }
+    assert!(reports[0].iter().all(|report| report["verdict"] != "not_assessed") && found["warnings"] == json!([]), "{found}");
+    let mixed = desk.compare(&bundles[0], &desk.path("int4"), &[]).expect(0);
+    assert!(mixed.err.contains("BUNDLE is not calibrated and the other is"), "{}", mixed.err);
     let right = reports[1].iter().zip(["UD", "PD"]).filter(|(report, class)| report["leading_class"] == **class).count();
     assert_eq!(number(&classifier["accuracy"]["bundle"]["value"]), right as f64 / 2.0);
     let same = reports[0].iter().zip(&reports[1]).filter(|(one, other)| one["description"] == other["description"]).count();

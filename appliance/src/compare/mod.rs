@@ -107,8 +107,8 @@ pub fn run(args: &Compare) -> Result<Exit, Failure> {
     let groups: Option<std::collections::BTreeSet<&str>> = used.iter().map(|row| row.group.as_deref()).collect();
     let result = json!({
         "producer": format!("mmlnb-appliance {}", env!("CARGO_PKG_VERSION")),
-        "reference": side(&pair.reference, providers[0]),
-        "bundle": side(&pair.bundle, providers[1]),
+        "reference": named(&pair.reference, providers[0]),
+        "bundle": named(&pair.bundle, providers[1]),
         "data": {
             "sha256": rows::data_sha256(&used),
             "images": used.len(),
@@ -128,8 +128,8 @@ pub fn run(args: &Compare) -> Result<Exit, Failure> {
     Ok(if failed.is_empty() { Exit::Done } else { Exit::SomeFailed })
 }
 
-/// Who was asked.
-fn side(bundle: &Bundle, provider: &str) -> Value {
+/// Which bundle was asked, and where it ran.
+fn named(bundle: &Bundle, provider: &str) -> Value {
     json!({"bundle_sha256": bundle.sha256, "precision": bundle.manifest.precision, "provider": provider})
 }
 
