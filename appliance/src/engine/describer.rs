@@ -13,7 +13,7 @@ use super::decoder::{Decoder, Room, Sessions};
 use super::memory::{self, Plan};
 use super::pace;
 use super::prompt::Prompter;
-use super::runtime::Runtime;
+use super::runtime::{Runtime, joined};
 use super::slots::{Job, Worker};
 use super::table::Table;
 use super::vision::Tower;
@@ -85,13 +85,18 @@ impl Layout {
     /// Loads the graphs, takes the memory and starts the thread.
     pub fn start(self, bundle: &Bundle, part: &bundle::Describer, runtime: &Runtime) -> Result<Describer, EngineError> {
         let Layout { prompter, room } = self;
-        let load = |graph: &bundle::Graph| runtime.load(&bundle.path(&graph.file));
         let text = &prompter.config.text;
         let table = Table::open(bundle, &part.table, text.vocabulary as usize, text.hidden as usize)?;
-        let tower = Tower::new(load(&part.vision)?);
+        let load = |graph: &bundle::Graph| runtime.load(&bundle.path(&graph.file));
+        // ONNX Runtime prepares the weights of a graph with one thread, so the graphs are loaded beside each other.
+        let (vision, steps, prompts) = std::thread::scope(|scope| {
+            let vision = scope.spawn(|| load(&part.vision));
+            let prompts = part.decoder.prompts.as_ref().map(|graph| scope.spawn(move || load(graph)));
+            let steps = load(&part.decoder.graph);
+            (joined(vision), steps, prompts.map(joined).transpose())
+        });
+        let (tower, sessions) = (Tower::new(vision?), Sessions { steps: steps?, prompts: prompts? });
         let cuda = runtime.provider.name == "cuda";
-        let sessions =
-            Sessions { steps: load(&part.decoder.graph)?, prompts: part.decoder.prompts.as_ref().map(load).transpose()? };
         let decoder = Decoder::new(sessions, &part.decoder, room, cuda)
             .map_err(|error| runtime.error("cannot allocate the describer's cache", &error))?;
         let (jobs, queue) = channel();

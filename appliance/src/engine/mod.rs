@@ -37,7 +37,7 @@ use mmlnb_models::prepare::decode::Rgb8Image;
 use classifier::{Classified, Classifier};
 use describer::{Described, Describer};
 use memory::{Plan, Room};
-use runtime::Runtime;
+use runtime::{Runtime, joined};
 
 /// A loaded bundle. Its worker threads own the networks; callers may come from several threads at once and are then batched together.
 pub struct Engine {
@@ -59,8 +59,12 @@ impl Engine {
         let plans = describer.iter().map(|(part, layout)| layout.plan(bundle, part));
         let plans = plans.chain(classifier.iter().map(|(part, layout)| layout.plan(bundle, part)));
         check_memory(plans.fold(Plan::default(), Plan::plus), options, &runtime.provider)?;
-        let describer = describer.map(|(part, layout)| layout.start(bundle, part, &runtime)).transpose()?;
-        let classifier = classifier.map(|(part, layout)| layout.start(bundle, part, &runtime)).transpose()?;
+        let (describer, classifier) = std::thread::scope(|scope| {
+            let describer = describer.map(|(part, layout)| scope.spawn(|| layout.start(bundle, part, &runtime)));
+            let classifier = classifier.map(|(part, layout)| layout.start(bundle, part, &runtime));
+            (describer.map(joined).transpose(), classifier.transpose())
+        });
+        let (describer, classifier) = (describer?, classifier?);
         let engine = Engine { describer, classifier, provider: runtime.provider, slots: options.slots.max(1) };
         engine.warm_up()?;
         Ok(engine)

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
 
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::ep::{self, ArenaExtendStrategy, ExecutionProviderDispatch};
@@ -82,6 +83,11 @@ impl Runtime {
         }
         if self.provider.name == "cuda" && lost { EngineError::Gpu(text) } else { EngineError::Internal(text) }
     }
+}
+
+/// What a thread of a scope comes to; its panic is passed on.
+pub(super) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Whether an error says that memory was not to be had, which is no fault of the image and may pass. The words are those of ONNX
