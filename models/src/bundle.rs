@@ -356,6 +356,9 @@ impl Manifest {
                 return Err(format!("`{name}` is used but not listed in `files`"));
             }
         }
+        if let Some(part) = &self.describer {
+            part.generation.check(Path::new(MANIFEST)).map_err(|error| error.to_string())?;
+        }
         match &self.classifier {
             Some(part) if part.classes.len() < 2 => Err("the classifier has fewer than two classes".to_string()),
             Some(Classifier { calibration: Some(calibration), .. }) => {

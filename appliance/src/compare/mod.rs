@@ -66,7 +66,7 @@ pub struct Compare {
     /// Threads for computing; 0: all cores less one.
     #[arg(long, default_value_t = 0, env = "MMLNB_THREADS")]
     pub threads: usize,
-    /// Images that are described together. More than one is faster, and adds to the divergences what kernels round differently for several rows.
+    /// Images that are described together; more than one is faster and takes more memory.
     #[arg(long, default_value_t = 1, env = "MMLNB_SLOTS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub slots: u16,
 }
@@ -109,6 +109,7 @@ pub fn run(args: &Compare) -> Result<Exit, Failure> {
         "producer": format!("mmlnb-appliance {}", env!("CARGO_PKG_VERSION")),
         "reference": named(&pair.reference, providers[0]),
         "bundle": named(&pair.bundle, providers[1]),
+        "slots": args.slots,
         "data": {
             "sha256": rows::data_sha256(&used),
             "images": used.len(),

@@ -126,9 +126,11 @@ impl Differences {
         self.files(CLASSIFIER, &TOKENIZERS, parts.map(|(bundle, _)| bundle));
         let [one, other] = parts.map(|(bundle, _)| {
             let config = ClassifierConfig::from_dir(&bundle.path(CLASSIFIER)).map_err(|error| unreadable(bundle, &error))?;
-            Ok::<_, Failure>(config.text.map(|text| text.vocabulary))
+            Ok::<_, Failure>((config.text.map(|text| text.vocabulary), config.image.map(|(_, input)| input)))
         });
-        self.setting("the classifier's vocabulary", [one?, other?]);
+        let ((vocabulary, input), (other_vocabulary, other_input)) = (one?, other?);
+        self.setting("the classifier's vocabulary", [vocabulary, other_vocabulary]);
+        self.setting("the classifier's preparation of images", [input, other_input]);
         Ok(())
     }
 }

@@ -110,8 +110,9 @@ impl Region {
 
 fn refused(folder: &Path, error: &std::io::Error) -> Failure {
     let place = folder.display().to_string();
+    let exit = if error.kind() == std::io::ErrorKind::PermissionDenied { Exit::Permission } else { Exit::Usage };
     Failure::new(
-        Exit::Usage,
+        exit,
         format!("no file can be made for the reference's logits: {error}"),
         place,
         "name another folder with --scratch",

@@ -87,10 +87,11 @@ fn with_interval(estimate: &Value) -> String {
     number(&estimate["value"]) + &range
 }
 
-/// Four places after the point, or the power of ten of what they would not show.
+/// Four places after the point, or what they would not show: the power of ten of little, the distance of nearly one from one.
 fn number(value: &Value) -> String {
     match value.as_f64() {
         None => "-".to_owned(),
+        Some(value) if value < 1.0 && value >= 0.99995 => format!("1 - {:.2e}", 1.0 - value),
         Some(value) if value != 0.0 && value.abs() < 1e-3 => format!("{value:.2e}"),
         Some(value) => format!("{value:.4}"),
     }

@@ -143,15 +143,22 @@ where
     }
 }
 
-/// Binds an output to memory of its own. `IoBinding::bind_output` would make every run return all outputs, the cache's among them.
+/// Binds an output to the first rows of a matrix `[rows, width]`. `IoBinding::bind_output` would make every run return all outputs, the cache's among
+/// them.
 ///
 /// # Safety
-/// The binding must not be run after `tensor` is gone.
-pub(super) unsafe fn bind_output(
+/// The binding must not be run after `matrix` is gone.
+pub(super) unsafe fn bind_rows(
     binding: &IoBinding,
     name: &std::ffi::CStr,
-    tensor: &ort::value::Tensor<f32>,
+    matrix: &mut ort::value::Tensor<f32>,
+    rows: usize,
 ) -> ort::Result<()> {
-    // SAFETY: binding, name and tensor are alive during the call, and the caller keeps the tensor.
-    unsafe { ort::Error::result_from_status((ort::api().BindOutput)(binding.ptr().cast_mut(), name.as_ptr(), tensor.ptr())) }
+    let shape = matrix.shape();
+    assert!(rows as i64 <= shape[0], "the rows lie within the matrix");
+    let (info, dims) = (matrix.memory_info().to_owned(), [rows as i64, shape[1]]);
+    // SAFETY: the assertion keeps the view inside the matrix's memory.
+    let view = unsafe { TensorRefMut::<f32>::from_raw(info, matrix.data_ptr_mut(), Shape::new(dims)) }?;
+    // SAFETY: binding, name and view are alive during the call, ONNX Runtime counts its own reference to the view, and the caller keeps the matrix.
+    unsafe { ort::Error::result_from_status((ort::api().BindOutput)(binding.ptr().cast_mut(), name.as_ptr(), view.ptr())) }
 }

@@ -11,8 +11,11 @@ use super::cache::{self, Cache};
 /// The decoder's session with its cache, its angles and its bindings.
 pub(super) struct Decoder {
     // Bindings point into the cache and the logits: they are declared, and so dropped, first.
-    prompts: Vec<Bound>,
-    steps: Vec<Bound>,
+    prompts: Vec<IoBinding>,
+    /// For each number of groups of rows.
+    steps: Vec<IoBinding>,
+    /// `[rows, vocabulary]` of a step with every slot taken; smaller calls write into its first rows.
+    logits: Tensor<f32>,
     sessions: Sessions,
     cache: Cache,
     angles: Angles,
@@ -31,12 +34,6 @@ impl Sessions {
     fn prompts(&mut self) -> &mut Session {
         self.prompts.as_mut().unwrap_or(&mut self.steps)
     }
-}
-
-/// A binding for one number of rows, with the memory of its logits `[rows, vocabulary]`.
-struct Bound {
-    binding: IoBinding,
-    logits: Tensor<f32>,
 }
 
 /// Rotary angles of all slots: row `slot * tokens + index` belongs to the token `index` of a slot.
@@ -78,19 +75,20 @@ impl Decoder {
     pub fn new(mut sessions: Sessions, shape: &bundle::Decoder, room: Room, cuda: bool) -> ort::Result<Decoder> {
         let mut cache = Cache::new(&sessions.steps, shape, room.in_cache(), room.tokens, cuda)?;
         let angles = Angles::new(room.in_cache() * room.tokens, shape.head_size as usize / 2, shape.cache_dtype != "f32")?;
-        let mut bound = |session: &Session, first: usize, rows: usize| -> ort::Result<Bound> {
+        let mut logits = Tensor::<f32>::new(&Allocator::default(), [room.in_cache() as i64, room.vocabulary as i64])?;
+        let mut bound = |session: &Session, first: usize, rows: usize| -> ort::Result<IoBinding> {
             let binding = session.create_binding()?;
-            let logits = Tensor::<f32>::new(&Allocator::default(), [rows as i64, room.vocabulary as i64])?;
-            // SAFETY: `Decoder` owns binding, cache and logits together, drops the bindings first and runs none after that.
+            // SAFETY: `Decoder` owns bindings, cache and logits together, drops the bindings first and runs none after that.
             unsafe {
                 cache.bind(&binding, first, rows)?;
-                cache::bind_output(&binding, c"logits", &logits)?;
+                cache::bind_rows(&binding, c"logits", &mut logits, rows)?;
             }
-            Ok(Bound { binding, logits })
+            Ok(binding)
         };
         let prompts = (0..room.slots).map(|slot| bound(sessions.prompts(), slot, 1)).collect::<ort::Result<_>>()?;
-        let steps = (1..=room.in_cache()).map(|rows| bound(&sessions.steps, 0, rows)).collect::<ort::Result<_>>()?;
-        Ok(Decoder { prompts, steps, sessions, cache, angles, room })
+        let rows = (room.group..=room.in_cache()).step_by(room.group);
+        let steps = rows.map(|rows| bound(&sessions.steps, 0, rows)).collect::<ort::Result<_>>()?;
+        Ok(Decoder { prompts, steps, logits, sessions, cache, angles, room })
     }
 
     /// Takes down the angles of a request's tokens, those of its prompt and those that may follow, the first one at the slot's token `from`.
@@ -106,7 +104,8 @@ impl Decoder {
         let first = slot * self.room.tokens + from;
         let call =
             Call { places: (first..first + tokens).collect(), rows: vec![tokens as i64 - 1], lengths: vec![from + tokens] };
-        call.run(self.sessions.prompts(), &mut self.prompts[slot], &embeds.upcast(), &self.angles)
+        call.run(self.sessions.prompts(), &mut self.prompts[slot], &embeds.upcast(), &self.angles)?;
+        Ok(self.first_logits(1))
     }
 
     /// Rows that a step of so many requests has: further ones are filled up.
@@ -122,7 +121,12 @@ impl Decoder {
         let embeds = Tensor::from_array(([rows, 1, embeds.len() / rows], embeds))?;
         let places = lengths.iter().enumerate().map(|(slot, length)| slot * self.room.tokens + length).collect();
         let call = Call { places, rows: (0..rows as i64).collect(), lengths: lengths.iter().map(|length| length + 1).collect() };
-        call.run(&mut self.sessions.steps, &mut self.steps[rows - 1], &embeds.upcast(), &self.angles)
+        call.run(&mut self.sessions.steps, &mut self.steps[rows / self.room.group - 1], &embeds.upcast(), &self.angles)?;
+        Ok(self.first_logits(rows))
+    }
+
+    fn first_logits(&self, rows: usize) -> &[f32] {
+        &self.logits.extract_tensor().1[..rows * self.room.vocabulary]
     }
 
     /// Moves a request of `length` tokens into another slot.
@@ -144,11 +148,10 @@ struct Call {
 }
 
 impl Call {
-    fn run<'b>(self, session: &mut Session, bound: &'b mut Bound, embeds: &DynTensor, angles: &Angles) -> ort::Result<&'b [f32]> {
+    fn run(self, session: &mut Session, binding: &mut IoBinding, embeds: &DynTensor, angles: &Angles) -> ort::Result<()> {
         let batch = self.lengths.len();
         let longest = self.lengths.iter().copied().max().unwrap_or(0) as i32;
         let last = self.lengths.iter().map(|length| *length as i32 - 1).collect::<Vec<_>>();
-        let binding = &mut bound.binding;
         binding.bind_input("inputs_embeds", embeds)?;
         let tokens = self.places.len();
         let positions = if angles.by_call {
@@ -165,8 +168,7 @@ impl Call {
         binding.bind_input("logits_rows", &Tensor::from_array(([self.rows.len()], self.rows))?)?;
         binding.bind_input("seqlens_k", &Tensor::from_array(([batch], last))?)?;
         binding.bind_input("total_sequence_length", &Tensor::from_array(((), vec![longest]))?)?;
-        session.run_binding(binding)?;
-        Ok(bound.logits.extract_tensor().1)
+        session.run_binding(binding).map(|_| ())
     }
 }
 

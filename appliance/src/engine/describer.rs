@@ -48,7 +48,7 @@ impl Layout {
         let prompter = Prompter::new(bundle, part)?;
         let answer = part.generation.max_new_tokens;
         let tokens = options.max_tokens.unwrap_or_else(|| prompter.room(answer));
-        let least = answer + prompter.room(0).min(64);
+        let least = answer + prompter.shortest();
         if tokens < least {
             return Err(EngineError::Bundle(format!(
                 "max_tokens {tokens} leaves no room for the prompt and {answer} new tokens; set it to at least {least}"
@@ -74,7 +74,7 @@ impl Layout {
         let piece = tokens.min(pace::MOST) as u64;
         let prefill = piece * (8 * text.hidden as u64 + 3 * text.inner as u64 + text.heads as u64 * tokens as u64);
         let towers = patches * (12 * vision.hidden + 3 * vision.inner) as u64;
-        let outputs = (2 * slots * vocabulary + slots * tokens * text.head_size as usize) as u64;
+        let outputs = (slots * vocabulary + slots * tokens * text.head_size as usize) as u64;
         Plan {
             weights: memory::weights(bundle, part.served()),
             cache: Cache::bytes(&part.decoder, slots, tokens),

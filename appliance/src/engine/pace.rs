@@ -13,8 +13,9 @@ pub(super) const MOST: usize = 512;
 const STEPS: f64 = 2.0;
 
 /// The latest times.
-#[derive(Default)]
 pub(super) struct Pace {
+    /// Prompts are always cut at the same places: on a GPU kernels are chosen by the number of rows, so the cuts must not depend on the time.
+    fixed: bool,
     /// Of a step.
     step: Option<Duration>,
     /// Of a piece, and its tokens.
@@ -22,6 +23,11 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// Nothing is measured yet; `fixed`: nothing ever decides.
+    pub fn new(fixed: bool) -> Pace {
+        Pace { fixed, step: None, piece: None }
+    }
+
     /// A step took so long.
     pub fn stepped(&mut self, time: Duration) {
         self.step = Some(time);
@@ -36,7 +42,7 @@ impl Pace {
     /// kernels have a way of their own.
     pub fn piece(&self, left: usize, alone: bool) -> usize {
         let tokens = match (self.step, self.piece) {
-            _ if alone => MOST,
+            _ if alone || self.fixed => MOST,
             (Some(step), Some((time, tokens))) => {
                 let per_token = time.as_secs_f64().max(1e-9) / tokens as f64;
                 (STEPS * step.as_secs_f64() / per_token) as usize
@@ -54,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_piece_takes_two_steps() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(false);
         let others = |pace: &Pace, left| pace.piece(left, false);
         assert_eq!([200, 33, 20].map(|left| others(&pace, left)), [FIRST, 33, 20], "no single token is left over");
         pace.stepped(Duration::from_millis(20));
@@ -65,5 +71,7 @@ mod tests {
         pace.read(100, Duration::ZERO);
         assert_eq!((others(&pace, 200), others(&pace, 2000)), (200, MOST));
         assert_eq!((pace.piece(200, true), pace.piece(MOST + 1, true), pace.piece(2000, true)), (200, MOST + 1, MOST));
+        pace.read(100, Duration::from_secs(80));
+        assert_eq!(others(&Pace { fixed: true, ..pace }, 2000), MOST);
     }
 }

@@ -76,6 +76,11 @@ impl Prompter {
         Opening { angles: rotary_table(&[places.clone(), places.clone(), places], &self.config.text), ids }
     }
 
+    /// Tokens of the prompt of the smallest image.
+    pub fn shortest(&self) -> usize {
+        self.rendered.len()
+    }
+
     /// Prepares an image whose answer may take `answer` tokens, for a slot of `room` tokens.
     pub fn prepare(&self, image: &Rgb8Image, answer: usize, room: usize) -> Result<Prompt, EngineError> {
         let unfit = |error: &dyn std::error::Error| EngineError::Image(error.to_string());

@@ -52,6 +52,7 @@ impl Runtime {
             builder.commit_from_file(file)
         };
         session().map_err(|error| match self.error("", &error) {
+            EngineError::Memory(_) => EngineError::Memory(format!("no memory to load {}: {error}", file.display())),
             EngineError::Gpu(_) => EngineError::Gpu(format!("cannot load {} on the GPU: {error}", file.display())),
             _ => EngineError::Bundle(format!(
                 "ONNX Runtime refuses {}: {error}; export the bundle again with this version of mmlnb-export",

@@ -91,6 +91,7 @@ struct Reading {
 impl Worker {
     /// A thread's state without requests.
     pub fn new(runtime: Runtime, tower: Tower, table: Table, decoder: Decoder, slots: usize, image_token: i64) -> Worker {
+        let pace = Pace::new(runtime.provider.name == "cuda");
         Worker {
             runtime,
             tower,
@@ -99,7 +100,7 @@ impl Worker {
             slots,
             image_token,
             opening: 0,
-            pace: Pace::default(),
+            pace,
             waiting: Line::default(),
             reading: None,
             writing: Vec::new(),
@@ -118,7 +119,13 @@ impl Worker {
         self.opening = opening.ids.len();
         if self.opening > 0 {
             self.decoder.place(0, 0, &opening.angles);
-            self.decoder.read(0, 0, &self.table.rows(&opening.ids), self.table.width())?;
+            let (width, embeds) = (self.table.width(), self.table.rows(&opening.ids));
+            let mut from = 0;
+            while from < self.opening {
+                let to = from + self.pace.piece(self.opening - from, true);
+                self.decoder.read(0, from, &embeds[from * width..to * width], width)?;
+                from = to;
+            }
             (1..self.decoder.rows(self.slots)).try_for_each(|slot| self.decoder.relocate(0, slot, self.opening))?;
         }
         Ok(())
@@ -162,17 +169,20 @@ impl Worker {
         }
     }
 
-    /// If a slot is free and no prompt is being read, the next in line takes it: its image is seen.
+    /// If a slot is free and no prompt is being read, the next in line takes it: its image is seen, in one piece. One image at most between two steps.
     fn admit(&mut self) {
-        while self.reading.is_none() && self.writing.len() < self.slots {
-            let Some(job) = self.waiting.take_first() else { return };
-            let mut row = Row::new(job, self.opening);
-            row.part("queue", row.job.queued);
-            match self.see(&row.job.prompt) {
-                Ok(image) => self.reading = Some(self.begin(row, image)),
-                Err(error) => row.answer(Err(error)),
-            }
+        if self.reading.is_some() || self.writing.len() == self.slots {
+            return;
         }
+        let Some(job) = self.waiting.take_first() else { return };
+        let mut row = Row::new(job, self.opening);
+        row.part("queue", row.job.queued);
+        match self.see(&row.job.prompt) {
+            Ok(image) => self.reading = Some(self.begin(row, image)),
+            Err(error) => row.answer(Err(error)),
+        }
+        // Those who write have waited for it.
+        self.writing.iter().for_each(|row| (row.job.request.beat)());
     }
 
     fn see(&mut self, prompt: &Prompt) -> Result<Vec<f32>, EngineError> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{CLASSIFIER_MODEL_TYPE, expect_text};
@@ -44,7 +45,8 @@ pub enum ImageEncoder {
 }
 
 /// A resampling filter, as Pillow defines it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Resample {
     /// Triangle filter, support 1.
     Bilinear,
@@ -53,7 +55,7 @@ pub enum Resample {
 }
 
 /// How the classifier's image is prepared.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ImageInput {
     /// Width in pixels.
     pub width: i64,
