@@ -3,7 +3,8 @@
 use crate::progress::{Progress, megabytes};
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
 use mmlnb_exporter::{
-    ExportError, Network, Recipe, Report, Source, Step, export_bundle, export_lowered, inspect, lower, weight_bytes,
+    ExportError, Network, Recipe, Report, Source, Step, export_bundle, export_lowered, inspect, lower, lower_portable,
+    not_portable, weight_bytes,
 };
 use mmlnb_models::bundle::Precision;
 use std::{cell::RefCell, io::Write, path::PathBuf};
@@ -94,6 +95,9 @@ struct Form {
     /// Size that the describer's images are brought to, both sides multiples of 28; the aspect is ignored.
     #[arg(long, value_name = "WxH", value_parser = image_size)]
     image_size: Option<[i64; 2]>,
+    /// Operators of the ONNX standard alone (set 21), so that OpenVINO and other runtimes load the graphs; not for int4. Slower in ONNX Runtime.
+    #[arg(long)]
+    portable: bool,
 }
 
 fn image_size(text: &str) -> Result<[i64; 2], String> {
@@ -115,17 +119,21 @@ pub fn run(cli: Cli) -> Result<(), ExportError> {
 }
 
 fn graph(args: &GraphArgs) -> Result<(), ExportError> {
-    let (precision, Form { image_size }) = (args.precision, args.form);
+    let (precision, Form { image_size, portable }) = (args.precision, args.form);
+    if let Some(problem) = not_portable(precision).filter(|_| portable) {
+        return Err(ExportError::Asked(problem));
+    }
     if image_size.is_some() && args.network != Network::Vision {
         let problem = "--image-size is for --network vision; the classifier's size stands in its config.json";
         return Err(ExportError::Asked(problem.to_string()));
     }
     let source = Source::open_allowing(&args.checkpoint, args.adapter.as_deref(), args.allow_partial)?;
     source.told_partial().iter().for_each(|warning| eprintln!("warning: {warning}"));
-    let lowered = lower(&source.graph(args.network)?, args.network.name(), precision)?;
+    let (graph, name) = (source.graph(args.network)?, args.network.name());
+    let lowered = if portable { lower_portable(&graph, name, precision)? } else { lower(&graph, name, precision)? };
     let size = image_size.map(|[width, height]| ("image_size", format!("{width}x{height}")));
     let metadata: Vec<(&str, String)> = size.into_iter().collect();
-    let progress = Progress::begin(args.network.name(), weight_bytes(&lowered));
+    let progress = Progress::begin(name, weight_bytes(&lowered));
     let info =
         export_lowered(&lowered, &source.weights()?, precision, &args.output, &metadata, &|bytes| progress.advance(bytes))?;
     drop(progress);
@@ -133,8 +141,9 @@ fn graph(args: &GraphArgs) -> Result<(), ExportError> {
 }
 
 fn bundle(args: BundleArgs) -> Result<(), ExportError> {
-    let BundleArgs { output, vlm, adapter, allow_partial, classifier, settings, precision, form: Form { image_size } } = args;
-    let recipe = Recipe { output, vlm, adapter, allow_partial, classifier, settings, precision, image_size };
+    let BundleArgs { output, vlm, adapter, allow_partial, classifier, settings, precision, form: Form { image_size, portable } } =
+        args;
+    let recipe = Recipe { output, vlm, adapter, allow_partial, classifier, settings, precision, portable, image_size };
     let current: RefCell<Option<Progress>> = RefCell::new(None);
     let sha256 = export_bundle(&recipe, &|step| match step {
         Step::Begin { name, bytes } => drop(current.replace(Some(Progress::begin(name, bytes)))),

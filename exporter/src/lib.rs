@@ -21,7 +21,7 @@ pub use bundle::{Recipe, export_bundle};
 pub use error::ExportError;
 pub use export::{GraphInfo, Step, export_graph, export_lowered, weight_bytes};
 pub use inspect::{BundleReport, GraphReport, Report, inspect};
-pub use lower::{cache_head_size, lower, lower_as_is};
+pub use lower::{cache_head_size, lower, lower_as_is, lower_portable, not_portable};
 pub use nodes::OnnxGraph;
 pub use policy::{BLOCK, Storage};
 pub use source::{Network, Sizes, Source};

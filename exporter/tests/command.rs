@@ -147,6 +147,46 @@ fn golden_qwen2_5_vl_and_golden_curriculum_make_a_bundle() {
 }
 
 #[test]
+fn golden_qwen2_5_vl_and_golden_curriculum_in_operators_of_the_standard() {
+    let (Some(vlm), Some(curriculum), Some(swin)) = (family("qwen2_5_vl"), family("curriculum"), family("swin")) else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let output = temporary.path().join("bundle");
+    let classifier = curriculum.join("checkpoint");
+    let arguments = ["bundle", "--output", path(&output), "--vlm", path(&vlm), "--classifier", path(&classifier), "--portable"];
+    fails(&[arguments.as_slice(), &["--precision", "int4+int8"]].concat(), &["--portable", "int4+int8", "--precision"]);
+    assert!(!output.exists(), "nothing was begun");
+    for precision in ["f32", "f16", "int8"] {
+        succeeds(&[arguments.as_slice(), &["--precision", precision]].concat());
+        let manifest = json(&output.join("manifest.json"));
+        assert_eq!((&manifest["portable"], &manifest["precision"]), (&true.into(), &precision.into()));
+        assert!(fs::read_to_string(output.join("MODEL_CARD.md")).unwrap().contains("- portable: "));
+        let lines = succeeds(&["inspect", "--json", path(&output)]);
+        let graphs: Vec<Value> = lines.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(graphs.len(), 6);
+        graphs.iter().for_each(|graph| assert_eq!(foreign(graph), Vec::<&String>::new(), "{}", graph["path"]));
+    }
+    let decoder = |arguments: &[&str], name: &str| {
+        let output = temporary.path().join(name);
+        let whole = ["graph", "--network", "decoder", "--checkpoint", path(&vlm), "--output", path(&output)];
+        succeeds(&[whole.as_slice(), arguments].concat());
+        serde_json::from_str::<Value>(&succeeds(&["inspect", "--json", path(&output.join("decoder.onnx"))])).unwrap()
+    };
+    let (usual, portable) = (decoder(&[], "usual"), decoder(&["--portable"], "portable"));
+    assert!(!foreign(&usual).is_empty() && foreign(&portable).is_empty());
+    for key in ["inputs", "outputs", "parameters"] {
+        assert_eq!(usual[key], portable[key], "{key}");
+    }
+    let graph = ["graph", "--network", "swin", "--checkpoint", path(&swin), "--output", path(temporary.path()), "--portable"];
+    fails(&[graph.as_slice(), &["--precision", "int4"]].concat(), &["--portable", "int4", "--precision"]);
+    succeeds(&graph);
+}
+
+/// Operators of a graph that the standard does not have.
+fn foreign(graph: &Value) -> Vec<&String> {
+    graph["operators"].as_object().unwrap().keys().filter(|name| name.contains('.')).collect()
+}
+
+#[test]
 fn golden_lora_and_golden_curriculum_carry_what_training_left_beside_them() {
     let (Some(lora), Some(curriculum), Some(vlm)) = (family("lora"), family("curriculum"), family("qwen2_5_vl")) else { return };
     let temporary = tempfile::tempdir().unwrap();

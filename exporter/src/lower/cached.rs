@@ -142,7 +142,7 @@ impl Lowering<'_> {
     }
 
     /// q, k and v, already rotated, in the same layout.
-    fn single_heads(&mut self, node: &Node, heads: i64, kv_heads: i64, head: i64, elem: Elem) -> [String; 3] {
+    pub(super) fn single_heads(&mut self, node: &Node, heads: i64, kv_heads: i64, head: i64, elem: Elem) -> [String; 3] {
         let [q, k, v] = [0, 1, 2].map(|i| self.want(node.inputs[i], elem));
         let size = cache_head_size(head);
         let [q, k] = [(q, heads), (k, kv_heads)].map(|(x, count)| self.pad_parts(&x, 2 * count, head / 2, size / 2, elem));
@@ -162,7 +162,7 @@ impl Lowering<'_> {
     }
 
     /// Undoes the padding of a result.
-    fn cut_heads(&mut self, x: String, heads: i64, head: i64) -> String {
+    pub(super) fn cut_heads(&mut self, x: String, heads: i64, head: i64) -> String {
         let size = cache_head_size(head);
         if size == head {
             return x;

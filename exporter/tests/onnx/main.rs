@@ -13,6 +13,7 @@ mod golden_vgg16;
 mod laws;
 #[path = "../../../models/tests/golden_files/minilm.rs"]
 mod minilm;
+mod portable;
 mod quantised;
 mod random;
 mod session;

@@ -1,6 +1,6 @@
 //! Graphs exported into a temporary folder and run in ONNX Runtime.
 
-use mmlnb_exporter::{OnnxGraph, export_graph, export_lowered};
+use mmlnb_exporter::{OnnxGraph, export_graph, export_lowered, lower_portable};
 use mmlnb_models::{bundle::Precision, graph::Graph, weights::Weights};
 use ort::{
     environment::Environment,
@@ -56,6 +56,9 @@ impl Given {
 /// Results by name: shape and numbers.
 pub type Results = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
+/// How a network becomes a loaded graph.
+pub type Read = fn(&Graph, &Weights<'_>, Precision) -> Onnx;
+
 /// A loaded graph.
 pub struct Onnx {
     session: Session,
@@ -72,6 +75,11 @@ impl Onnx {
     pub fn of(graph: &Graph, weights: &Weights<'_>, precision: Precision) -> Onnx {
         let folder = tempfile::tempdir().unwrap();
         Onnx::load(&export_graph(graph, weights, precision, folder.path(), "graph").unwrap().file)
+    }
+
+    /// A network in operators of the standard alone, exported and loaded.
+    pub fn portable(graph: &Graph, weights: &Weights<'_>, precision: Precision) -> Onnx {
+        Onnx::of_lowered(&lower_portable(graph, "graph", precision).unwrap(), weights, precision)
     }
 
     /// A lowered graph, exported and loaded.
