@@ -62,10 +62,10 @@ pub struct Recipe {
 }
 
 /// The describer's half, opened and checked.
-struct DescriberInput {
-    source: Source,
-    config: QwenConfig,
-    settings: Settings,
+pub(crate) struct DescriberInput {
+    pub source: Source,
+    pub config: QwenConfig,
+    pub settings: Settings,
     record: Option<Record>,
     image_size: Option<[i64; 2]>,
     /// What it has seen, as far as it says.
@@ -157,7 +157,7 @@ fn opened(recipe: &Recipe) -> Result<(Option<DescriberInput>, Option<ClassifierI
     }
 }
 
-fn open_describer(dir: &Path, recipe: &Recipe) -> Result<DescriberInput, ExportError> {
+pub(crate) fn open_describer(dir: &Path, recipe: &Recipe) -> Result<DescriberInput, ExportError> {
     let source = Source::open_allowing(dir, recipe.adapter.as_deref(), recipe.allow_partial)?;
     let Sizes::Qwen(config) = source.sizes().clone() else {
         return Err(ExportError::Asked(format!("--vlm is for a Qwen2.5-VL checkpoint, but {} is none", dir.display())));
@@ -306,7 +306,7 @@ fn write_trained_on(data: Option<&TrainingData>, to: &Path) -> Result<(), Export
     data.map_or(Ok(()), |data| fs::write(&file, data.to_bytes()).map_err(ExportError::io("write", &file)))
 }
 
-fn copy(from: &Path, to: &Path, names: &[&str]) -> Result<(), ExportError> {
+pub(crate) fn copy(from: &Path, to: &Path, names: &[&str]) -> Result<(), ExportError> {
     for name in names {
         let file = from.join(name);
         if file.is_file() {
@@ -353,16 +353,16 @@ fn occupied(output: &Path) -> Result<(), ExportError> {
     if ours { Ok(()) } else { refuse("is not empty and no bundle of mmlnb-export; choose another --output") }
 }
 
-/// The bundle under a hidden name beside its target; removed unless finished.
-struct Part {
-    path: PathBuf,
+/// The folder under a hidden name beside its target; removed unless finished.
+pub(crate) struct Part {
+    pub path: PathBuf,
     finished: bool,
     /// Folders around it; let go of after it.
     around: Option<Made>,
 }
 
 impl Part {
-    fn create(output: &Path) -> Result<Part, ExportError> {
+    pub fn create(output: &Path) -> Result<Part, ExportError> {
         let path = exchange::beside(output, "part").map_err(ExportError::io("read", output))?;
         if path.exists() {
             fs::remove_dir_all(&path).map_err(ExportError::io("remove", &path))?;
@@ -372,7 +372,7 @@ impl Part {
         Ok(Part { path, finished: false, around })
     }
 
-    fn finish(mut self, output: &Path) -> Result<(), ExportError> {
+    pub fn finish(mut self, output: &Path) -> Result<(), ExportError> {
         exchange::put_in_place(&self.path, output).map_err(ExportError::io("rename", &self.path))?;
         self.finished = true;
         self.around.take().into_iter().for_each(Made::keep);

@@ -186,6 +186,7 @@ pub const OPERATORS: &[(&str, &str, i64)] = &[
     ("Concat", "", 13),
     ("Conv", "", 11),
     ("Cos", "", 7),
+    ("CumSum", "", 14),
     ("Div", "", 14),
     ("Equal", "", 19),
     ("Expand", "", 13),

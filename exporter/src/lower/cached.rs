@@ -3,7 +3,7 @@
 //! Its kernels want heads whose halves are multiples of 8: other heads are padded with zeros here, and so is the cache. In f32 the rotary embedding
 //! happens inside, on one packed q, k, v; in f16 outside, since the angles stay f32.
 
-use super::{Elem, Lowering};
+use super::{Elem, Form, Lowering};
 use crate::nodes::Attribute;
 use mmlnb_models::graph::{AttentionKind, Dim, Graph, Node, Op, Value};
 use std::collections::HashSet;
@@ -93,7 +93,8 @@ impl Lowering<'_> {
     pub(super) fn cached_attention(&mut self, node: &Node, heads: i64, kv_heads: i64) {
         let head = self.width(node.inputs[0]) / heads;
         let elem = self.compute();
-        let packed = (elem == Elem::F32).then(|| packed(self.graph, node)).flatten();
+        let inside = elem == Elem::F32 && matches!(self.form, Form::Runtime);
+        let packed = inside.then(|| packed(self.graph, node)).flatten();
         let rotates = packed.is_some();
         let [q, k, v] = match &packed {
             Some(Packed { qkv, .. }) => [self.packed_heads(*qkv, heads, kv_heads, head), String::new(), String::new()],

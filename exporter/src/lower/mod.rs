@@ -7,6 +7,7 @@
 mod attention;
 mod cached;
 mod emit;
+mod genai;
 mod layers;
 mod portable;
 mod quantised;
@@ -21,6 +22,7 @@ use crate::{
 };
 pub use cached::cache_head_size;
 use emit::Emitter;
+pub use genai::{Genai, lower_genai};
 use mmlnb_models::{
     bundle::Precision,
     graph::{AttentionKind, Dim, Graph, Kind, Node, Op, Value, Weight},
@@ -32,10 +34,17 @@ use std::collections::{HashMap, HashSet};
 /// # Errors
 /// [`ExportError::Unsupported`] for an operator in a form that none of the networks has.
 pub fn lower(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGraph, ExportError> {
-    let fused = graph.fuse_residual_norms();
-    let blocks = fused.nodes.iter().any(|node| node.region.is_some());
+    lower_as_is(&fused(graph, precision), name, precision)
+}
+
+fn fused(graph: &Graph, precision: Precision) -> Graph {
+    stacked(&graph.fuse_residual_norms(), precision)
+}
+
+fn stacked(graph: &Graph, precision: Precision) -> Graph {
+    let blocks = graph.nodes.iter().any(|node| node.region.is_some());
     let least = Policy::new(precision, graph).stacked_from();
-    lower_as_is(&if blocks { fused.stack_linears_of(least) } else { fused }, name, precision)
+    if blocks { graph.stack_linears_of(least) } else { graph.clone() }
 }
 
 /// The reading with operators of the ONNX standard alone, none of ONNX Runtime's own, for other runtimes; the same inputs and outputs.
@@ -46,9 +55,7 @@ pub fn lower_portable(graph: &Graph, name: &str, precision: Precision) -> Result
     if let Some(problem) = not_portable(precision) {
         return Err(ExportError::Asked(problem));
     }
-    let blocks = graph.nodes.iter().any(|node| node.region.is_some());
-    let least = Policy::new(precision, graph).stacked_from();
-    read(&if blocks { graph.stack_linears_of(least) } else { graph.clone() }, name, precision, true)
+    read(&stacked(graph, precision), name, precision, Form::Portable)
 }
 
 /// Why a precision has no portable form, if it has none.
@@ -66,19 +73,33 @@ pub fn not_portable(precision: Precision) -> Option<String> {
 /// # Errors
 /// As [`lower`].
 pub fn lower_as_is(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGraph, ExportError> {
-    read(graph, name, precision, false)
+    read(graph, name, precision, Form::Runtime)
 }
 
-fn read(graph: &Graph, name: &str, precision: Precision, portable: bool) -> Result<OnnxGraph, ExportError> {
+/// What a graph is written for.
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    /// ONNX Runtime, whose own operators are faster.
+    Runtime,
+    /// Any runtime: operators of the ONNX standard alone.
+    Portable,
+    /// onnxruntime-genai, which binds other inputs and outputs.
+    Genai(Genai<'a>),
+}
+
+fn read(graph: &Graph, name: &str, precision: Precision, form: Form<'_>) -> Result<OnnxGraph, ExportError> {
     let policy = Policy::new(precision, graph);
     let mut lowering = Lowering {
         graph,
         policy,
-        portable,
+        form,
         emit: Emitter::default(),
         tensors: HashMap::new(),
         shared: HashMap::new(),
-        absorbed: if portable { HashSet::new() } else { cached::absorbed(graph, policy.compute()) },
+        absorbed: match form {
+            Form::Runtime => cached::absorbed(graph, policy.compute()),
+            Form::Portable | Form::Genai(_) => HashSet::new(),
+        },
         node: 0,
     };
     for (index, node) in graph.nodes.iter().enumerate() {
@@ -88,12 +109,15 @@ fn read(graph: &Graph, name: &str, precision: Precision, portable: bool) -> Resu
             lowering.lower(node)?;
         }
     }
+    if let Form::Genai(part) = form {
+        lowering.genai_results(part);
+    }
     let outputs = lowering.outputs();
     let parameters = graph.parameters().iter().map(|p| p.shape.iter().product::<i64>() as u64).sum();
     let Emitter { inputs, nodes, initialisers, .. } = lowering.emit;
     let lowered = OnnxGraph { name: name.into(), inputs, outputs, nodes, initialisers, parameters };
     lowered.check()?;
-    match lowered.nodes.iter().find(|node| portable && node.domain() == Some(MICROSOFT)) {
+    match lowered.nodes.iter().find(|node| matches!(form, Form::Portable) && node.domain() == Some(MICROSOFT)) {
         Some(node) => {
             let problems = vec![format!("{} is no operator of the standard", node.op)];
             Err(ExportError::Malformed { graph: lowered.name, problems })
@@ -112,8 +136,7 @@ struct Tensor {
 struct Lowering<'g> {
     graph: &'g Graph,
     policy: Policy,
-    /// Operators of the ONNX standard alone.
-    portable: bool,
+    form: Form<'g>,
     emit: Emitter,
     tensors: HashMap<Value, Tensor>,
     /// What several nodes use, by a description of it: casts, padded tables, window indices.
@@ -138,7 +161,7 @@ impl Lowering<'_> {
             Op::MaxPool2d => self.max_pool(node),
             Op::Mean { axes } => self.mean(node, axes),
             Op::LayerNorm { weight, bias, eps } => self.layer_norm(node, weight, bias, *eps),
-            Op::RmsNorm { weight, eps } if self.portable => self.portable_rms_norm(node, weight, *eps),
+            Op::RmsNorm { weight, eps } if self.portable() => self.portable_rms_norm(node, weight, *eps),
             Op::RmsNorm { weight, eps } => self.rms_norm(node, weight, *eps),
             Op::AddLayerNorm { weight, bias, eps } => self.add_layer_norm(node, weight, bias, *eps),
             Op::AddRmsNorm { weight, eps } => self.add_rms_norm(node, weight, *eps),
@@ -146,7 +169,7 @@ impl Lowering<'_> {
             Op::Gelu => self.in_f32(node, "Gelu", vec![]),
             Op::Tanh => self.in_f32(node, "Tanh", vec![]),
             Op::Sigmoid => self.in_f32(node, "Sigmoid", vec![]),
-            Op::SwiGlu if self.portable => self.portable_swiglu(node),
+            Op::SwiGlu if self.portable() => self.portable_swiglu(node),
             Op::SwiGlu => self.swiglu(node),
             Op::Add => self.in_f32(node, "Add", vec![]),
             Op::Blend => self.blend(node),
@@ -160,10 +183,10 @@ impl Lowering<'_> {
             Op::Unpermute => self.unpermute(node),
             Op::MergeRows { group } => self.merge_rows(node, *group),
             Op::AxialAngles { head, theta } => self.axial_angles(node, *head, *theta),
-            Op::Rotary { heads } if self.portable => self.portable_rotary(node, *heads),
+            Op::Rotary { heads } if self.portable() => self.portable_rotary(node, *heads),
             Op::Rotary { .. } => self.rotary(node),
             Op::Attention { heads, kv_heads, kind, .. } => return self.attention(node, *heads, *kv_heads, *kind),
-            Op::WindowAttention { heads, side, table } if self.portable => {
+            Op::WindowAttention { heads, side, table } if self.portable() => {
                 self.portable_window_attention(node, *heads, *side, table)
             }
             Op::WindowAttention { heads, side, table } => self.window_attention(node, *heads, *side, table),
@@ -178,6 +201,12 @@ impl Lowering<'_> {
     /// Declares an input; integers are i64 but for the lengths of a cache, floats f32 but for an f16 cache, whose heads are padded.
     fn input(&mut self, name: &str, node: &Node) {
         let own = self.slot(0);
+        if let Form::Genai(part) = self.form
+            && let Some(made) = self.genai_input(name, node, part)
+        {
+            self.tensors.insert(own, made);
+            return;
+        }
         let mut dims = node.types[0].dims.clone();
         let elem = match (node.types[0].kind, cached::role(self.graph, own)) {
             (Kind::Bool, _) => Elem::Bool,
@@ -227,6 +256,10 @@ impl Lowering<'_> {
         names.filter(|name| *name == old).for_each(|name| *name = new.to_string());
         let tensors = self.tensors.values_mut().map(|tensor| &mut tensor.name);
         tensors.chain(self.shared.values_mut().flatten()).filter(|name| *name == old).for_each(|name| *name = new.to_string());
+    }
+
+    fn portable(&self) -> bool {
+        matches!(self.form, Form::Portable)
     }
 
     /// The type of products.
@@ -327,7 +360,7 @@ impl Lowering<'_> {
                 let problem = format!("{kind:?} attention with {heads} heads on {kv_heads} key heads");
                 return Err(ExportError::Unsupported { node: node.name.to_string(), problem });
             }
-            _ if self.portable => self.portable_attention(node, heads, kv_heads, kind),
+            _ if self.portable() => self.portable_attention(node, heads, kv_heads, kind),
             AttentionKind::Cached => self.cached_attention(node, heads, kv_heads),
             AttentionKind::Causal => self.causal_attention(node, heads, kv_heads),
             AttentionKind::Full => self.full_attention(node, heads),

@@ -260,7 +260,7 @@ impl Lowering<'_> {
         if from == to { x } else { self.cast(&x, to) }
     }
 
-    fn cast(&mut self, x: &str, to: Elem) -> String {
+    pub(super) fn cast(&mut self, x: &str, to: Elem) -> String {
         self.emit.op_with("Cast", &[x], vec![("to", Attribute::Int(to.code().into()))])
     }
 

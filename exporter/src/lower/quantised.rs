@@ -21,7 +21,7 @@ impl Lowering<'_> {
         let matrix = self.quantised(weight, Storage::Channels, Form::Codes);
         let scales = self.quantised(weight, Storage::Channels, Form::Scales);
         let (one, zero) = (self.emit.float(1.0 / 127.0), self.emit.byte(ZERO8));
-        let product = match self.portable {
+        let product = match self.portable() {
             true => self.portable_integer_product([&codes, &matrix, &zero], [&one, &scales]),
             false => self.emit.op("MatMulIntegerToFloat", &[codes.as_str(), &matrix, &one, &scales, &zero]),
         };

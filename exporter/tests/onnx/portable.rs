@@ -86,7 +86,7 @@ proptest! {
         write_random(folder.path(), &graph, seed);
         let checkpoint = Checkpoint::open(folder.path(), Naming::Qwen).unwrap();
         let weights = Weights::new(&checkpoint);
-        for (precision, allowed) in PORTABLE.into_iter().zip([1e-5, 0.02, 0.02]) {
+        for (precision, allowed) in PORTABLE.into_iter().zip([1e-5, 0.02, 0.05]) {
             let [own, portable] = [Onnx::of, Onnx::portable].map(|read| {
                 let mut language = Language::new(config.clone(), read(&graph, &weights, precision), precision);
                 let (mut rows, mut logits) = (Vec::new(), Vec::new());

@@ -4,6 +4,7 @@ use mmlnb_exporter::{OnnxGraph, export_graph, export_lowered, lower_portable};
 use mmlnb_models::{bundle::Precision, graph::Graph, weights::Weights};
 use ort::{
     environment::Environment,
+    memory::Allocator,
     session::{Session, SessionInputValue},
     value::Tensor,
 };
@@ -45,6 +46,11 @@ impl Given {
     fn value(self) -> SessionInputValue<'static> {
         let Given { shape, data } = self;
         match data {
+            // Made in place: an array of nothing has no memory to point to.
+            Data::F32(values) if values.is_empty() => {
+                let shape = shape.iter().map(|size| *size as i64).collect::<Vec<_>>();
+                Tensor::<f32>::new(&Allocator::default(), shape).unwrap().into()
+            }
             Data::F32(values) => Tensor::from_array((shape, values)).unwrap().into(),
             Data::F16(values) => Tensor::from_array((shape, values)).unwrap().into(),
             Data::I64(values) => Tensor::from_array((shape, values)).unwrap().into(),
@@ -86,6 +92,13 @@ impl Onnx {
     pub fn of_lowered(graph: &OnnxGraph, weights: &Weights<'_>, precision: Precision) -> Onnx {
         let folder = tempfile::tempdir().unwrap();
         Onnx::load(&export_lowered(graph, weights, precision, folder.path(), &[], &|_| ()).unwrap().file)
+    }
+
+    /// What ONNX Runtime says to inputs that it cannot work on.
+    pub fn refuses(&mut self, inputs: Vec<(&str, Given)>) -> String {
+        let inputs: Vec<(String, SessionInputValue<'static>)> =
+            inputs.into_iter().map(|(name, given)| (name.to_string(), given.value())).collect();
+        self.session.run(inputs).map(drop).expect_err("these inputs are wrong").to_string()
     }
 
     pub fn run(&mut self, inputs: Vec<(&str, Given)>) -> Results {
