@@ -5,7 +5,9 @@ mod engine_support;
 #[path = "../../models/tests/golden_files/mod.rs"]
 mod golden_files;
 
-use engine_support::{engine, export, floats, integers, patch, together, traced};
+use std::path::Path;
+
+use engine_support::{Exported, engine, export, export_portable, floats, integers, patch, together, traced};
 use golden_files::{Tensors, distance, family, json, list, picture, text};
 use mmlnb_appliance::engine::{Assessment, EngineError, Mode, PatchImage, Request};
 use mmlnb_models::bundle::Precision;
@@ -26,6 +28,15 @@ const TENSORS: [(&str, &str); 10] = [
 
 #[test]
 fn golden_curriculum_classifies_as_the_reference() {
+    classifies_as_the_reference(export);
+}
+
+#[test]
+fn golden_curriculum_classifies_as_the_reference_with_operators_of_the_standard() {
+    classifies_as_the_reference(export_portable);
+}
+
+fn classifies_as_the_reference(export: fn(Option<&Path>, Option<&Path>, Precision) -> Exported) {
     let Some(family) = family("curriculum") else { return };
     let cases = json(&family.join("cases.json"));
     let classify = &cases["classify"];

@@ -8,7 +8,9 @@ mod golden_files;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use engine_support::{Exported, describe, describer, export, flipped, floats, integers, patch, together, traced};
+use engine_support::{
+    Exported, describe, describer, export, export_portable, flipped, floats, integers, patch, together, traced,
+};
 use golden_files::{Tensors, distance, family, json, list, picture, text};
 use mmlnb_appliance::engine::{Assessment, Mode, PatchImage, StopReason};
 use mmlnb_models::bundle::Precision;
@@ -23,6 +25,16 @@ macro_rules! tests_of {
             #[test]
             fn writes_the_reference_tokens() {
                 super::writes_the_reference_tokens($family, $folder);
+            }
+
+            #[test]
+            fn writes_the_reference_tokens_with_operators_of_the_standard() {
+                super::writes_the_reference_tokens_in(super::opened_portable($family, $folder, Precision::F32));
+            }
+
+            #[test]
+            fn writes_the_same_in_company_with_operators_of_the_standard() {
+                super::writes_the_same_in_company_of(super::opened_portable($family, $folder, Precision::F32));
             }
 
             #[test]
@@ -65,8 +77,19 @@ tests_of!(golden_qwen2_5_vl_b_new_style, "qwen2_5_vl_b", "new_style");
 /// No token of this id exists, so nothing ends early.
 const NEVER: i64 = -1;
 
-/// A family's case file and its bundle, or nothing if the family is absent.
-fn opened(name: &str, folder: &str, precision: Precision) -> Option<(std::path::PathBuf, Value, Exported)> {
+/// A family's folder, its case file and its bundle.
+type Opened = Option<(std::path::PathBuf, Value, Exported)>;
+
+/// Nothing if the family is absent.
+fn opened(name: &str, folder: &str, precision: Precision) -> Opened {
+    opened_as(name, folder, &|checkpoint| export(Some(checkpoint), None, precision))
+}
+
+fn opened_portable(name: &str, folder: &str, precision: Precision) -> Opened {
+    opened_as(name, folder, &|checkpoint| export_portable(Some(checkpoint), None, precision))
+}
+
+fn opened_as(name: &str, folder: &str, export: &dyn Fn(&Path) -> Exported) -> Opened {
     let family = family(name)?;
     let checkpoint = family.join(folder);
     if !checkpoint.is_dir() {
@@ -74,7 +97,7 @@ fn opened(name: &str, folder: &str, precision: Precision) -> Option<(std::path::
         return None;
     }
     let cases = json(&family.join("cases.json"));
-    let exported = export(Some(&checkpoint), None, precision);
+    let exported = export(&checkpoint);
     Some((family, cases, exported))
 }
 
@@ -99,7 +122,11 @@ fn tokens(assessment: &Assessment) -> Vec<i64> {
 }
 
 fn writes_the_reference_tokens(name: &str, folder: &str) {
-    let Some((family, cases, exported)) = opened(name, folder, Precision::F32) else { return };
+    writes_the_reference_tokens_in(opened(name, folder, Precision::F32));
+}
+
+fn writes_the_reference_tokens_in(opened: Opened) {
+    let Some((family, cases, exported)) = opened else { return };
     for case in single(&cases) {
         let (index, rgb) = image(&family, &cases, case);
         let asked = exported.asking(text(case, "text"), case["system"].as_str());
@@ -168,7 +195,11 @@ fn stops_at_the_end_token(name: &str, folder: &str) {
 
 /// Requests that join and leave while others run: answers of different length, more of them than slots.
 fn writes_the_same_in_company(name: &str, folder: &str, precision: Precision) {
-    let Some((family, cases, exported)) = opened(name, folder, precision) else { return };
+    writes_the_same_in_company_of(opened(name, folder, precision));
+}
+
+fn writes_the_same_in_company_of(opened: Opened) {
+    let Some((family, cases, exported)) = opened else { return };
     let files = list(&cases, "images");
     let pictures: Vec<Rgb8Image> = files.iter().map(|file| picture(&family.join(text(file, "file")))).collect();
     let images: Vec<PatchImage> = pictures

@@ -4,7 +4,7 @@ use crate::{
     classifier::{ClassifierInput, damaged_record},
     error::ExportError,
     export::{GraphInfo, Step, export_lowered, weight_bytes},
-    lower::{cache_head_size, lower},
+    lower::{cache_head_size, lower, lower_portable, not_portable},
     model_card::model_card,
     policy::Policy,
     source::{Network, Sizes, Source},
@@ -56,15 +56,17 @@ pub struct Recipe {
     pub settings: Option<PathBuf>,
     /// Type of products and their weights.
     pub precision: Precision,
+    /// Operators of the ONNX standard alone.
+    pub portable: bool,
     /// Width and height of the describer's images, multiples of 28.
     pub image_size: Option<[i64; 2]>,
 }
 
 /// The describer's half, opened and checked.
-struct DescriberInput {
-    source: Source,
-    config: QwenConfig,
-    settings: Settings,
+pub(crate) struct DescriberInput {
+    pub source: Source,
+    pub config: QwenConfig,
+    pub settings: Settings,
     record: Option<Record>,
     image_size: Option<[i64; 2]>,
     /// What it has seen, as far as it says.
@@ -82,6 +84,7 @@ pub fn export_bundle(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<Str
         format: FORMAT,
         producer: format!("{PRODUCER} {}", env!("CARGO_PKG_VERSION")),
         precision: recipe.precision,
+        portable: recipe.portable,
         describer: None,
         classifier: None,
         provenance: Provenance::default(),
@@ -103,7 +106,7 @@ pub fn export_bundle(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<Str
         manifest.known_answers.extend(known_answers(trained, "describer", recipe.precision, &part.path)?);
     }
     if let Some(input) = &classifier {
-        manifest.classifier = Some(write_classifier(input, recipe.precision, &part.path, progress)?);
+        manifest.classifier = Some(write_classifier(input, recipe, &part.path, progress)?);
         manifest.provenance.classifier = Some(provenance(&input.source, &CLASSIFIER_FILES)?);
         manifest.provenance.data.extend(input.data_sha256.clone());
         manifest.known_answers.extend(known_answers(input.source.dir(), "classifier", recipe.precision, &part.path)?);
@@ -136,6 +139,7 @@ fn opened(recipe: &Recipe) -> Result<(Option<DescriberInput>, Option<ClassifierI
             .filter(|(given, _)| *given)
             .for_each(|(_, name)| asked(&format!("{name} is for the describer; give --vlm too")));
     }
+    not_portable(recipe.precision).filter(|_| recipe.portable).iter().for_each(|problem| asked(problem));
     problems.extend(occupied(&recipe.output).err());
     let mut keep = |result: Result<(), ExportError>| problems.extend(result.err());
     let mut describer = None;
@@ -154,7 +158,7 @@ fn opened(recipe: &Recipe) -> Result<(Option<DescriberInput>, Option<ClassifierI
     }
 }
 
-fn open_describer(dir: &Path, recipe: &Recipe) -> Result<DescriberInput, ExportError> {
+pub(crate) fn open_describer(dir: &Path, recipe: &Recipe) -> Result<DescriberInput, ExportError> {
     let source = Source::open_allowing(dir, recipe.adapter.as_deref(), recipe.allow_partial)?;
     let Sizes::Qwen(config) = source.sizes().clone() else {
         return Err(ExportError::Asked(format!("--vlm is for a Qwen2.5-VL checkpoint, but {} is none", dir.display())));
@@ -192,12 +196,14 @@ fn write_describer(
 ) -> Result<bundle::Describer, ExportError> {
     let DescriberInput { source, config, settings, image_size, .. } = input;
     let dir = part.join(DESCRIBER);
-    let write = |network: Network| write_graph(source, network, network.name(), recipe.precision, &dir, progress);
+    let graph = |network, name: &str, precision| {
+        write_graph(source, network, Form { name, precision, portable: recipe.portable }, &dir, progress)
+    };
+    let write = |network: Network| graph(network, network.name(), recipe.precision);
     let vision = write(Network::Vision)?.described(&format!("{DESCRIBER}/vision.onnx"));
     let embedding = write(Network::Embedding)?.described(&format!("{DESCRIBER}/embedding.onnx"));
     let decoder = |name: &str, precision: Precision| -> Result<bundle::Graph, ExportError> {
-        let graph = write_graph(source, Network::Decoder, name, precision, &dir, progress)?;
-        Ok(graph.described(&format!("{DESCRIBER}/{name}.onnx")))
+        Ok(graph(Network::Decoder, name, precision)?.described(&format!("{DESCRIBER}/{name}.onnx")))
     };
     let (graph, prompts) = match recipe.precision {
         Precision::Int4Int8 => (decoder("decoder", Precision::Int4)?, Some(decoder("prompts", Precision::Int8)?)),
@@ -232,12 +238,13 @@ fn write_describer(
 
 fn write_classifier(
     input: &ClassifierInput,
-    precision: Precision,
+    recipe: &Recipe,
     part: &Path,
     progress: &dyn Fn(Step<'_>),
 ) -> Result<bundle::Classifier, ExportError> {
     let ClassifierInput { source, config, calibration, trained_on, .. } = input;
     let dir = part.join(CLASSIFIER);
+    let form = |name| Form { name, precision: recipe.precision, portable: recipe.portable };
     let (mut image, mut text, mut prmf) = (None, None, None);
     for network in source.networks() {
         let (name, place) = match network {
@@ -246,8 +253,7 @@ fn write_classifier(
             Network::Prmf => ("prmf", &mut prmf),
             Network::Vision | Network::Embedding | Network::Decoder => continue,
         };
-        *place =
-            Some(write_graph(source, network, name, precision, &dir, progress)?.described(&format!("{CLASSIFIER}/{name}.onnx")));
+        *place = Some(write_graph(source, network, form(name), &dir, progress)?.described(&format!("{CLASSIFIER}/{name}.onnx")));
     }
     copy(source.dir(), &dir, &CLASSIFIER_FILES)?;
     write_trained_on(trained_on.as_ref(), &dir)?;
@@ -263,15 +269,23 @@ fn write_classifier(
     })
 }
 
+/// What a graph is called and how it is read.
+#[derive(Clone, Copy)]
+struct Form<'a> {
+    name: &'a str,
+    precision: Precision,
+    portable: bool,
+}
+
 fn write_graph(
     source: &Source,
     network: Network,
-    name: &str,
-    precision: Precision,
+    Form { name, precision, portable }: Form<'_>,
     dir: &Path,
     progress: &dyn Fn(Step<'_>),
 ) -> Result<GraphInfo, ExportError> {
-    let lowered = lower(&source.graph(network)?, name, precision)?;
+    let graph = source.graph(network)?;
+    let lowered = if portable { lower_portable(&graph, name, precision)? } else { lower(&graph, name, precision)? };
     progress(Step::Begin { name, bytes: weight_bytes(&lowered) });
     let info = export_lowered(&lowered, &source.weights()?, precision, dir, &[], &|bytes| progress(Step::Wrote(bytes)));
     progress(Step::End);
@@ -297,7 +311,7 @@ fn write_trained_on(data: Option<&TrainingData>, to: &Path) -> Result<(), Export
     data.map_or(Ok(()), |data| fs::write(&file, data.to_bytes()).map_err(ExportError::io("write", &file)))
 }
 
-fn copy(from: &Path, to: &Path, names: &[&str]) -> Result<(), ExportError> {
+pub(crate) fn copy(from: &Path, to: &Path, names: &[&str]) -> Result<(), ExportError> {
     for name in names {
         let file = from.join(name);
         if file.is_file() {
@@ -344,16 +358,16 @@ fn occupied(output: &Path) -> Result<(), ExportError> {
     if ours { Ok(()) } else { refuse("is not empty and no bundle of mmlnb-export; choose another --output") }
 }
 
-/// The bundle under a hidden name beside its target; removed unless finished.
-struct Part {
-    path: PathBuf,
+/// The folder under a hidden name beside its target; removed unless finished.
+pub(crate) struct Part {
+    pub path: PathBuf,
     finished: bool,
     /// Folders around it; let go of after it.
     around: Option<Made>,
 }
 
 impl Part {
-    fn create(output: &Path) -> Result<Part, ExportError> {
+    pub fn create(output: &Path) -> Result<Part, ExportError> {
         let path = exchange::beside(output, "part").map_err(ExportError::io("read", output))?;
         if path.exists() {
             fs::remove_dir_all(&path).map_err(ExportError::io("remove", &path))?;
@@ -363,7 +377,7 @@ impl Part {
         Ok(Part { path, finished: false, around })
     }
 
-    fn finish(mut self, output: &Path) -> Result<(), ExportError> {
+    pub fn finish(mut self, output: &Path) -> Result<(), ExportError> {
         exchange::put_in_place(&self.path, output).map_err(ExportError::io("rename", &self.path))?;
         self.finished = true;
         self.around.take().into_iter().for_each(Made::keep);

@@ -3,7 +3,8 @@
 use crate::progress::{Progress, megabytes};
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
 use mmlnb_exporter::{
-    ExportError, Network, Recipe, Report, Source, Step, export_bundle, export_lowered, inspect, lower, weight_bytes,
+    ExportError, Network, Recipe, Report, Source, Step, export_bundle, export_genai, export_lowered, inspect, lower,
+    lower_portable, not_portable, weight_bytes,
 };
 use mmlnb_models::bundle::Precision;
 use std::{cell::RefCell, io::Write, path::PathBuf};
@@ -27,6 +28,8 @@ enum Command {
     Graph(GraphArgs),
     /// Write a bundle: everything that the appliance needs, in one folder.
     Bundle(BundleArgs),
+    /// Write a folder that onnxruntime-genai loads: a describer for images of one size.
+    Genai(GenaiArgs),
     /// Show what an .onnx file or a bundle holds: graphs, inputs, outputs, operators, parameters, hashes.
     Inspect {
         /// An .onnx file or a bundle's folder.
@@ -89,11 +92,36 @@ struct BundleArgs {
     form: Form,
 }
 
+#[derive(Args)]
+struct GenaiArgs {
+    /// A Qwen2.5-VL checkpoint.
+    #[arg(long, value_name = "DIR")]
+    vlm: PathBuf,
+    /// A PEFT adapter (LoRA, rsLoRA or DoRA) to merge into it.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Accept an adapter that lacks modules that its configuration names: they stay as in the checkpoint.
+    #[arg(long, requires = "adapter")]
+    allow_partial: bool,
+    /// The one size that images are brought to, both sides multiples of 28; the aspect is ignored.
+    #[arg(long, value_name = "WxH", value_parser = image_size)]
+    image_size: [i64; 2],
+    /// The folder to write; made if need be, an older one there is replaced when the new one is whole.
+    #[arg(long, value_name = "DIR")]
+    output: PathBuf,
+    /// Type of products and their weights; norms, softmax and rotary tables stay f32.
+    #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(["f32", "int8", "int4"]).try_map(|p| p.parse::<Precision>()))]
+    precision: Precision,
+}
+
 #[derive(Args, Clone, Copy)]
 struct Form {
     /// Size that the describer's images are brought to, both sides multiples of 28; the aspect is ignored.
     #[arg(long, value_name = "WxH", value_parser = image_size)]
     image_size: Option<[i64; 2]>,
+    /// Operators of the ONNX standard alone (set 21), so that OpenVINO and other runtimes load the graphs; not for int4.
+    #[arg(long)]
+    portable: bool,
 }
 
 fn image_size(text: &str) -> Result<[i64; 2], String> {
@@ -110,22 +138,27 @@ pub fn run(cli: Cli) -> Result<(), ExportError> {
     match cli.command {
         Command::Graph(args) => graph(&args),
         Command::Bundle(args) => bundle(args),
+        Command::Genai(args) => genai(args),
         Command::Inspect { path, json } => show(&inspect(&path)?, json),
     }
 }
 
 fn graph(args: &GraphArgs) -> Result<(), ExportError> {
-    let (precision, Form { image_size }) = (args.precision, args.form);
+    let (precision, Form { image_size, portable }) = (args.precision, args.form);
+    if let Some(problem) = not_portable(precision).filter(|_| portable) {
+        return Err(ExportError::Asked(problem));
+    }
     if image_size.is_some() && args.network != Network::Vision {
         let problem = "--image-size is for --network vision; the classifier's size stands in its config.json";
         return Err(ExportError::Asked(problem.to_string()));
     }
     let source = Source::open_allowing(&args.checkpoint, args.adapter.as_deref(), args.allow_partial)?;
     source.told_partial().iter().for_each(|warning| eprintln!("warning: {warning}"));
-    let lowered = lower(&source.graph(args.network)?, args.network.name(), precision)?;
+    let (graph, name) = (source.graph(args.network)?, args.network.name());
+    let lowered = if portable { lower_portable(&graph, name, precision)? } else { lower(&graph, name, precision)? };
     let size = image_size.map(|[width, height]| ("image_size", format!("{width}x{height}")));
     let metadata: Vec<(&str, String)> = size.into_iter().collect();
-    let progress = Progress::begin(args.network.name(), weight_bytes(&lowered));
+    let progress = Progress::begin(name, weight_bytes(&lowered));
     let info =
         export_lowered(&lowered, &source.weights()?, precision, &args.output, &metadata, &|bytes| progress.advance(bytes))?;
     drop(progress);
@@ -133,16 +166,32 @@ fn graph(args: &GraphArgs) -> Result<(), ExportError> {
 }
 
 fn bundle(args: BundleArgs) -> Result<(), ExportError> {
-    let BundleArgs { output, vlm, adapter, allow_partial, classifier, settings, precision, form: Form { image_size } } = args;
-    let recipe = Recipe { output, vlm, adapter, allow_partial, classifier, settings, precision, image_size };
-    let current: RefCell<Option<Progress>> = RefCell::new(None);
-    let sha256 = export_bundle(&recipe, &|step| match step {
+    let BundleArgs { output, vlm, adapter, allow_partial, classifier, settings, precision, form: Form { image_size, portable } } =
+        args;
+    let recipe = Recipe { output, vlm, adapter, allow_partial, classifier, settings, precision, portable, image_size };
+    let current = RefCell::new(None);
+    let sha256 = export_bundle(&recipe, &|step| tell(&current, step))?;
+    say(&format!("{}: bundle_sha256 {sha256}\n", recipe.output.display()))
+}
+
+fn genai(args: GenaiArgs) -> Result<(), ExportError> {
+    let GenaiArgs { vlm, adapter, allow_partial, image_size, output, precision } = args;
+    let (vlm, image_size) = (Some(vlm), Some(image_size));
+    let recipe =
+        Recipe { output, vlm, adapter, allow_partial, classifier: None, settings: None, precision, portable: false, image_size };
+    let current = RefCell::new(None);
+    export_genai(&recipe, &|step| tell(&current, step))?;
+    say(&format!("{}: for onnxruntime-genai\n", recipe.output.display()))
+}
+
+/// Shows how far an export of several graphs is.
+fn tell(current: &RefCell<Option<Progress>>, step: Step<'_>) {
+    match step {
         Step::Begin { name, bytes } => drop(current.replace(Some(Progress::begin(name, bytes)))),
         Step::Wrote(bytes) => current.borrow().iter().for_each(|progress| progress.advance(bytes)),
         Step::End => drop(current.replace(None)),
         Step::Warning(warning) => eprintln!("warning: {warning}"),
-    })?;
-    say(&format!("{}: bundle_sha256 {sha256}\n", recipe.output.display()))
+    }
 }
 
 fn show(report: &Report, json: bool) -> Result<(), ExportError> {

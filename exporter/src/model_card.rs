@@ -10,6 +10,9 @@ pub(crate) fn model_card(manifest: &Manifest, measures: Option<&Estimates>) -> S
          (arXiv 2503.12927).\n\n",
     );
     card += &format!("- written by {}\n- precision: {}\n", manifest.producer, manifest.precision);
+    if manifest.portable {
+        card += "- portable: operators of the ONNX standard alone\n";
+    }
     match &manifest.describer {
         Some(describer) => card += &describer_section(describer),
         None => card += "\n## Describer\n\nNone: this bundle classifies only.\n",

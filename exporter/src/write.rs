@@ -84,14 +84,20 @@ fn refuse_foreign(file: &Path) -> Result<(), ExportError> {
     if !file.exists() {
         return Ok(());
     }
-    let bytes = fs::read(file).map_err(ExportError::io("read", file))?;
-    match ModelProto::decode(bytes.as_slice()) {
-        Ok(model) if model.producer_name.as_deref() == Some(PRODUCER) => Ok(()),
-        _ => {
-            let problem = format!("exists and was not written by {PRODUCER}; move it away or choose another --output");
-            Err(ExportError::Occupied { path: file.to_path_buf(), problem })
-        }
+    if written_here(file)? {
+        return Ok(());
     }
+    let problem = format!("exists and was not written by {PRODUCER}; move it away or choose another --output");
+    Err(ExportError::Occupied { path: file.to_path_buf(), problem })
+}
+
+/// Whether a file is a graph that this program wrote.
+pub(crate) fn written_here(file: &Path) -> Result<bool, ExportError> {
+    if !file.exists() {
+        return Ok(false);
+    }
+    let bytes = fs::read(file).map_err(ExportError::io("read", file))?;
+    Ok(ModelProto::decode(bytes.as_slice()).is_ok_and(|model| model.producer_name.as_deref() == Some(PRODUCER)))
 }
 
 /// A file under a temporary name; deleted unless finished.

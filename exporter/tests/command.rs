@@ -147,6 +147,112 @@ fn golden_qwen2_5_vl_and_golden_curriculum_make_a_bundle() {
 }
 
 #[test]
+fn golden_qwen2_5_vl_and_golden_curriculum_in_operators_of_the_standard() {
+    let (Some(vlm), Some(curriculum), Some(swin)) = (family("qwen2_5_vl"), family("curriculum"), family("swin")) else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let output = temporary.path().join("bundle");
+    let classifier = curriculum.join("checkpoint");
+    let arguments = ["bundle", "--output", path(&output), "--vlm", path(&vlm), "--classifier", path(&classifier), "--portable"];
+    fails(&[arguments.as_slice(), &["--precision", "int4+int8"]].concat(), &["--portable", "int4+int8", "--precision"]);
+    assert!(!output.exists(), "nothing was begun");
+    for precision in ["f32", "f16", "int8"] {
+        succeeds(&[arguments.as_slice(), &["--precision", precision]].concat());
+        let manifest = json(&output.join("manifest.json"));
+        assert_eq!((&manifest["portable"], &manifest["precision"]), (&true.into(), &precision.into()));
+        assert!(fs::read_to_string(output.join("MODEL_CARD.md")).unwrap().contains("- portable: "));
+        let lines = succeeds(&["inspect", "--json", path(&output)]);
+        let graphs: Vec<Value> = lines.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(graphs.len(), 6);
+        graphs.iter().for_each(|graph| assert_eq!(foreign(graph), Vec::<&String>::new(), "{}", graph["path"]));
+    }
+    let decoder = |arguments: &[&str], name: &str| {
+        let output = temporary.path().join(name);
+        let whole = ["graph", "--network", "decoder", "--checkpoint", path(&vlm), "--output", path(&output)];
+        succeeds(&[whole.as_slice(), arguments].concat());
+        serde_json::from_str::<Value>(&succeeds(&["inspect", "--json", path(&output.join("decoder.onnx"))])).unwrap()
+    };
+    let (usual, portable) = (decoder(&[], "usual"), decoder(&["--portable"], "portable"));
+    assert!(!foreign(&usual).is_empty() && foreign(&portable).is_empty());
+    for key in ["inputs", "outputs", "parameters"] {
+        assert_eq!(usual[key], portable[key], "{key}");
+    }
+    let graph = ["graph", "--network", "swin", "--checkpoint", path(&swin), "--output", path(temporary.path()), "--portable"];
+    fails(&[graph.as_slice(), &["--precision", "int4"]].concat(), &["--portable", "int4", "--precision"]);
+    succeeds(&graph);
+}
+
+#[test]
+fn golden_qwen2_5_vl_and_golden_lora_for_onnxruntime_genai() {
+    let (Some(vlm), Some(lora), Some(curriculum)) = (family("qwen2_5_vl"), family("lora"), family("curriculum")) else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let output = temporary.path().join("genai");
+    let arguments = ["genai", "--vlm", path(&vlm), "--image-size", "84x56", "--output", path(&output)];
+    succeeds(&arguments);
+    let files = || -> Vec<(String, Vec<u8>)> {
+        let items = fs::read_dir(&output).unwrap().map(|item| item.unwrap());
+        let mut files: Vec<_> =
+            items.map(|item| (item.file_name().into_string().unwrap(), fs::read(item.path()).unwrap())).collect();
+        files.sort();
+        files
+    };
+    let first = files();
+    let names: Vec<&str> = first.iter().map(|(name, _)| name.as_str()).collect();
+    let settings = ["genai_config.json", "processor_config.json", "prompt.txt", "tokenizer.json", "tokenizer_config.json"];
+    let graphs = ["vision.onnx", "embedding.onnx", "decoder.onnx"];
+    settings.iter().chain(&graphs).for_each(|name| assert!(names.contains(name), "{name} is not in {names:?}"));
+    let (checkpoint, written) = (json(&vlm.join("config.json")), json(&output.join("genai_config.json")));
+    assert_eq!(written["model"]["decoder"]["num_hidden_layers"], checkpoint["num_hidden_layers"]);
+    assert_eq!(written["model"]["vocab_size"], checkpoint["vocab_size"]);
+    assert_eq!(written["model"]["image_token_id"], checkpoint["image_token_id"]);
+    assert_eq!(written["model"]["eos_token_id"], json(&vlm.join("generation_config.json"))["eos_token_id"]);
+    assert_eq!(written["search"]["repetition_penalty"], json(&vlm.join("generation_config.json"))["repetition_penalty"]);
+    assert_eq!(
+        (&written["search"]["do_sample"], &written["search"]["past_present_share_buffer"]),
+        (&false.into(), &false.into())
+    );
+    let resize = &json(&output.join("processor_config.json"))["processor"]["transforms"][2]["operation"]["attrs"];
+    assert_eq!((&resize["width"], &resize["height"], &resize["smart_resize"]), (&84.into(), &56.into(), &0.into()));
+    let prompt = fs::read_to_string(output.join("prompt.txt")).unwrap();
+    assert!(prompt.contains("<|vision_start|><|image_pad|><|vision_end|>"), "{prompt}");
+    let vision: Value = serde_json::from_str(&succeeds(&["inspect", "--json", path(&output.join("vision.onnx"))])).unwrap();
+    assert_eq!(vision["inputs"][0]["shape"], serde_json::json!(["24", "1176"]), "4 rows of 6 patches");
+
+    succeeds(&arguments);
+    assert!(files() == first, "the second folder replaces the first and is the same");
+    succeeds(&[arguments.as_slice(), &["--precision", "int4", "--adapter", path(&lora.join("lora"))]].concat());
+    assert!(files() != first);
+    let decoder: Value = serde_json::from_str(&succeeds(&["inspect", "--json", path(&output.join("decoder.onnx"))])).unwrap();
+    assert!(decoder["operators"]["com.microsoft.MatMulNBits"].is_u64() && decoder["metadata"]["adapter_sha256"].is_string());
+    assert_eq!(hidden_files(temporary.path()), Vec::<String>::new());
+
+    let before = files();
+    fails(
+        &[["genai", "--vlm", path(&curriculum.join("checkpoint"))].as_slice(), &arguments[3..]].concat(),
+        &["--vlm", "Qwen2.5-VL"],
+    );
+    assert!(files() == before, "what failed changed nothing");
+    let mine = temporary.path().join("mine");
+    fs::create_dir(&mine).unwrap();
+    fs::write(mine.join("notes.txt"), "mine").unwrap();
+    let other = copy_of(&vlm, &temporary.path().join("other"));
+    fs::write(other.join("chat_template.json"), "{\"chat_template\": \"{{ messages[0].content }}\"}").unwrap();
+    let wrong = ["genai", "--vlm", path(&other), "--image-size", "84x56", "--output", path(&mine)];
+    fails(&wrong, &["not empty", "chat_template.json"]);
+    assert_eq!(fs::read_dir(&mine).unwrap().count(), 1);
+    fails(&[&arguments[..3], &["--image-size", "30x28"], &arguments[5..]].concat(), &["multiples of 28"]);
+    fails(&[&arguments[..3], &arguments[5..]].concat(), &["--image-size"]);
+    fails(&[arguments.as_slice(), &["--precision", "f16"]].concat(), &["f16", "possible values: f32, int8, int4]"]);
+    for name in ["pad_token_id", "bos_token_id"] {
+        assert_eq!(written["model"][name], json(&vlm.join("generation_config.json"))[name]);
+    }
+}
+
+/// Operators of a graph that the standard does not have.
+fn foreign(graph: &Value) -> Vec<&String> {
+    graph["operators"].as_object().unwrap().keys().filter(|name| name.contains('.')).collect()
+}
+
+#[test]
 fn golden_lora_and_golden_curriculum_carry_what_training_left_beside_them() {
     let (Some(lora), Some(curriculum), Some(vlm)) = (family("lora"), family("curriculum"), family("qwen2_5_vl")) else { return };
     let temporary = tempfile::tempdir().unwrap();

@@ -50,6 +50,9 @@ pub struct Manifest {
     pub producer: String,
     /// Type of weights and activations of all graphs.
     pub precision: Precision,
+    /// All graphs are made of operators of the ONNX standard alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub portable: bool,
     /// The describer; absent in a bundle that only classifies.
     pub describer: Option<Describer>,
     /// The classifier; absent in a bundle that only describes.

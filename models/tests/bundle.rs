@@ -17,6 +17,7 @@ fn manifest(dir: &Path) -> Manifest {
         format: FORMAT,
         producer: "test 1".to_string(),
         precision: Precision::F32,
+        portable: false,
         describer: None,
         classifier: Some(Classifier {
             classes: vec!["A".to_string(), "B".to_string()],

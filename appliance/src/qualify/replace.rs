@@ -76,6 +76,7 @@ mod tests {
             format: FORMAT,
             producer: "test".into(),
             precision: Precision::F32,
+            portable: false,
             describer: None,
             classifier: Some(classifier),
             provenance: Provenance::default(),

@@ -23,6 +23,7 @@ fn write_bundle(dir: &Path) {
         format: mmlnb_models::bundle::FORMAT,
         producer: "test".into(),
         precision: Precision::F32,
+        portable: false,
         describer: None,
         classifier: Some(Classifier {
             classes: ["A", "B", "C"].map(String::from).to_vec(),

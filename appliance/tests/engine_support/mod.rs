@@ -20,6 +20,15 @@ pub struct Exported {
 
 /// Exports a bundle of the given halves.
 pub fn export(vlm: Option<&Path>, classifier: Option<&Path>, precision: Precision) -> Exported {
+    export_as(vlm, classifier, precision, false)
+}
+
+/// Exports a bundle of operators of the ONNX standard alone.
+pub fn export_portable(vlm: Option<&Path>, classifier: Option<&Path>, precision: Precision) -> Exported {
+    export_as(vlm, classifier, precision, true)
+}
+
+fn export_as(vlm: Option<&Path>, classifier: Option<&Path>, precision: Precision, portable: bool) -> Exported {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("bundle");
     let recipe = Recipe {
@@ -30,6 +39,7 @@ pub fn export(vlm: Option<&Path>, classifier: Option<&Path>, precision: Precisio
         classifier: classifier.map(Path::to_path_buf),
         settings: None,
         precision,
+        portable,
         image_size: None,
     };
     export_bundle(&recipe, &|_| ()).unwrap_or_else(|error| panic!("{vlm:?} {classifier:?}: {error}"));

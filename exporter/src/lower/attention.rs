@@ -101,7 +101,7 @@ impl Lowering<'_> {
     }
 
     /// For all layers with these bounds: the position in each place of `[segments, longest]`, the place of each position, and the segments' lengths.
-    fn segment_places(&mut self, q: Value, bounds: Value) -> [String; 3] {
+    pub(super) fn segment_places(&mut self, q: Value, bounds: Value) -> [String; 3] {
         let bounds = self.want(bounds, Elem::I64);
         let what = format!("segments of {bounds}");
         if let Some(made) = self.shared.get(&what) {

@@ -3,7 +3,7 @@
 //! Its kernels want heads whose halves are multiples of 8: other heads are padded with zeros here, and so is the cache. In f32 the rotary embedding
 //! happens inside, on one packed q, k, v; in f16 outside, since the angles stay f32.
 
-use super::{Elem, Lowering};
+use super::{Elem, Form, Lowering};
 use crate::nodes::Attribute;
 use mmlnb_models::graph::{AttentionKind, Dim, Graph, Node, Op, Value};
 use std::collections::HashSet;
@@ -93,7 +93,8 @@ impl Lowering<'_> {
     pub(super) fn cached_attention(&mut self, node: &Node, heads: i64, kv_heads: i64) {
         let head = self.width(node.inputs[0]) / heads;
         let elem = self.compute();
-        let packed = (elem == Elem::F32).then(|| packed(self.graph, node)).flatten();
+        let inside = elem == Elem::F32 && matches!(self.form, Form::Runtime);
+        let packed = inside.then(|| packed(self.graph, node)).flatten();
         let rotates = packed.is_some();
         let [q, k, v] = match &packed {
             Some(Packed { qkv, .. }) => [self.packed_heads(*qkv, heads, kv_heads, head), String::new(), String::new()],
@@ -142,7 +143,7 @@ impl Lowering<'_> {
     }
 
     /// q, k and v, already rotated, in the same layout.
-    fn single_heads(&mut self, node: &Node, heads: i64, kv_heads: i64, head: i64, elem: Elem) -> [String; 3] {
+    pub(super) fn single_heads(&mut self, node: &Node, heads: i64, kv_heads: i64, head: i64, elem: Elem) -> [String; 3] {
         let [q, k, v] = [0, 1, 2].map(|i| self.want(node.inputs[i], elem));
         let size = cache_head_size(head);
         let [q, k] = [(q, heads), (k, kv_heads)].map(|(x, count)| self.pad_parts(&x, 2 * count, head / 2, size / 2, elem));
@@ -162,7 +163,7 @@ impl Lowering<'_> {
     }
 
     /// Undoes the padding of a result.
-    fn cut_heads(&mut self, x: String, heads: i64, head: i64) -> String {
+    pub(super) fn cut_heads(&mut self, x: String, heads: i64, head: i64) -> String {
         let size = cache_head_size(head);
         if size == head {
             return x;

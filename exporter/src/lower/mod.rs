@@ -7,7 +7,9 @@
 mod attention;
 mod cached;
 mod emit;
+mod genai;
 mod layers;
+mod portable;
 mod quantised;
 mod rows;
 mod swin;
@@ -15,25 +17,55 @@ mod swin;
 use crate::{
     error::ExportError,
     nodes::{Attribute, Elem, OnnxGraph, Port},
+    onnx::MICROSOFT,
     policy::{Policy, Storage},
 };
 pub use cached::cache_head_size;
 use emit::Emitter;
+pub use genai::{Genai, lower_genai};
 use mmlnb_models::{
     bundle::Precision,
     graph::{AttentionKind, Dim, Graph, Kind, Node, Op, Value, Weight},
 };
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The ONNX reading of a network, fused first: residual and norm, and linear layers of one input inside of blocks.
 ///
 /// # Errors
 /// [`ExportError::Unsupported`] for an operator in a form that none of the networks has.
 pub fn lower(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGraph, ExportError> {
-    let fused = graph.fuse_residual_norms();
-    let blocks = fused.nodes.iter().any(|node| node.region.is_some());
+    lower_as_is(&fused(graph, precision), name, precision)
+}
+
+fn fused(graph: &Graph, precision: Precision) -> Graph {
+    stacked(&graph.fuse_residual_norms(), precision)
+}
+
+fn stacked(graph: &Graph, precision: Precision) -> Graph {
+    let blocks = graph.nodes.iter().any(|node| node.region.is_some());
     let least = Policy::new(precision, graph).stacked_from();
-    lower_as_is(&if blocks { fused.stack_linears_of(least) } else { fused }, name, precision)
+    if blocks { graph.stack_linears_of(least) } else { graph.clone() }
+}
+
+/// The reading with operators of the ONNX standard alone, none of ONNX Runtime's own, for other runtimes; the same inputs and outputs.
+///
+/// # Errors
+/// As [`lower`], and for precisions whose products have no form in the standard.
+pub fn lower_portable(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGraph, ExportError> {
+    if let Some(problem) = not_portable(precision) {
+        return Err(ExportError::Asked(problem));
+    }
+    read(&stacked(graph, precision), name, precision, Form::Portable)
+}
+
+/// Why a precision has no portable form, if it has none.
+pub fn not_portable(precision: Precision) -> Option<String> {
+    match precision {
+        Precision::F32 | Precision::F16 | Precision::Int8 => None,
+        Precision::Int4 | Precision::Int4Int8 => Some(format!(
+            "--portable is for f32, f16 and int8: the products of {precision} are an operator of ONNX Runtime's own; leave --portable out, or give another --precision"
+        )),
+    }
 }
 
 /// The ONNX reading of a network without fusing its operators first.
@@ -41,14 +73,33 @@ pub fn lower(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGrap
 /// # Errors
 /// As [`lower`].
 pub fn lower_as_is(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGraph, ExportError> {
+    read(graph, name, precision, Form::Runtime)
+}
+
+/// What a graph is written for.
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    /// ONNX Runtime, whose own operators are faster.
+    Runtime,
+    /// Any runtime: operators of the ONNX standard alone.
+    Portable,
+    /// onnxruntime-genai, which binds other inputs and outputs.
+    Genai(Genai<'a>),
+}
+
+fn read(graph: &Graph, name: &str, precision: Precision, form: Form<'_>) -> Result<OnnxGraph, ExportError> {
     let policy = Policy::new(precision, graph);
     let mut lowering = Lowering {
         graph,
         policy,
+        form,
         emit: Emitter::default(),
         tensors: HashMap::new(),
         shared: HashMap::new(),
-        absorbed: cached::absorbed(graph, policy.compute()),
+        absorbed: match form {
+            Form::Runtime => cached::absorbed(graph, policy.compute()),
+            Form::Portable | Form::Genai(_) => HashSet::new(),
+        },
         node: 0,
     };
     for (index, node) in graph.nodes.iter().enumerate() {
@@ -58,12 +109,21 @@ pub fn lower_as_is(graph: &Graph, name: &str, precision: Precision) -> Result<On
             lowering.lower(node)?;
         }
     }
+    if let Form::Genai(part) = form {
+        lowering.genai_results(part);
+    }
     let outputs = lowering.outputs();
     let parameters = graph.parameters().iter().map(|p| p.shape.iter().product::<i64>() as u64).sum();
     let Emitter { inputs, nodes, initialisers, .. } = lowering.emit;
     let lowered = OnnxGraph { name: name.into(), inputs, outputs, nodes, initialisers, parameters };
     lowered.check()?;
-    Ok(lowered)
+    match lowered.nodes.iter().find(|node| matches!(form, Form::Portable) && node.domain() == Some(MICROSOFT)) {
+        Some(node) => {
+            let problems = vec![format!("{} is no operator of the standard", node.op)];
+            Err(ExportError::Malformed { graph: lowered.name, problems })
+        }
+        None => Ok(lowered),
+    }
 }
 
 /// A value of the network in the ONNX graph.
@@ -76,12 +136,13 @@ struct Tensor {
 struct Lowering<'g> {
     graph: &'g Graph,
     policy: Policy,
+    form: Form<'g>,
     emit: Emitter,
     tensors: HashMap<Value, Tensor>,
     /// What several nodes use, by a description of it: casts, padded tables, window indices.
     shared: HashMap<String, Vec<String>>,
     /// Nodes that a fused attention takes over.
-    absorbed: std::collections::HashSet<u32>,
+    absorbed: HashSet<u32>,
     /// The node that is being lowered.
     node: u32,
 }
@@ -100,6 +161,7 @@ impl Lowering<'_> {
             Op::MaxPool2d => self.max_pool(node),
             Op::Mean { axes } => self.mean(node, axes),
             Op::LayerNorm { weight, bias, eps } => self.layer_norm(node, weight, bias, *eps),
+            Op::RmsNorm { weight, eps } if self.portable() => self.portable_rms_norm(node, weight, *eps),
             Op::RmsNorm { weight, eps } => self.rms_norm(node, weight, *eps),
             Op::AddLayerNorm { weight, bias, eps } => self.add_layer_norm(node, weight, bias, *eps),
             Op::AddRmsNorm { weight, eps } => self.add_rms_norm(node, weight, *eps),
@@ -107,6 +169,7 @@ impl Lowering<'_> {
             Op::Gelu => self.in_f32(node, "Gelu", vec![]),
             Op::Tanh => self.in_f32(node, "Tanh", vec![]),
             Op::Sigmoid => self.in_f32(node, "Sigmoid", vec![]),
+            Op::SwiGlu if self.portable() => self.portable_swiglu(node),
             Op::SwiGlu => self.swiglu(node),
             Op::Add => self.in_f32(node, "Add", vec![]),
             Op::Blend => self.blend(node),
@@ -120,8 +183,12 @@ impl Lowering<'_> {
             Op::Unpermute => self.unpermute(node),
             Op::MergeRows { group } => self.merge_rows(node, *group),
             Op::AxialAngles { head, theta } => self.axial_angles(node, *head, *theta),
+            Op::Rotary { heads } if self.portable() => self.portable_rotary(node, *heads),
             Op::Rotary { .. } => self.rotary(node),
             Op::Attention { heads, kv_heads, kind, .. } => return self.attention(node, *heads, *kv_heads, *kind),
+            Op::WindowAttention { heads, side, table } if self.portable() => {
+                self.portable_window_attention(node, *heads, *side, table)
+            }
             Op::WindowAttention { heads, side, table } => self.window_attention(node, *heads, *side, table),
             Op::ChannelsLast => self.channels_last(node),
             Op::Windows { side, shift } => self.windows(node, *side, *shift),
@@ -134,6 +201,12 @@ impl Lowering<'_> {
     /// Declares an input; integers are i64 but for the lengths of a cache, floats f32 but for an f16 cache, whose heads are padded.
     fn input(&mut self, name: &str, node: &Node) {
         let own = self.slot(0);
+        if let Form::Genai(part) = self.form
+            && let Some(made) = self.genai_input(name, node, part)
+        {
+            self.tensors.insert(own, made);
+            return;
+        }
         let mut dims = node.types[0].dims.clone();
         let elem = match (node.types[0].kind, cached::role(self.graph, own)) {
             (Kind::Bool, _) => Elem::Bool,
@@ -183,6 +256,10 @@ impl Lowering<'_> {
         names.filter(|name| *name == old).for_each(|name| *name = new.to_string());
         let tensors = self.tensors.values_mut().map(|tensor| &mut tensor.name);
         tensors.chain(self.shared.values_mut().flatten()).filter(|name| *name == old).for_each(|name| *name = new.to_string());
+    }
+
+    fn portable(&self) -> bool {
+        matches!(self.form, Form::Portable)
     }
 
     /// The type of products.
@@ -279,12 +356,13 @@ impl Lowering<'_> {
 
     fn attention(&mut self, node: &Node, heads: i64, kv_heads: i64, kind: AttentionKind) -> Result<(), ExportError> {
         match kind {
-            AttentionKind::Cached => self.cached_attention(node, heads, kv_heads),
-            AttentionKind::Causal => self.causal_attention(node, heads, kv_heads),
             AttentionKind::Full | AttentionKind::Segments if heads != kv_heads => {
                 let problem = format!("{kind:?} attention with {heads} heads on {kv_heads} key heads");
                 return Err(ExportError::Unsupported { node: node.name.to_string(), problem });
             }
+            _ if self.portable() => self.portable_attention(node, heads, kv_heads, kind),
+            AttentionKind::Cached => self.cached_attention(node, heads, kv_heads),
+            AttentionKind::Causal => self.causal_attention(node, heads, kv_heads),
             AttentionKind::Full => self.full_attention(node, heads),
             AttentionKind::Segments => self.segment_attention(node, heads),
         }

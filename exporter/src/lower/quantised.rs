@@ -21,8 +21,10 @@ impl Lowering<'_> {
         let matrix = self.quantised(weight, Storage::Channels, Form::Codes);
         let scales = self.quantised(weight, Storage::Channels, Form::Scales);
         let (one, zero) = (self.emit.float(1.0 / 127.0), self.emit.byte(ZERO8));
-        let inputs = [codes.as_str(), &matrix, &one, &scales, &zero];
-        let product = self.emit.op("MatMulIntegerToFloat", &inputs);
+        let product = match self.portable() {
+            true => self.portable_integer_product([&codes, &matrix, &zero], [&one, &scales]),
+            false => self.emit.op("MatMulIntegerToFloat", &[codes.as_str(), &matrix, &one, &scales, &zero]),
+        };
         match bias {
             None => self.last(node, "Mul", &[&product, &most], vec![], Elem::F32),
             Some(bias) => {

@@ -58,17 +58,22 @@ impl Lowering<'_> {
     /// MultiHeadAttention with the learned bias by relative position and, in shifted windows, the mask.
     pub(super) fn window_attention(&mut self, node: &Node, heads: i64, side: i64, table: &Weight) {
         let inputs = [0, 1, 2].map(|i| self.f32(node, i));
-        let mut bias = self.relative_bias(heads, side, table);
-        let windows = &self.graph.nodes[node.inputs[3].node as usize];
-        if let Op::Windows { side, shift } = windows.op
-            && shift > 0
-        {
-            let Cut { apart, .. } = self.cut(windows.inputs[0], side, shift);
-            bias = self.masked_bias(&inputs[0], &bias, &apart, heads, side);
-        }
+        let bias = self.window_bias(node, &inputs[0], heads, side, table);
         let [q, k, v] = &inputs;
         let attributes = vec![("num_heads", Attribute::Int(heads))];
         self.last(node, "MultiHeadAttention", &[q, k, v, "", "", &bias], attributes, Elem::F32);
+    }
+
+    /// What is added to the scores: the learned bias and, in shifted windows, the mask; `[windows, heads, side^2, side^2]`, or one for all windows.
+    pub(super) fn window_bias(&mut self, node: &Node, q: &str, heads: i64, side: i64, table: &Weight) -> String {
+        let bias = self.relative_bias(heads, side, table);
+        match self.graph.nodes[node.inputs[3].node as usize] {
+            Node { op: Op::Windows { side, shift }, ref inputs, .. } if shift > 0 => {
+                let Cut { apart, .. } = self.cut(inputs[0], side, shift);
+                self.masked_bias(q, &bias, &apart, heads, side)
+            }
+            _ => bias,
+        }
     }
 
     /// `[1, heads, side^2, side^2]`.

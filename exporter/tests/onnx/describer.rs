@@ -1,6 +1,6 @@
 //! The describer's three graphs together: image to embeddings, prompt to logits, tokens over the cache.
 
-use crate::session::{Data, Given, Onnx, Results};
+use crate::session::{Data, Given, Onnx, Read, Results};
 use mmlnb_exporter::{Network, Source, cache_head_size};
 use mmlnb_models::{
     bundle::Precision,
@@ -44,8 +44,12 @@ pub struct Prompt {
 
 impl Describer {
     pub fn new(source: &Source, config: QwenConfig, precision: Precision) -> Describer {
+        Describer::read(source, config, precision, Onnx::of)
+    }
+
+    pub fn read(source: &Source, config: QwenConfig, precision: Precision, read: Read) -> Describer {
         let weights = source.weights().unwrap();
-        let load = |network| Onnx::of(&source.graph(network).unwrap(), &weights, precision);
+        let load = |network| read(&source.graph(network).unwrap(), &weights, precision);
         let language = Language { config: config.text.clone(), decoder: load(Network::Decoder), precision };
         Describer { vision: load(Network::Vision), embedding: load(Network::Embedding), language, config }
     }

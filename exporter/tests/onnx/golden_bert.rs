@@ -2,7 +2,7 @@
 
 use crate::{
     golden_files::{Tensors, family, integer, json},
-    session::{Given, Onnx, Results, assert_within, tolerance},
+    session::{Given, Onnx, Read, Results, assert_within, tolerance},
 };
 use mmlnb_exporter::{Network, Source};
 use mmlnb_models::bundle::Precision;
@@ -22,8 +22,7 @@ fn seen(values: &[f32], mask: &[i64]) -> Vec<f32> {
     values.chunks_exact(width).zip(mask).filter(|(_, mask)| **mask == 1).flat_map(|(row, _)| row.to_vec()).collect()
 }
 
-#[test]
-fn golden_bert_hidden_states_and_pooler_from_both_key_styles() {
+fn hidden_states_and_pooler(read: Read) {
     let Some(folder) = family("bert") else { return };
     let cases = json(&folder.join("cases.json"));
     let expected = Tensors::read(folder.join("expected.safetensors"));
@@ -35,7 +34,7 @@ fn golden_bert_hidden_states_and_pooler_from_both_key_styles() {
         let source = Source::open(&dir, None).unwrap();
         let graph = source.graph(Network::Bert).unwrap();
         let exposed = graph.expose(&states.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
-        let mut onnx = Onnx::of(&exposed, &source.weights().unwrap(), Precision::F32);
+        let mut onnx = read(&exposed, &source.weights().unwrap(), Precision::F32);
         let results: Results = onnx.run(inputs(&expected, ""));
         let mask = expected.i64("attention_mask").1;
         let mut compare = vec![("last_hidden_state".to_string(), "last_hidden_state")];
@@ -49,6 +48,16 @@ fn golden_bert_hidden_states_and_pooler_from_both_key_styles() {
         let padded = onnx.run(inputs(&expected, "padded."));
         assert_within("padded", &padded["text_features"].1, &expected.f32("padded.pooler_output").1, pooled);
     }
+}
+
+#[test]
+fn golden_bert_hidden_states_and_pooler_from_both_key_styles() {
+    hidden_states_and_pooler(Onnx::of);
+}
+
+#[test]
+fn golden_bert_portable() {
+    hidden_states_and_pooler(Onnx::portable);
 }
 
 #[test]

@@ -2,13 +2,12 @@
 
 use crate::{
     golden_files::{Tensors, family, json, text},
-    session::{Given, Onnx, Results, assert_within, tolerance},
+    session::{Given, Onnx, Read, Results, assert_within, tolerance},
 };
 use mmlnb_exporter::{Network, Source};
 use mmlnb_models::bundle::Precision;
 
-#[test]
-fn golden_curriculum_classify() {
+fn classify(read: Read) {
     let Some(folder) = family("curriculum") else { return };
     let cases = json(&folder.join("cases.json"));
     let classify = &cases["classify"];
@@ -16,7 +15,7 @@ fn golden_curriculum_classify() {
     let source = Source::open(&folder.join(text(classify, "checkpoint")), None).unwrap();
     let mut results = Results::new();
     for network in source.networks() {
-        let mut onnx = Onnx::of(&source.graph(network).unwrap(), &source.weights().unwrap(), Precision::F32);
+        let mut onnx = read(&source.graph(network).unwrap(), &source.weights().unwrap(), Precision::F32);
         let floats = |key: &str| {
             let (shape, values) = expected.f32(key);
             Given::f32(&shape, values)
@@ -46,4 +45,14 @@ fn golden_curriculum_classify() {
     for (key, allowed) in compared {
         assert_within(key, &results[key].1, &expected.f32(key).1, tolerance(&cases, allowed));
     }
+}
+
+#[test]
+fn golden_curriculum_classify() {
+    classify(Onnx::of);
+}
+
+#[test]
+fn golden_curriculum_portable() {
+    classify(Onnx::portable);
 }

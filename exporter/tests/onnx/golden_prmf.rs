@@ -3,7 +3,7 @@
 use crate::{
     golden_files::{Tensors, family, integer, json, list, text},
     random::{bert_config, write_checkpoint},
-    session::{Given, Onnx, assert_near, assert_within, tolerance},
+    session::{Given, Onnx, Read, assert_near, assert_within, tolerance},
 };
 use mmlnb_models::{
     bundle::Precision,
@@ -26,8 +26,7 @@ fn config(sizes: &serde_json::Value, case: &serde_json::Value) -> ClassifierConf
     }
 }
 
-#[test]
-fn golden_prmf_required_cases() {
+fn required_cases(read: Read) {
     let Some(folder) = family("prmf") else { return };
     let cases = json(&folder.join("cases.json"));
     let mut compared = 0;
@@ -37,7 +36,7 @@ fn golden_prmf_required_cases() {
         let checkpoint = tempfile::tempdir().unwrap();
         write_checkpoint(checkpoint.path(), &graph, |p| expected.f32(&format!("parameter.{}", p.key)).1);
         let checkpoint = Checkpoint::open(checkpoint.path(), Naming::Classifier).unwrap();
-        let mut onnx = Onnx::of(&graph, &Weights::new(&checkpoint), Precision::F32);
+        let mut onnx = read(&graph, &Weights::new(&checkpoint), Precision::F32);
         let input = |name| {
             let (shape, values) = expected.f32(name);
             (name, Given::f32(&shape, values))
@@ -55,4 +54,14 @@ fn golden_prmf_required_cases() {
         compared += 1;
     }
     assert!(compared > 0, "cases.json requires no case");
+}
+
+#[test]
+fn golden_prmf_required_cases() {
+    required_cases(Onnx::of);
+}
+
+#[test]
+fn golden_prmf_portable() {
+    required_cases(Onnx::portable);
 }

@@ -3,7 +3,7 @@
 use crate::{
     describer::{Batch, Describer, Language, Prompt, vision_inputs},
     golden_files::{Tensors, family, integer, integers, json, list, picture, text},
-    session::{Onnx, assert_near, assert_within, tolerance},
+    session::{Onnx, Read, assert_near, assert_within, tolerance},
 };
 use mmlnb_exporter::{Network, Sizes, Source};
 use mmlnb_models::{
@@ -20,13 +20,14 @@ struct Golden {
     cases: Value,
     config: QwenConfig,
     source: Source,
+    read: Read,
 }
 
 impl Golden {
     fn open(folder: PathBuf, checkpoint: &str) -> Golden {
         let source = Source::open(&folder.join(checkpoint), None).unwrap();
         let Sizes::Qwen(config) = source.sizes().clone() else { panic!("a Qwen2.5-VL") };
-        Golden { cases: json(&folder.join("cases.json")), folder, config, source }
+        Golden { cases: json(&folder.join("cases.json")), folder, config, source, read: Onnx::of }
     }
 
     fn tensors(&self, case: &Value) -> Tensors {
@@ -34,7 +35,7 @@ impl Golden {
     }
 
     fn describer(&self, precision: Precision) -> Describer {
-        Describer::new(&self.source, self.config.clone(), precision)
+        Describer::read(&self.source, self.config.clone(), precision, self.read)
     }
 
     /// Embeddings of the case's images, one after the other, each from its own call.
@@ -148,7 +149,7 @@ fn check_intermediates(golden: &Golden) {
 fn exposed(golden: &Golden, network: Network, nodes: &[(String, String)]) -> Onnx {
     let names: Vec<&str> = nodes.iter().map(|(_, node)| node.as_str()).collect();
     let graph = golden.source.graph(network).unwrap().expose(&names).unwrap();
-    Onnx::of(&graph, &golden.source.weights().unwrap(), Precision::F32)
+    (golden.read)(&graph, &golden.source.weights().unwrap(), Precision::F32)
 }
 
 /// Key in the reference data, node in the graph.
@@ -213,6 +214,21 @@ fn checkpoints(name: &str) -> Vec<Golden> {
     let Some(folder) = family(name) else { return Vec::new() };
     let newer = folder.join("new_style").is_dir().then_some("new_style");
     [""].into_iter().chain(newer).map(|checkpoint| Golden::open(folder.clone(), checkpoint)).collect()
+}
+
+/// The same in operators of the standard alone.
+fn portable(name: &str) -> Vec<Golden> {
+    checkpoints(name).into_iter().map(|golden| Golden { read: Onnx::portable, ..golden }).collect()
+}
+
+#[test]
+fn golden_qwen2_5_vl_portable() {
+    for golden in portable("qwen2_5_vl").iter().chain(&portable("qwen2_5_vl_b")) {
+        check_images(golden);
+        check_generation(golden, Precision::F32, tolerance(&golden.cases, "logits"));
+        check_intermediates(golden);
+        check_batch(golden);
+    }
 }
 
 #[test]

@@ -3,13 +3,12 @@
 use crate::{
     golden_files::{Tensors, family, json, list, text},
     golden_vgg16::pixels,
-    session::{Data, Given, Onnx, assert_within, tolerance},
+    session::{Data, Given, Onnx, Read, assert_within, tolerance},
 };
 use mmlnb_exporter::{Network, Sizes, Source};
 use mmlnb_models::{bundle::Precision, config::ImageEncoder};
 
-#[test]
-fn golden_swin_features_and_stages_from_both_key_styles() {
+fn features_and_stages(read: Read) {
     let Some(folder) = family("swin") else { return };
     let cases = json(&folder.join("cases.json"));
     let expected = Tensors::read(folder.join("expected.safetensors"));
@@ -20,7 +19,7 @@ fn golden_swin_features_and_stages_from_both_key_styles() {
             config.depths.iter().enumerate().map(|(s, depth)| format!("features.{}.{}.add_2", 2 * s + 1, depth - 1)).collect();
         let names: Vec<&str> = stages.iter().map(String::as_str).chain(["norm"]).collect();
         let exposed = source.graph(Network::Swin).unwrap().expose(&names).unwrap();
-        let mut onnx = Onnx::of(&exposed, &source.weights().unwrap(), Precision::F32);
+        let mut onnx = read(&exposed, &source.weights().unwrap(), Precision::F32);
         for case in list(&cases, "cases") {
             let results = onnx.run(vec![("pixel_values", pixels(&folder, case, &[text(case, "file")]))]);
             let name = text(case, "name");
@@ -36,6 +35,16 @@ fn golden_swin_features_and_stages_from_both_key_styles() {
             compare(format!("{name}.image_features"), "image_features", tolerance(&cases, "image_features"));
         }
     }
+}
+
+#[test]
+fn golden_swin_features_and_stages_from_both_key_styles() {
+    features_and_stages(Onnx::of);
+}
+
+#[test]
+fn golden_swin_portable() {
+    features_and_stages(Onnx::portable);
 }
 
 /// Also in a batch whose other images differ, where windows of all images stand in one tensor.

@@ -2,7 +2,7 @@
 
 use crate::{
     golden_files::{Tensors, family, integer, json, list, picture, text},
-    session::{Given, Onnx, assert_near, tolerance},
+    session::{Given, Onnx, Read, assert_near, tolerance},
 };
 use mmlnb_exporter::{Network, Source};
 use mmlnb_models::{
@@ -29,8 +29,7 @@ pub fn pixels(folder: &Path, case: &serde_json::Value, files: &[&str]) -> Given 
     Given::f32(&[files.len(), 3, height as usize, width as usize], values)
 }
 
-#[test]
-fn golden_vgg16_features_and_stages() {
+fn features_and_stages(read: Read) {
     let Some(folder) = family("vgg16") else { return };
     let cases = json(&folder.join("cases.json"));
     let expected = Tensors::read(folder.join("expected.safetensors"));
@@ -38,7 +37,7 @@ fn golden_vgg16_features_and_stages() {
     let stages: Vec<String> = (1..=5).map(|k| if k == 1 { "maxpool2d".into() } else { format!("maxpool2d_{k}") }).collect();
     let graph = source.graph(Network::Vgg16).unwrap();
     let exposed = graph.expose(&stages.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
-    let mut onnx = Onnx::of(&exposed, &source.weights().unwrap(), Precision::F32);
+    let mut onnx = read(&exposed, &source.weights().unwrap(), Precision::F32);
     for case in list(&cases, "cases") {
         let files: Vec<&str> = list(case, "files").iter().map(|file| file.as_str().unwrap()).collect();
         let results = onnx.run(vec![("pixel_values", pixels(&folder, case, &files))]);
@@ -53,6 +52,16 @@ fn golden_vgg16_features_and_stages() {
             assert_near(&format!("{name}.{key}"), &results[output].1, &values, allowed);
         }
     }
+}
+
+#[test]
+fn golden_vgg16_features_and_stages() {
+    features_and_stages(Onnx::of);
+}
+
+#[test]
+fn golden_vgg16_portable() {
+    features_and_stages(Onnx::portable);
 }
 
 #[test]

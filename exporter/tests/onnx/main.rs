@@ -1,6 +1,7 @@
 //! The exported graphs in ONNX Runtime: against the reference data, and laws on random sizes.
 
 mod describer;
+mod genai;
 mod golden_bert;
 mod golden_curriculum;
 #[path = "../../../models/tests/golden_files/mod.rs"]
@@ -13,6 +14,7 @@ mod golden_vgg16;
 mod laws;
 #[path = "../../../models/tests/golden_files/minilm.rs"]
 mod minilm;
+mod portable;
 mod quantised;
 mod random;
 mod session;

@@ -1,9 +1,10 @@
 //! Graphs exported into a temporary folder and run in ONNX Runtime.
 
-use mmlnb_exporter::{OnnxGraph, export_graph, export_lowered};
+use mmlnb_exporter::{OnnxGraph, export_graph, export_lowered, lower_portable};
 use mmlnb_models::{bundle::Precision, graph::Graph, weights::Weights};
 use ort::{
     environment::Environment,
+    memory::Allocator,
     session::{Session, SessionInputValue},
     value::Tensor,
 };
@@ -45,6 +46,11 @@ impl Given {
     fn value(self) -> SessionInputValue<'static> {
         let Given { shape, data } = self;
         match data {
+            // Made in place: an array of nothing has no memory to point to.
+            Data::F32(values) if values.is_empty() => {
+                let shape = shape.iter().map(|size| *size as i64).collect::<Vec<_>>();
+                Tensor::<f32>::new(&Allocator::default(), shape).unwrap().into()
+            }
             Data::F32(values) => Tensor::from_array((shape, values)).unwrap().into(),
             Data::F16(values) => Tensor::from_array((shape, values)).unwrap().into(),
             Data::I64(values) => Tensor::from_array((shape, values)).unwrap().into(),
@@ -55,6 +61,9 @@ impl Given {
 
 /// Results by name: shape and numbers.
 pub type Results = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// How a network becomes a loaded graph.
+pub type Read = fn(&Graph, &Weights<'_>, Precision) -> Onnx;
 
 /// A loaded graph.
 pub struct Onnx {
@@ -74,10 +83,22 @@ impl Onnx {
         Onnx::load(&export_graph(graph, weights, precision, folder.path(), "graph").unwrap().file)
     }
 
+    /// A network in operators of the standard alone, exported and loaded.
+    pub fn portable(graph: &Graph, weights: &Weights<'_>, precision: Precision) -> Onnx {
+        Onnx::of_lowered(&lower_portable(graph, "graph", precision).unwrap(), weights, precision)
+    }
+
     /// A lowered graph, exported and loaded.
     pub fn of_lowered(graph: &OnnxGraph, weights: &Weights<'_>, precision: Precision) -> Onnx {
         let folder = tempfile::tempdir().unwrap();
         Onnx::load(&export_lowered(graph, weights, precision, folder.path(), &[], &|_| ()).unwrap().file)
+    }
+
+    /// What ONNX Runtime says to inputs that it cannot work on.
+    pub fn refuses(&mut self, inputs: Vec<(&str, Given)>) -> String {
+        let inputs: Vec<(String, SessionInputValue<'static>)> =
+            inputs.into_iter().map(|(name, given)| (name.to_string(), given.value())).collect();
+        self.session.run(inputs).map(drop).expect_err("these inputs are wrong").to_string()
     }
 
     pub fn run(&mut self, inputs: Vec<(&str, Given)>) -> Results {
