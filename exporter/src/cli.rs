@@ -3,7 +3,8 @@
 use crate::progress::{Progress, megabytes};
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
 use mmlnb_exporter::{
-    ExportError, Network, Recipe, Report, Source, Step, export_bundle, export_lowered, inspect, lower, weight_bytes,
+    Calibration, ExportError, FewBits, Network, Recipe, Report, Source, Step, check_calibration, export_bundle, export_decided,
+    inspect, lower_deciding, weight_bytes,
 };
 use mmlnb_models::bundle::Precision;
 use std::{cell::RefCell, io::Write, path::PathBuf};
@@ -57,6 +58,9 @@ struct GraphArgs {
     /// Type of products and their weights; norms, softmax and rotary tables stay f32.
     #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(["f32", "f16", "int8", "int4"]).try_map(|p| p.parse::<Precision>()))]
     precision: Precision,
+    /// Statistics by `mmlnb-train calibrate` of this checkpoint and adapter: with them, weights in few bits are chosen for the least error of the layers' outputs.
+    #[arg(long, value_name = "DIR")]
+    calibration: Option<PathBuf>,
     #[command(flatten)]
     form: Form,
 }
@@ -85,6 +89,9 @@ struct BundleArgs {
     /// processors, f16 for GPUs.
     #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)).try_map(|p| p.parse::<Precision>()))]
     precision: Precision,
+    /// Statistics by `mmlnb-train calibrate` of this checkpoint and adapter: with them, weights in few bits are chosen for the least error of the layers' outputs.
+    #[arg(long, value_name = "DIR")]
+    calibration: Option<PathBuf>,
     #[command(flatten)]
     form: Form,
 }
@@ -122,19 +129,35 @@ fn graph(args: &GraphArgs) -> Result<(), ExportError> {
     }
     let source = Source::open_allowing(&args.checkpoint, args.adapter.as_deref(), args.allow_partial)?;
     source.told_partial().iter().for_each(|warning| eprintln!("warning: {warning}"));
-    let lowered = lower(&source.graph(args.network)?, args.network.name(), precision)?;
+    let calibration = calibration(args, &source)?;
+    let statistics = calibration.as_ref().map(|calibration| &calibration.statistics);
+    let (graph, weights) = (source.graph(args.network)?, source.weights()?);
+    let few = FewBits::decide(&graph, &weights, precision, statistics)?;
+    let lowered = lower_deciding(&graph, args.network.name(), precision, &few)?;
     let size = image_size.map(|[width, height]| ("image_size", format!("{width}x{height}")));
-    let metadata: Vec<(&str, String)> = size.into_iter().collect();
+    let calibrated = statistics.map(|statistics| ("calibration_sha256", statistics.sha256().to_string()));
+    let metadata: Vec<(&str, String)> = size.into_iter().chain(calibrated).collect();
     let progress = Progress::begin(args.network.name(), weight_bytes(&lowered));
-    let info =
-        export_lowered(&lowered, &source.weights()?, precision, &args.output, &metadata, &|bytes| progress.advance(bytes))?;
+    let info = export_decided(&lowered, (&weights, &few), precision, &args.output, &metadata, &|bytes| progress.advance(bytes))?;
     drop(progress);
     say(&format!("{}: {} parameters, {}\n", info.file.display(), info.parameters, megabytes(weight_bytes(&lowered))))
 }
 
+/// The statistics that were given, for a network that they are of.
+fn calibration(args: &GraphArgs, source: &Source) -> Result<Option<Calibration>, ExportError> {
+    let Some(folder) = &args.calibration else { return Ok(None) };
+    check_calibration(args.precision)?;
+    if !matches!(args.network, Network::Vision | Network::Decoder) {
+        let problem = "--calibration is for --network vision and decoder: of the others mmlnb-train calibrate gathers nothing";
+        return Err(ExportError::Asked(problem.to_string()));
+    }
+    Calibration::open(folder, source).map(Some)
+}
+
 fn bundle(args: BundleArgs) -> Result<(), ExportError> {
-    let BundleArgs { output, vlm, adapter, allow_partial, classifier, settings, precision, form: Form { image_size } } = args;
-    let recipe = Recipe { output, vlm, adapter, allow_partial, classifier, settings, precision, image_size };
+    let BundleArgs { output, vlm, adapter, allow_partial, classifier, settings, precision, calibration, form } = args;
+    let image_size = form.image_size;
+    let recipe = Recipe { output, vlm, adapter, allow_partial, classifier, settings, precision, calibration, image_size };
     let current: RefCell<Option<Progress>> = RefCell::new(None);
     let sha256 = export_bundle(&recipe, &|step| match step {
         Step::Begin { name, bytes } => drop(current.replace(Some(Progress::begin(name, bytes)))),

@@ -30,6 +30,7 @@ pub fn export(vlm: Option<&Path>, classifier: Option<&Path>, precision: Precisio
         classifier: classifier.map(Path::to_path_buf),
         settings: None,
         precision,
+        calibration: None,
         image_size: None,
     };
     export_bundle(&recipe, &|_| ()).unwrap_or_else(|error| panic!("{vlm:?} {classifier:?}: {error}"));

@@ -14,6 +14,7 @@ mod swin;
 
 use crate::{
     error::ExportError,
+    few_bits::FewBits,
     nodes::{Attribute, Elem, OnnxGraph, Port},
     policy::{Policy, Storage},
 };
@@ -30,10 +31,24 @@ use std::collections::HashMap;
 /// # Errors
 /// [`ExportError::Unsupported`] for an operator in a form that none of the networks has.
 pub fn lower(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGraph, ExportError> {
+    lower_deciding(graph, name, precision, &FewBits::default())
+}
+
+/// As [`lower()`], with what was decided of its matrices.
+///
+/// # Errors
+/// As [`lower()`].
+pub fn lower_deciding(graph: &Graph, name: &str, precision: Precision, few: &FewBits) -> Result<OnnxGraph, ExportError> {
+    let policy = Policy::new(precision, graph).keeping(few.kept_names());
+    lower_by(&fused(graph, precision), name, policy)
+}
+
+/// A network as it is lowered: residual and norm one operator, linear layers of one input inside of blocks one product.
+pub(crate) fn fused(graph: &Graph, precision: Precision) -> Graph {
     let fused = graph.fuse_residual_norms();
     let blocks = fused.nodes.iter().any(|node| node.region.is_some());
     let least = Policy::new(precision, graph).stacked_from();
-    lower_as_is(&if blocks { fused.stack_linears_of(least) } else { fused }, name, precision)
+    if blocks { fused.stack_linears_of(least) } else { fused }
 }
 
 /// The ONNX reading of a network without fusing its operators first.
@@ -41,14 +56,17 @@ pub fn lower(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGrap
 /// # Errors
 /// As [`lower`].
 pub fn lower_as_is(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGraph, ExportError> {
-    let policy = Policy::new(precision, graph);
+    lower_by(graph, name, Policy::new(precision, graph))
+}
+
+fn lower_by(graph: &Graph, name: &str, policy: Policy) -> Result<OnnxGraph, ExportError> {
     let mut lowering = Lowering {
         graph,
-        policy,
         emit: Emitter::default(),
         tensors: HashMap::new(),
         shared: HashMap::new(),
         absorbed: cached::absorbed(graph, policy.compute()),
+        policy,
         node: 0,
     };
     for (index, node) in graph.nodes.iter().enumerate() {
