@@ -3,8 +3,9 @@
 use crate::{
     classifier::{ClassifierInput, damaged_record},
     error::ExportError,
-    export::{GraphInfo, Step, export_lowered, weight_bytes},
-    lower::{cache_head_size, lower, lower_portable, not_portable},
+    export::{GraphInfo, Step, export_decided, weight_bytes},
+    few_bits::{Calibration, FewBits, Kept, check_calibration},
+    lower::{cache_head_size, lower_deciding, lower_portable, not_portable},
     model_card::model_card,
     policy::Policy,
     source::{Network, Sizes, Source},
@@ -58,6 +59,8 @@ pub struct Recipe {
     pub precision: Precision,
     /// Operators of the ONNX standard alone.
     pub portable: bool,
+    /// Statistics of the describer, for weights in few bits.
+    pub calibration: Option<PathBuf>,
     /// Width and height of the describer's images, multiples of 28.
     pub image_size: Option<[i64; 2]>,
 }
@@ -69,6 +72,7 @@ pub(crate) struct DescriberInput {
     pub settings: Settings,
     record: Option<Record>,
     image_size: Option<[i64; 2]>,
+    calibration: Option<Calibration>,
     /// What it has seen, as far as it says.
     trained_on: Option<TrainingData>,
 }
@@ -92,9 +96,17 @@ pub fn export_bundle(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<Str
         qualification: None,
         files: Default::default(),
     };
+    let mut kept = Vec::new();
     if let Some(input) = &describer {
         input.source.told_partial().iter().for_each(|warning| progress(Step::Warning(warning)));
-        manifest.describer = Some(write_describer(input, recipe, &part.path, progress)?);
+        let (written, matrices) = write_describer(input, recipe, &part.path, progress)?;
+        manifest.describer = Some(written);
+        kept = matrices;
+        manifest.provenance.calibration = recipe
+            .calibration
+            .as_deref()
+            .zip(input.calibration.as_ref())
+            .map(|(dir, found)| bundle::Source { name: folder_name(dir), sha256: found.statistics.sha256().to_string() });
         manifest.provenance.checkpoint = Some(provenance(&input.source, &DESCRIBER_FILES)?);
         manifest.provenance.data.extend(input.record.iter().map(|record| record.data_sha256.clone()));
         if let Some(adapter) = input.source.adapter() {
@@ -112,7 +124,7 @@ pub fn export_bundle(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<Str
         manifest.known_answers.extend(known_answers(input.source.dir(), "classifier", recipe.precision, &part.path)?);
     }
     let card = part.path.join("MODEL_CARD.md");
-    fs::write(&card, model_card(&manifest, classifier.as_ref().and_then(|input| input.measures.as_ref())))
+    fs::write(&card, model_card(&manifest, &kept, classifier.as_ref().and_then(|input| input.measures.as_ref())))
         .map_err(ExportError::io("write", &card))?;
     manifest.files = bundle::list_files(&part.path)?;
     let sha256 = manifest.write(&part.path)?;
@@ -132,6 +144,7 @@ fn opened(recipe: &Recipe) -> Result<(Option<DescriberInput>, Option<ClassifierI
             (recipe.adapter.is_some(), "--adapter"),
             (recipe.allow_partial, "--allow-partial"),
             (recipe.settings.is_some(), "--settings"),
+            (recipe.calibration.is_some(), "--calibration"),
             (recipe.image_size.is_some(), "--image-size"),
         ];
         without
@@ -140,6 +153,9 @@ fn opened(recipe: &Recipe) -> Result<(Option<DescriberInput>, Option<ClassifierI
             .for_each(|(_, name)| asked(&format!("{name} is for the describer; give --vlm too")));
     }
     not_portable(recipe.precision).filter(|_| recipe.portable).iter().for_each(|problem| asked(problem));
+    if recipe.calibration.is_some() {
+        problems.extend(check_calibration(recipe.precision).err());
+    }
     problems.extend(occupied(&recipe.output).err());
     let mut keep = |result: Result<(), ExportError>| problems.extend(result.err());
     let mut describer = None;
@@ -185,7 +201,8 @@ pub(crate) fn open_describer(dir: &Path, recipe: &Recipe) -> Result<DescriberInp
     }
     let settings = Settings::resolve_trained(recipe.settings.as_deref(), dir, record.as_ref(), |token| tokenizer.id(token));
     let settings = settings.map_err(|error| ExportError::Asked(error.to_string()))?;
-    Ok(DescriberInput { source, config, settings, record, image_size, trained_on })
+    let calibration = recipe.calibration.as_deref().map(|folder| Calibration::open(folder, &source)).transpose()?;
+    Ok(DescriberInput { source, config, settings, record, image_size, calibration, trained_on })
 }
 
 fn write_describer(
@@ -193,17 +210,21 @@ fn write_describer(
     recipe: &Recipe,
     part: &Path,
     progress: &dyn Fn(Step<'_>),
-) -> Result<bundle::Describer, ExportError> {
-    let DescriberInput { source, config, settings, image_size, .. } = input;
+) -> Result<(bundle::Describer, Vec<Kept>), ExportError> {
+    let DescriberInput { source, config, settings, image_size, calibration, .. } = input;
     let dir = part.join(DESCRIBER);
-    let graph = |network, name: &str, precision| {
-        write_graph(source, network, Form { name, precision, portable: recipe.portable }, &dir, progress)
+    let mut kept = Vec::new();
+    let mut write_as = |network: Network, name: &str, precision: Precision| {
+        let statistics = calibration.as_ref().map(|calibration| &calibration.statistics);
+        let few = FewBits::decide(&source.graph(network)?, &source.weights()?, precision, statistics)?;
+        kept.extend_from_slice(few.kept());
+        write_graph(source, network, Form { name, precision, portable: recipe.portable, few: &few }, &dir, progress)
     };
-    let write = |network: Network| graph(network, network.name(), recipe.precision);
+    let mut write = |network: Network| write_as(network, network.name(), recipe.precision);
     let vision = write(Network::Vision)?.described(&format!("{DESCRIBER}/vision.onnx"));
     let embedding = write(Network::Embedding)?.described(&format!("{DESCRIBER}/embedding.onnx"));
-    let decoder = |name: &str, precision: Precision| -> Result<bundle::Graph, ExportError> {
-        Ok(graph(Network::Decoder, name, precision)?.described(&format!("{DESCRIBER}/{name}.onnx")))
+    let mut decoder = |name: &str, precision: Precision| -> Result<bundle::Graph, ExportError> {
+        Ok(write_as(Network::Decoder, name, precision)?.described(&format!("{DESCRIBER}/{name}.onnx")))
     };
     let (graph, prompts) = match recipe.precision {
         Precision::Int4Int8 => (decoder("decoder", Precision::Int4)?, Some(decoder("prompts", Precision::Int8)?)),
@@ -213,7 +234,7 @@ fn write_describer(
     let cache_dtype = cache.map_or_else(String::new, |port| port.dtype.clone());
     copy(source.dir(), &dir, &DESCRIBER_FILES)?;
     let text = &config.text;
-    Ok(bundle::Describer {
+    let describer = bundle::Describer {
         prompt: settings.prompt.clone(),
         system: settings.system.clone(),
         generation: settings.generation.clone(),
@@ -233,7 +254,8 @@ fn write_describer(
             cache_head_size: cache_head_size(text.head_size),
             cache_dtype,
         },
-    })
+    };
+    Ok((describer, kept))
 }
 
 fn write_classifier(
@@ -244,7 +266,6 @@ fn write_classifier(
 ) -> Result<bundle::Classifier, ExportError> {
     let ClassifierInput { source, config, calibration, trained_on, .. } = input;
     let dir = part.join(CLASSIFIER);
-    let form = |name| Form { name, precision: recipe.precision, portable: recipe.portable };
     let (mut image, mut text, mut prmf) = (None, None, None);
     for network in source.networks() {
         let (name, place) = match network {
@@ -253,7 +274,9 @@ fn write_classifier(
             Network::Prmf => ("prmf", &mut prmf),
             Network::Vision | Network::Embedding | Network::Decoder => continue,
         };
-        *place = Some(write_graph(source, network, form(name), &dir, progress)?.described(&format!("{CLASSIFIER}/{name}.onnx")));
+        let few = FewBits::decide(&source.graph(network)?, &source.weights()?, recipe.precision, None)?;
+        let form = Form { name, precision: recipe.precision, portable: recipe.portable, few: &few };
+        *place = Some(write_graph(source, network, form, &dir, progress)?.described(&format!("{CLASSIFIER}/{name}.onnx")));
     }
     copy(source.dir(), &dir, &CLASSIFIER_FILES)?;
     write_trained_on(trained_on.as_ref(), &dir)?;
@@ -275,19 +298,22 @@ struct Form<'a> {
     name: &'a str,
     precision: Precision,
     portable: bool,
+    /// What was decided of its matrices.
+    few: &'a FewBits,
 }
 
 fn write_graph(
     source: &Source,
     network: Network,
-    Form { name, precision, portable }: Form<'_>,
+    Form { name, precision, portable, few }: Form<'_>,
     dir: &Path,
     progress: &dyn Fn(Step<'_>),
 ) -> Result<GraphInfo, ExportError> {
     let graph = source.graph(network)?;
-    let lowered = if portable { lower_portable(&graph, name, precision)? } else { lower(&graph, name, precision)? };
+    let lowered = if portable { lower_portable(&graph, name, precision)? } else { lower_deciding(&graph, name, precision, few)? };
     progress(Step::Begin { name, bytes: weight_bytes(&lowered) });
-    let info = export_lowered(&lowered, &source.weights()?, precision, dir, &[], &|bytes| progress(Step::Wrote(bytes)));
+    let wrote = |bytes| progress(Step::Wrote(bytes));
+    let info = export_decided(&lowered, (&source.weights()?, few), precision, dir, &[], &wrote);
     progress(Step::End);
     info
 }

@@ -3,8 +3,8 @@
 use crate::progress::{Progress, megabytes};
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
 use mmlnb_exporter::{
-    ExportError, Network, Recipe, Report, Source, Step, export_bundle, export_genai, export_lowered, inspect, lower,
-    lower_portable, not_portable, weight_bytes,
+    Calibration, ExportError, FewBits, Network, Recipe, Report, Source, Step, check_calibration, export_bundle, export_decided,
+    export_genai, inspect, lower_deciding, lower_portable, not_portable, weight_bytes,
 };
 use mmlnb_models::bundle::Precision;
 use std::{cell::RefCell, io::Write, path::PathBuf};
@@ -60,6 +60,9 @@ struct GraphArgs {
     /// Type of products and their weights; norms, softmax and rotary tables stay f32.
     #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(["f32", "f16", "int8", "int4"]).try_map(|p| p.parse::<Precision>()))]
     precision: Precision,
+    /// Statistics by `mmlnb-train calibrate` of this checkpoint and adapter: with them, weights in few bits are chosen for the least error of the layers' outputs.
+    #[arg(long, value_name = "DIR")]
+    calibration: Option<PathBuf>,
     #[command(flatten)]
     form: Form,
 }
@@ -88,6 +91,9 @@ struct BundleArgs {
     /// processors, f16 for GPUs.
     #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)).try_map(|p| p.parse::<Precision>()))]
     precision: Precision,
+    /// Statistics by `mmlnb-train calibrate` of this checkpoint and adapter: with them, weights in few bits are chosen for the least error of the layers' outputs.
+    #[arg(long, value_name = "DIR")]
+    calibration: Option<PathBuf>,
     #[command(flatten)]
     form: Form,
 }
@@ -154,21 +160,37 @@ fn graph(args: &GraphArgs) -> Result<(), ExportError> {
     }
     let source = Source::open_allowing(&args.checkpoint, args.adapter.as_deref(), args.allow_partial)?;
     source.told_partial().iter().for_each(|warning| eprintln!("warning: {warning}"));
-    let (graph, name) = (source.graph(args.network)?, args.network.name());
-    let lowered = if portable { lower_portable(&graph, name, precision)? } else { lower(&graph, name, precision)? };
+    let calibration = calibration(args, &source)?;
+    let statistics = calibration.as_ref().map(|calibration| &calibration.statistics);
+    let (graph, weights, name) = (source.graph(args.network)?, source.weights()?, args.network.name());
+    let few = FewBits::decide(&graph, &weights, precision, statistics)?;
+    let lowered =
+        if portable { lower_portable(&graph, name, precision)? } else { lower_deciding(&graph, name, precision, &few)? };
     let size = image_size.map(|[width, height]| ("image_size", format!("{width}x{height}")));
-    let metadata: Vec<(&str, String)> = size.into_iter().collect();
+    let calibrated = statistics.map(|statistics| ("calibration_sha256", statistics.sha256().to_string()));
+    let metadata: Vec<(&str, String)> = size.into_iter().chain(calibrated).collect();
     let progress = Progress::begin(name, weight_bytes(&lowered));
-    let info =
-        export_lowered(&lowered, &source.weights()?, precision, &args.output, &metadata, &|bytes| progress.advance(bytes))?;
+    let info = export_decided(&lowered, (&weights, &few), precision, &args.output, &metadata, &|bytes| progress.advance(bytes))?;
     drop(progress);
     say(&format!("{}: {} parameters, {}\n", info.file.display(), info.parameters, megabytes(weight_bytes(&lowered))))
 }
 
+/// The statistics that were given, for a network that they are of.
+fn calibration(args: &GraphArgs, source: &Source) -> Result<Option<Calibration>, ExportError> {
+    let Some(folder) = &args.calibration else { return Ok(None) };
+    check_calibration(args.precision)?;
+    if !matches!(args.network, Network::Vision | Network::Decoder) {
+        let problem = "--calibration is for --network vision and decoder: of the others mmlnb-train calibrate gathers nothing";
+        return Err(ExportError::Asked(problem.to_string()));
+    }
+    Calibration::open(folder, source).map(Some)
+}
+
 fn bundle(args: BundleArgs) -> Result<(), ExportError> {
-    let BundleArgs { output, vlm, adapter, allow_partial, classifier, settings, precision, form: Form { image_size, portable } } =
-        args;
-    let recipe = Recipe { output, vlm, adapter, allow_partial, classifier, settings, precision, portable, image_size };
+    let BundleArgs { output, vlm, adapter, allow_partial, classifier, settings, precision, calibration, form } = args;
+    let Form { image_size, portable } = form;
+    let recipe =
+        Recipe { output, vlm, adapter, allow_partial, classifier, settings, precision, portable, calibration, image_size };
     let current = RefCell::new(None);
     let sha256 = export_bundle(&recipe, &|step| tell(&current, step))?;
     say(&format!("{}: bundle_sha256 {sha256}\n", recipe.output.display()))
@@ -176,9 +198,18 @@ fn bundle(args: BundleArgs) -> Result<(), ExportError> {
 
 fn genai(args: GenaiArgs) -> Result<(), ExportError> {
     let GenaiArgs { vlm, adapter, allow_partial, image_size, output, precision } = args;
-    let (vlm, image_size) = (Some(vlm), Some(image_size));
-    let recipe =
-        Recipe { output, vlm, adapter, allow_partial, classifier: None, settings: None, precision, portable: false, image_size };
+    let recipe = Recipe {
+        output,
+        vlm: Some(vlm),
+        adapter,
+        allow_partial,
+        classifier: None,
+        settings: None,
+        precision,
+        portable: false,
+        calibration: None,
+        image_size: Some(image_size),
+    };
     let current = RefCell::new(None);
     export_genai(&recipe, &|step| tell(&current, step))?;
     say(&format!("{}: for onnxruntime-genai\n", recipe.output.display()))

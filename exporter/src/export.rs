@@ -2,6 +2,7 @@
 
 use crate::{
     error::ExportError,
+    few_bits::{FewBits, Kept},
     lower::lower,
     nodes::{Initialiser, OnnxGraph, Port},
     write::{PRODUCER, write},
@@ -70,6 +71,21 @@ pub fn export_lowered(
     more_metadata: &[(&str, String)],
     progress: &dyn Fn(u64),
 ) -> Result<GraphInfo, ExportError> {
+    export_decided(graph, (weights, &FewBits::default()), precision, out_dir, more_metadata, progress)
+}
+
+/// Writes a graph that was lowered with `few`.
+///
+/// # Errors
+/// As [`export_graph`].
+pub fn export_decided(
+    graph: &OnnxGraph,
+    (weights, few): (&Weights<'_>, &FewBits),
+    precision: Precision,
+    out_dir: &Path,
+    more_metadata: &[(&str, String)],
+    progress: &dyn Fn(u64),
+) -> Result<GraphInfo, ExportError> {
     let mut metadata = vec![
         ("producer", PRODUCER.to_string()),
         ("version", env!("CARGO_PKG_VERSION").to_string()),
@@ -81,8 +97,11 @@ pub fn export_lowered(
     if let Some(adapter) = weights.adapter() {
         metadata.push(("adapter_sha256", adapter.sha256()?.to_string()));
     }
+    if !few.kept().is_empty() {
+        metadata.push(("eight_bits", few.kept().iter().map(Kept::to_string).collect::<Vec<_>>().join("; ")));
+    }
     metadata.extend_from_slice(more_metadata);
-    let file = write(graph, weights, &metadata, out_dir, progress)?;
+    let file = write(graph, (weights, few), &metadata, out_dir, progress)?;
     Ok(GraphInfo { file, inputs: graph.inputs.clone(), outputs: graph.outputs.clone(), parameters: graph.parameters })
 }
 

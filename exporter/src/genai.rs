@@ -8,7 +8,8 @@
 use crate::{
     bundle::{DescriberInput, Part, Recipe, copy, open_describer},
     error::ExportError,
-    export::{Step, export_lowered, weight_bytes},
+    export::{Step, export_decided, weight_bytes},
+    few_bits::FewBits,
     lower::{Genai, cache_head_size, lower_genai},
     source::{Network, Source},
     write::written_here,
@@ -119,10 +120,12 @@ fn write_graph(
     progress: &dyn Fn(Step<'_>),
 ) -> Result<(), ExportError> {
     let name = network.name();
-    let lowered = lower_genai(&source.graph(network)?, name, precision, form)?;
+    let (graph, weights) = (source.graph(network)?, source.weights()?);
+    let few = FewBits::decide(&graph, &weights, precision, None)?;
+    let lowered = lower_genai(&graph, name, precision, &few, form)?;
     progress(Step::Begin { name, bytes: weight_bytes(&lowered) });
     let metadata = [("interface", "onnxruntime-genai".to_string())];
-    let written = export_lowered(&lowered, &source.weights()?, precision, dir, &metadata, &|bytes| progress(Step::Wrote(bytes)));
+    let written = export_decided(&lowered, (&weights, &few), precision, dir, &metadata, &|bytes| progress(Step::Wrote(bytes)));
     progress(Step::End);
     written.map(drop)
 }

@@ -1,10 +1,11 @@
 //! The model card: what a bundle is, for people.
 
+use crate::few_bits::Kept;
 use mmlnb_models::bundle::{Classifier, Describer, Manifest, Provenance, Source};
 use mmlnb_models::measures::intervals::{Estimate, Estimates};
 
-/// The text of `MODEL_CARD.md`, with what the trainer measured of the classifier.
-pub(crate) fn model_card(manifest: &Manifest, measures: Option<&Estimates>) -> String {
+/// The text of `MODEL_CARD.md`, with the matrices that stayed at 8 bits and what the trainer measured of the classifier.
+pub(crate) fn model_card(manifest: &Manifest, kept: &[Kept], measures: Option<&Estimates>) -> String {
     let mut card = String::from(
         "# MMLNB bundle\n\nFor research use only; not a medical device. A model of neuroblastoma histology patches after MMLNB \
          (arXiv 2503.12927).\n\n",
@@ -14,7 +15,7 @@ pub(crate) fn model_card(manifest: &Manifest, measures: Option<&Estimates>) -> S
         card += "- portable: operators of the ONNX standard alone\n";
     }
     match &manifest.describer {
-        Some(describer) => card += &describer_section(describer),
+        Some(describer) => card += &(describer_section(describer) + &kept_lines(kept)),
         None => card += "\n## Describer\n\nNone: this bundle classifies only.\n",
     }
     match &manifest.classifier {
@@ -59,6 +60,12 @@ fn describer_section(describer: &Describer) -> String {
     )
 }
 
+/// What 4 bits are too coarse for.
+fn kept_lines(kept: &[Kept]) -> String {
+    let lines: String = kept.iter().map(|one| format!("  - {one}\n")).collect();
+    if kept.is_empty() { lines } else { format!("- in 8 bits, by the error of their outputs:\n{lines}") }
+}
+
 fn classifier_section(classifier: &Classifier) -> String {
     let calibrated = match &classifier.calibration {
         Some(calibration) => {
@@ -78,8 +85,12 @@ fn classifier_section(classifier: &Classifier) -> String {
 
 fn provenance_section(provenance: &Provenance) -> String {
     let mut text = String::from("\n## Provenance\n\n");
-    let folders =
-        [("checkpoint", &provenance.checkpoint), ("adapter", &provenance.adapter), ("classifier", &provenance.classifier)];
+    let folders = [
+        ("checkpoint", &provenance.checkpoint),
+        ("adapter", &provenance.adapter),
+        ("calibration", &provenance.calibration),
+        ("classifier", &provenance.classifier),
+    ];
     for (what, source) in folders {
         if let Some(Source { name, sha256 }) = source {
             text += &format!("- {what}: {name}, SHA-256 {sha256}\n");

@@ -6,14 +6,17 @@
 //! | `int8` | 7 bits a channel | 7 bits a channel | f32, tables f16 |
 //! | `int4` | 4 bits in blocks | 7 bits a channel | f32, tables f16 |
 //!
+//! Of the matrices in 4 bits those that suffer most keep 8 bits in blocks ([`crate::FewBits`]).
+//!
 //! `int4+int8` is two readings of the language model: prompts as `int8`, steps as `int4`. Few bits win where memory is read for few rows, integer
 //! products of whole matrices where there are many. Four bits are too coarse for a vision tower (cosine 0.88).
 
 use crate::nodes::Elem;
 use mmlnb_models::{
     bundle::Precision,
-    graph::{AttentionKind, Graph, Op},
+    graph::{AttentionKind, Graph, Op, Weight},
 };
+use std::collections::BTreeSet;
 
 /// Weights that share one scale in blocks.
 pub const BLOCK: i64 = 128;
@@ -44,10 +47,12 @@ enum Purpose {
 }
 
 /// The policy of one network.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Policy {
     precision: Precision,
     purpose: Purpose,
+    /// Matrices that stay at 8 bits where the others have 4.
+    kept: BTreeSet<String>,
 }
 
 impl Policy {
@@ -61,7 +66,12 @@ impl Policy {
         } else {
             Purpose::Other
         };
-        Policy { precision, purpose }
+        Policy { precision, purpose, kept: BTreeSet::new() }
+    }
+
+    /// The same, the matrices of these names staying at 8 bits where the others have 4.
+    pub fn keeping(self, kept: BTreeSet<String>) -> Policy {
+        Policy { kept, ..self }
     }
 
     /// Type of activations in products and in the cache.
@@ -81,7 +91,15 @@ impl Policy {
     }
 
     /// How the matrix of a linear layer is stored.
-    pub fn storage(&self) -> Storage {
+    pub fn storage(&self, weight: &Weight) -> Storage {
+        match self.matrices() {
+            Storage::Blocks { bits: 4 } if self.kept.contains(&weight.name()) => Storage::Blocks { bits: 8 },
+            usual => usual,
+        }
+    }
+
+    /// How the matrices of linear layers are stored, but for those that are kept at 8 bits.
+    pub fn matrices(&self) -> Storage {
         match (self.precision, self.purpose) {
             (Precision::F32 | Precision::F16, _) | (_, Purpose::Other) => Storage::Float,
             (Precision::Int4 | Precision::Int4Int8, Purpose::Generates) => Storage::Blocks { bits: 4 },
@@ -92,6 +110,6 @@ impl Policy {
     /// Least linear layers of one input that become one product. With scales a channel, gate and up stay apart: to split their wide result takes
     /// longer than one product saves.
     pub fn stacked_from(&self) -> usize {
-        if self.storage() == Storage::Channels { 3 } else { 2 }
+        if self.matrices() == Storage::Channels { 3 } else { 2 }
     }
 }

@@ -2,13 +2,15 @@
 
 use crate::{
     error::ExportError,
+    few_bits::FewBits,
     nodes::{Attribute, Content, Elem, Form, Initialiser, OnnxGraph, OnnxNode, Port},
+    numbers::Numbers,
     onnx::{
         AttributeProto, AttributeType, DataLocation, Dimension, GraphProto, IR_VERSION, MICROSOFT, ModelProto, NodeProto, OPSET,
         OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
     },
     policy::Storage,
-    quantise,
+    quantise::{self, Coded},
 };
 use mmlnb_models::{
     graph::{Dim, Weight},
@@ -16,6 +18,7 @@ use mmlnb_models::{
 };
 use prost::Message;
 use std::{
+    cell::RefCell,
     fs::{self, File},
     io::Write,
     os::unix::fs::FileExt,
@@ -34,7 +37,7 @@ const BLOCK_BYTES: usize = 64 << 20;
 /// Writes `DIR/NAME.onnx` and, if a tensor is large, `DIR/NAME.onnx.data`. `progress` hears how many bytes of weights were just written.
 pub(crate) fn write(
     graph: &OnnxGraph,
-    weights: &Weights<'_>,
+    (weights, few): (&Weights<'_>, &FewBits),
     metadata: &[(&str, String)],
     dir: &Path,
     progress: &dyn Fn(u64),
@@ -50,18 +53,19 @@ pub(crate) fn write(
         part.file.set_len(length).map_err(ExportError::io("write", &part.path))?;
         data = Some(part);
     }
+    let source = Source::new(weights, few, BLOCK_BYTES);
     let mut tensors = Vec::new();
     for (initialiser, offset) in graph.initialisers.iter().zip(&offsets) {
         let mut tensor = described(initialiser);
         match (offset, &data) {
             (Some(offset), Some(part)) => {
-                write_rows(initialiser, weights, BLOCK_BYTES, progress, &mut |at, bytes| {
+                source.write_rows(initialiser, progress, &mut |at, bytes| {
                     part.file.write_all_at(bytes, offset + at).map_err(ExportError::io("write", &part.path))
                 })?;
                 tensor.data_location = Some(DataLocation::External.into());
                 tensor.external_data = external(&location, *offset, initialiser.byte_len());
             }
-            _ => tensor.raw_data = Some(whole(initialiser, weights, BLOCK_BYTES, progress)?),
+            _ => tensor.raw_data = Some(source.whole(initialiser, progress)?),
         }
         tensors.push(tensor);
     }
@@ -175,68 +179,106 @@ fn places(initialisers: &[Initialiser]) -> (Vec<Option<u64>>, u64) {
 
 type Sink<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), ExportError>;
 
-/// Gives an initialiser's bytes, with their offsets, block by block of about `block_bytes` of f32.
-fn write_rows(
-    initialiser: &Initialiser,
-    weights: &Weights<'_>,
+/// What initialisers are made of.
+struct Source<'s> {
+    numbers: Numbers<'s>,
+    few: &'s FewBits,
+    /// Weights are read in blocks of about so many bytes of f32.
     block_bytes: usize,
-    progress: &dyn Fn(u64),
-    sink: Sink<'_>,
-) -> Result<(), ExportError> {
-    let size = initialiser.elem.size() as u64;
-    match &initialiser.content {
-        Content::Bytes(bytes) => sink(0, bytes),
-        Content::Rows(weight) | Content::Table(weight) => {
-            let mut at = 0;
-            for block in weights.blocks(weight, block_bytes)? {
-                let bytes = stored(initialiser, weight, weights, &block?)?;
-                sink(at, &bytes)?;
-                at += bytes.len() as u64;
-                progress(bytes.len() as u64);
-            }
-            Ok(())
-        }
-        Content::Transposed(weight) => {
-            let (inputs, outputs) = (initialiser.dims[0] as usize, initialiser.dims[1] as u64);
-            let mut columns = Columns { outputs, size, first: 0 };
-            for block in weights.blocks(weight, block_bytes)? {
-                let bytes = stored(initialiser, weight, weights, &transposed(&block?, inputs))?;
-                columns.write(&bytes, inputs, sink)?;
-                progress(bytes.len() as u64);
-            }
-            Ok(())
-        }
-        Content::Quantised { weight, storage, form } => {
-            let width = weights.shape(weight)?[1..].iter().product();
-            let mut columns = Columns { outputs: initialiser.dims[initialiser.dims.len() - 1] as u64, size, first: 0 };
-            let mut at = 0;
-            for block in weights.blocks(weight, block_bytes)? {
-                let block = block?;
-                check_finite(weight, weights, &block)?;
-                let bytes = quantised(*storage, *form, &block, width).ok_or_else(|| not_a_number_of(initialiser, weight))?;
-                match (storage, form) {
-                    (Storage::Channels, Form::Codes) => columns.write(&transposed(&bytes, width), width, sink)?,
-                    _ => sink(at, &bytes)?,
-                }
-                at += bytes.len() as u64;
-                progress(bytes.len() as u64);
-            }
-            Ok(())
-        }
-    }
+    /// Scales of the matrix whose codes were written last: they come next.
+    scales: RefCell<Option<(Weight, Storage, Vec<f32>)>>,
 }
 
-/// The codes or scales of some rows, as they are stored but for the order; floats have neither.
-fn quantised(storage: Storage, form: Form, rows: &[f32], width: usize) -> Option<Vec<u8>> {
-    let (codes, scales) = match storage {
-        Storage::Channels => quantise::channels(rows, width),
-        Storage::Blocks { bits } => quantise::blocks(rows, width, bits),
-        Storage::Float => return None,
-    };
-    Some(match form {
-        Form::Codes => codes,
-        Form::Scales => DType::F32.encode(&scales),
-    })
+impl<'s> Source<'s> {
+    fn new(weights: &'s Weights<'s>, few: &'s FewBits, block_bytes: usize) -> Source<'s> {
+        Source { numbers: Numbers { weights, factors: few.factors() }, few, block_bytes, scales: RefCell::default() }
+    }
+
+    /// Gives an initialiser's bytes, with their offsets, block by block.
+    fn write_rows(&self, initialiser: &Initialiser, progress: &dyn Fn(u64), sink: Sink<'_>) -> Result<(), ExportError> {
+        let (size, numbers) = (initialiser.elem.size() as u64, &self.numbers);
+        match &initialiser.content {
+            Content::Bytes(bytes) => sink(0, bytes),
+            Content::Rows(weight) | Content::Table(weight) => {
+                let mut at = 0;
+                for block in numbers.blocks(weight, self.block_bytes)? {
+                    let bytes = stored(initialiser, weight, numbers.weights, &block?)?;
+                    sink(at, &bytes)?;
+                    at += bytes.len() as u64;
+                    progress(bytes.len() as u64);
+                }
+                Ok(())
+            }
+            Content::Transposed(weight) => {
+                let (inputs, outputs) = (initialiser.dims[0] as usize, initialiser.dims[1] as u64);
+                let mut columns = Columns { outputs, size, first: 0 };
+                for block in numbers.blocks(weight, self.block_bytes)? {
+                    let bytes = stored(initialiser, weight, numbers.weights, &transposed(&block?, inputs))?;
+                    columns.write(&bytes, inputs, sink)?;
+                    progress(bytes.len() as u64);
+                }
+                Ok(())
+            }
+            Content::Quantised { weight, storage, form: Form::Codes } => {
+                self.scales.replace(None);
+                let width = numbers.weights.shape(weight)?[1..].iter().product();
+                let mut columns = Columns { outputs: initialiser.dims[initialiser.dims.len() - 1] as u64, size, first: 0 };
+                let (mut at, mut scales) = (0, Vec::new());
+                self.each_coded(initialiser, weight, *storage, &mut |coded| {
+                    match storage {
+                        Storage::Channels => columns.write(&transposed(&coded.codes, width), width, sink)?,
+                        Storage::Blocks { .. } | Storage::Float => sink(at, &coded.codes)?,
+                    }
+                    at += coded.codes.len() as u64;
+                    progress(coded.codes.len() as u64);
+                    scales.extend(coded.scales);
+                    Ok(())
+                })?;
+                self.scales.replace(Some((weight.clone(), *storage, scales)));
+                Ok(())
+            }
+            Content::Quantised { weight, storage, form: Form::Scales } => {
+                let known = self.scales.take().filter(|(of, at, _)| of == weight && at == storage);
+                let mut scales = known.map_or_else(Vec::new, |(_, _, scales)| scales);
+                if scales.is_empty() {
+                    self.each_coded(initialiser, weight, *storage, &mut |coded| {
+                        scales.extend(coded.scales);
+                        Ok(())
+                    })?;
+                }
+                progress(4 * scales.len() as u64);
+                sink(0, &DType::F32.encode(&scales))
+            }
+        }
+    }
+
+    /// A matrix in few bits, rows by rows.
+    fn each_coded(
+        &self,
+        initialiser: &Initialiser,
+        weight: &Weight,
+        storage: Storage,
+        work: &mut dyn FnMut(Coded) -> Result<(), ExportError>,
+    ) -> Result<(), ExportError> {
+        let weights = self.numbers.weights;
+        let width = weights.shape(weight)?[1..].iter().product();
+        for block in self.numbers.blocks(weight, self.block_bytes)? {
+            let block = block?;
+            check_finite(weight, weights, &block)?;
+            let coded = quantise::coded(storage, &block, width, self.few.importance(weight));
+            work(coded.ok_or_else(|| not_a_number_of(initialiser, weight))?)?;
+        }
+        Ok(())
+    }
+
+    fn whole(&self, initialiser: &Initialiser, progress: &dyn Fn(u64)) -> Result<Vec<u8>, ExportError> {
+        let mut whole = vec![0; initialiser.byte_len() as usize];
+        self.write_rows(initialiser, progress, &mut |at, bytes| {
+            whole[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
+            Ok(())
+        })?;
+        Ok(whole)
+    }
 }
 
 /// Writes the columns of a transposed matrix, as many at a time as its rows are read.
@@ -259,20 +301,6 @@ impl Columns {
         self.first += run as u64 / self.size;
         Ok(())
     }
-}
-
-fn whole(
-    initialiser: &Initialiser,
-    weights: &Weights<'_>,
-    block_bytes: usize,
-    progress: &dyn Fn(u64),
-) -> Result<Vec<u8>, ExportError> {
-    let mut whole = vec![0; initialiser.byte_len() as usize];
-    write_rows(initialiser, weights, block_bytes, progress, &mut |at, bytes| {
-        whole[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
-        Ok(())
-    })?;
-    Ok(whole)
 }
 
 /// Rows of `width` numbers -> `width` rows. In squares of 32, which stay in the first-level cache.
@@ -446,11 +474,21 @@ mod tests {
             (Elem::F32, vec![8, 2], few(blocks, Form::Scales)),
         ] {
             let initialiser = Initialiser { name: "x".into(), elem, dims, content };
-            let at_once = whole(&initialiser, &weights, BLOCK_BYTES, &|_| ()).unwrap();
+            let few = FewBits::default();
+            let at_once = Source::new(&weights, &few, BLOCK_BYTES).whole(&initialiser, &|_| ()).unwrap();
             for rows in [1, 3] {
                 let written = Cell::new(0);
-                let pieces = whole(&initialiser, &weights, rows * 4 * 150, &|bytes| written.set(written.get() + bytes)).unwrap();
+                let source = Source::new(&weights, &few, rows * 4 * 150);
+                let pieces = source.whole(&initialiser, &|bytes| written.set(written.get() + bytes)).unwrap();
                 assert!(pieces == at_once, "{initialiser:?} in blocks of {rows} rows");
+                if let Content::Quantised { weight, storage, form: Form::Codes } = &initialiser.content {
+                    let kept = source.scales.take().unwrap();
+                    let content = Content::Quantised { weight: weight.clone(), storage: *storage, form: Form::Scales };
+                    let dims = vec![kept.2.len() as i64];
+                    let scales = Initialiser { name: "s".into(), elem: Elem::F32, dims, content };
+                    let alone = Source::new(&weights, &few, BLOCK_BYTES).whole(&scales, &|_| ()).unwrap();
+                    assert!(DType::F32.encode(&kept.2) == alone, "scales that codes leave behind");
+                }
                 assert_eq!(written.get(), initialiser.byte_len(), "progress tells all bytes");
             }
         }

@@ -4,12 +4,15 @@
 mod golden_files;
 
 use golden_files::{Tensors, family, json};
+use mmlnb_exporter::{Network, Source};
 use mmlnb_models::{
     provenance::{Role, TRAINING_DATA, TrainingData, new_salt},
+    statistics::{Channels, FORMAT, Gathered, Statistics, linear_layers},
     weights::{Checkpoint, Naming},
 };
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -493,4 +496,111 @@ fn what_was_asked_for_wrongly_is_listed_at_once() {
     let help = succeeds(&["graph", "--help"]);
     assert!(help.contains("f16") && help.contains("int4") && !help.contains("int4+int8") && !help.contains("bf16"), "{help}");
     assert!(succeeds(&["bundle", "--help"]).contains("int4+int8"));
+}
+
+/// Made-up statistics of a describer's layers, changed.
+fn statistics(source: &Source, to: &Path, change: impl FnOnce(&mut BTreeMap<String, Channels>, &mut Gathered)) {
+    let mut layers = BTreeMap::new();
+    for graph in [Network::Vision, Network::Decoder].map(|network| source.graph(network).unwrap()) {
+        for (module, _, width) in linear_layers(&graph) {
+            let largest: Vec<f32> = (0..width).map(|channel| if channel % 9 == 4 { 100.0 } else { 1.0 }).collect();
+            let mean_square = largest.iter().map(|value| value * value / 9.0).collect();
+            layers.insert(module.to_string(), Channels { largest, mean_square });
+        }
+    }
+    let mut gathered = Gathered {
+        format: FORMAT,
+        producer: "test".into(),
+        checkpoint_sha256: source.checkpoint().sha256().unwrap().into(),
+        adapter_sha256: source.adapter().map(|adapter| adapter.sha256().unwrap().to_string()),
+        data_sha256: "d".into(),
+        rows: 1,
+        written: 0,
+        tokens: 1,
+        statistics_sha256: String::new(),
+    };
+    change(&mut layers, &mut gathered);
+    fs::create_dir_all(to).unwrap();
+    Statistics::write(&layers, gathered, to).unwrap();
+}
+
+#[test]
+fn golden_qwen2_5_vl_and_golden_lora_calibrations_are_used_and_those_of_others_refused() {
+    let (Some(vlm), Some(lora)) = (family("qwen2_5_vl"), family("lora")) else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let source = Source::open(&vlm, None).unwrap();
+    let at = |name: &str| temporary.path().join(name);
+    statistics(&source, &at("good"), |_, _| ());
+    let output = at("out");
+    let graph = |network: &str, precision: &str, folder: &Path, more: &[&str]| -> Vec<String> {
+        let arguments = ["graph", "--network", network, "--checkpoint", path(&vlm), "--output", path(&output)];
+        let with = ["--precision", precision, "--calibration", path(folder)];
+        arguments.iter().chain(&with).chain(more).map(ToString::to_string).collect()
+    };
+    let refused = |arguments: Vec<String>, says: &[&str]| {
+        fails(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), says);
+        assert!(!output.exists(), "nothing is written");
+    };
+    for precision in ["f32", "f16"] {
+        refused(graph("decoder", precision, &at("good"), &[]), &["--calibration is for weights in few bits", precision]);
+    }
+    refused(graph("embedding", "int8", &at("good"), &[]), &["vision and decoder"]);
+    refused(graph("decoder", "int8", &vlm, &[]), &["calibration.json", "mmlnb-train calibrate"]);
+    statistics(&source, &at("other"), |_, gathered| gathered.checkpoint_sha256 = "0123".into());
+    refused(graph("decoder", "int8", &at("other"), &[]), &["of a checkpoint of SHA-256 0123"]);
+    let adapter = lora.join("lora");
+    refused(
+        graph("decoder", "int8", &at("good"), &["--adapter", path(&adapter)]),
+        &["no adapter, here is an adapter of SHA-256"],
+    );
+    statistics(&source, &at("layers"), |layers, _| {
+        layers.remove("model.layers.0.mlp.down_proj").unwrap();
+        layers.insert("model.layers.77.mlp.down_proj".into(), Channels { largest: vec![1.0], mean_square: vec![1.0] });
+        layers.get_mut("visual.blocks.0.attn.qkv").unwrap().largest.push(1.0);
+        layers.get_mut("visual.blocks.0.attn.qkv").unwrap().mean_square.push(1.0);
+    });
+    let problems =
+        ["missing: model.layers.0.mlp.down_proj", "surplus: model.layers.77.mlp.down_proj", "visual.blocks.0.attn.qkv: "];
+    refused(graph("vision", "int8", &at("layers"), &[]), &problems);
+    let classifier =
+        ["bundle", "--output", path(&output), "--classifier", path(&vlm), "--calibration", path(&at("good"))].map(str::to_string);
+    refused(classifier.to_vec(), &["--calibration is for the describer"]);
+
+    let arguments = ["bundle", "--output", path(&output), "--vlm", path(&vlm)];
+    succeeds(&[arguments.as_slice(), &["--precision", "int4+int8"]].concat());
+    let codes = |name: &str| fs::read(output.join(name)).unwrap();
+    let plain = ["describer/decoder.onnx", "describer/prompts.onnx", "describer/vision.onnx"].map(codes);
+    let good = at("good");
+    let calibrated = ["--precision", "int4+int8", "--calibration", path(&good)];
+    let first = succeeds(&[arguments.as_slice(), &calibrated].concat());
+    assert_eq!(first, succeeds(&[arguments.as_slice(), &calibrated].concat()), "the same bundle each time");
+    let manifest = json(&output.join("manifest.json"));
+    let (_, sha256) = mmlnb_models::hash::sha256_file(&at("good").join("calibration.json")).unwrap();
+    assert_eq!(manifest["provenance"]["calibration"], serde_json::json!({"name": "good", "sha256": sha256}));
+    assert!(
+        fs::read_to_string(output.join("MODEL_CARD.md")).unwrap().contains(&format!("- calibration: good, SHA-256 {sha256}"))
+    );
+    let new = ["describer/decoder.onnx", "describer/prompts.onnx", "describer/vision.onnx"].map(codes);
+    assert!(plain.iter().zip(&new).all(|(plain, new)| plain != new), "statistics change every network");
+    let told: Value = serde_json::from_str(succeeds(&["inspect", "--json", path(&output)]).lines().next().unwrap()).unwrap();
+    assert_eq!(told["manifest"]["provenance"]["calibration"]["sha256"], sha256.as_str());
+}
+
+/// What 4 bits are too coarse for has 8, and everybody is told.
+#[test]
+fn golden_qwen2_5_vl_tells_which_matrices_keep_8_bits() {
+    let Some(vlm) = family("qwen2_5_vl") else { return };
+    let temporary = tempfile::tempdir().unwrap();
+    let changed = copy_of(&vlm, &temporary.path().join("vlm"));
+    change_tensors(&changed, |tensors| {
+        let one = tensors.iter_mut().find(|(name, ..)| name.ends_with("layers.0.self_attn.o_proj.weight")).unwrap();
+        one.2.iter_mut().step_by(64).for_each(|value| *value *= 10.0);
+    });
+    let output = temporary.path().join("bundle");
+    succeeds(&["bundle", "--output", path(&output), "--vlm", path(&changed), "--precision", "int4"]);
+    let card = fs::read_to_string(output.join("MODEL_CARD.md")).unwrap();
+    let name = "model.layers.0.self_attn.o_proj.weight";
+    assert!(card.contains("- in 8 bits, by the error of their outputs:") && card.contains(&format!("  - {name} (")), "{card}");
+    let told = succeeds(&["inspect", path(&output.join("describer/decoder.onnx"))]);
+    assert!(told.contains(&format!("eight_bits {name} (")), "{told}");
 }

@@ -203,6 +203,9 @@ pub struct Provenance {
     pub checkpoint: Option<Source>,
     /// The adapter merged into it.
     pub adapter: Option<Source>,
+    /// Statistics by which the describer's weights were brought to few bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Source>,
     /// The classifier's folder.
     pub classifier: Option<Source>,
     /// SHA-256 of the training data by the runs' own records, describer then classifier, where recorded.

@@ -18,5 +18,6 @@ pub mod record;
 pub mod rows;
 pub mod sheet;
 pub mod spelling;
+pub mod statistics;
 pub mod verdict;
 pub mod weights;

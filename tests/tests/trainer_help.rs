@@ -18,10 +18,11 @@ fn commands() -> Vec<String> {
 #[test]
 fn every_command_of_the_surface_takes_its_options() {
     let both = ["--data", "--images", "--output", "--config", "--resume", "--dry-run"];
-    let surface: [(&str, &[&str]); 6] = [
+    let surface: [(&str, &[&str]); 7] = [
         ("describe", &["--base"]),
         ("classify", &["--describer", "--recipe"]),
         ("generate", &["--data", "--images", "--base", "--adapter", "--output"]),
+        ("calibrate", &["--data", "--images", "--base", "--adapter", "--output", "--dry-run"]),
         ("merge", &["--base", "--adapter", "--output"]),
         ("phantom", &["--output", "--patients", "--seed", "--size", "--set"]),
         ("import", &["FILE.pth", "--output", "--text"]),

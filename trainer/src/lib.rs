@@ -5,6 +5,7 @@
 //! [`mmlnb_phantom`].
 
 pub mod ablate;
+pub mod calibrate;
 pub mod classify;
 pub mod commands;
 pub mod describe;

@@ -40,6 +40,7 @@ fn export_as(vlm: Option<&Path>, classifier: Option<&Path>, precision: Precision
         settings: None,
         precision,
         portable,
+        calibration: None,
         image_size: None,
     };
     export_bundle(&recipe, &|_| ()).unwrap_or_else(|error| panic!("{vlm:?} {classifier:?}: {error}"));

@@ -6,7 +6,9 @@
 use super::{Form, Lowering, Tensor};
 use crate::{
     error::ExportError,
+    few_bits::FewBits,
     nodes::{Attribute, Elem, OnnxGraph, Port},
+    policy::Policy,
 };
 use mmlnb_models::{
     bundle::Precision,
@@ -41,12 +43,19 @@ pub enum Genai<'a> {
 ///
 /// # Errors
 /// As [`super::lower`].
-pub fn lower_genai(graph: &Graph, name: &str, precision: Precision, part: Genai<'_>) -> Result<OnnxGraph, ExportError> {
+pub fn lower_genai(
+    graph: &Graph,
+    name: &str,
+    precision: Precision,
+    few: &FewBits,
+    part: Genai<'_>,
+) -> Result<OnnxGraph, ExportError> {
+    let policy = Policy::new(precision, graph).keeping(few.kept_names());
     let mut graph = super::fused(graph, precision);
     if matches!(part, Genai::Vision { .. }) {
         graph.outputs.iter_mut().for_each(|(name, _)| *name = "image_features".into());
     }
-    let mut lowered = super::read(&graph, name, precision, Form::Genai(part))?;
+    let mut lowered = super::read(&graph, name, policy, Form::Genai(part))?;
     lowered.outputs.iter_mut().for_each(|port| settle(port, part));
     Ok(lowered)
 }

@@ -16,6 +16,7 @@ mod swin;
 
 use crate::{
     error::ExportError,
+    few_bits::FewBits,
     nodes::{Attribute, Elem, OnnxGraph, Port},
     onnx::MICROSOFT,
     policy::{Policy, Storage},
@@ -34,10 +35,20 @@ use std::collections::{HashMap, HashSet};
 /// # Errors
 /// [`ExportError::Unsupported`] for an operator in a form that none of the networks has.
 pub fn lower(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGraph, ExportError> {
-    lower_as_is(&fused(graph, precision), name, precision)
+    lower_deciding(graph, name, precision, &FewBits::default())
 }
 
-fn fused(graph: &Graph, precision: Precision) -> Graph {
+/// As [`lower()`], with what was decided of its matrices.
+///
+/// # Errors
+/// As [`lower()`].
+pub fn lower_deciding(graph: &Graph, name: &str, precision: Precision, few: &FewBits) -> Result<OnnxGraph, ExportError> {
+    let policy = Policy::new(precision, graph).keeping(few.kept_names());
+    read(&fused(graph, precision), name, policy, Form::Runtime)
+}
+
+/// A network as it is lowered: residual and norm one operator, linear layers of one input inside of blocks one product.
+pub(crate) fn fused(graph: &Graph, precision: Precision) -> Graph {
     stacked(&graph.fuse_residual_norms(), precision)
 }
 
@@ -50,12 +61,12 @@ fn stacked(graph: &Graph, precision: Precision) -> Graph {
 /// The reading with operators of the ONNX standard alone, none of ONNX Runtime's own, for other runtimes; the same inputs and outputs.
 ///
 /// # Errors
-/// As [`lower`], and for precisions whose products have no form in the standard.
+/// As [`lower()`], and for precisions whose products have no form in the standard.
 pub fn lower_portable(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGraph, ExportError> {
     if let Some(problem) = not_portable(precision) {
         return Err(ExportError::Asked(problem));
     }
-    read(&stacked(graph, precision), name, precision, Form::Portable)
+    read(&stacked(graph, precision), name, Policy::new(precision, graph), Form::Portable)
 }
 
 /// Why a precision has no portable form, if it has none.
@@ -73,7 +84,7 @@ pub fn not_portable(precision: Precision) -> Option<String> {
 /// # Errors
 /// As [`lower`].
 pub fn lower_as_is(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGraph, ExportError> {
-    read(graph, name, precision, Form::Runtime)
+    read(graph, name, Policy::new(precision, graph), Form::Runtime)
 }
 
 /// What a graph is written for.
@@ -87,11 +98,9 @@ enum Form<'a> {
     Genai(Genai<'a>),
 }
 
-fn read(graph: &Graph, name: &str, precision: Precision, form: Form<'_>) -> Result<OnnxGraph, ExportError> {
-    let policy = Policy::new(precision, graph);
+fn read(graph: &Graph, name: &str, policy: Policy, form: Form<'_>) -> Result<OnnxGraph, ExportError> {
     let mut lowering = Lowering {
         graph,
-        policy,
         form,
         emit: Emitter::default(),
         tensors: HashMap::new(),
@@ -100,6 +109,7 @@ fn read(graph: &Graph, name: &str, precision: Precision, form: Form<'_>) -> Resu
             Form::Runtime => cached::absorbed(graph, policy.compute()),
             Form::Portable | Form::Genai(_) => HashSet::new(),
         },
+        policy,
         node: 0,
     };
     for (index, node) in graph.nodes.iter().enumerate() {

@@ -101,6 +101,11 @@ pub fn vision_inputs(pixels: Vec<f32>, grid: [i64; 3], config: &QwenConfig) -> V
 }
 
 impl Language {
+    /// The graph, for further prompts.
+    pub fn into_decoder(self) -> Onnx {
+        self.decoder
+    }
+
     pub fn new(config: TextConfig, decoder: Onnx, precision: Precision) -> Language {
         Language { config, decoder, precision }
     }

@@ -6,7 +6,7 @@ use crate::{
     random::{numbers, text_config, write_random},
     session::{Given, Onnx, assert_near, assert_within, tolerance},
 };
-use mmlnb_exporter::{Genai, Network, OnnxGraph, Sizes, Source, cache_head_size, lower_genai, nodes::Port};
+use mmlnb_exporter::{FewBits, Genai, Network, OnnxGraph, Sizes, Source, cache_head_size, lower_genai, nodes::Port};
 use mmlnb_models::{
     bundle::Precision,
     config::{QwenConfig, TextConfig},
@@ -30,7 +30,7 @@ fn ports(ports: &[Port]) -> Vec<String> {
 }
 
 fn part(source: &Source, network: Network, part: Genai<'_>) -> OnnxGraph {
-    lower_genai(&source.graph(network).unwrap(), network.name(), Precision::F32, part).unwrap()
+    lower_genai(&source.graph(network).unwrap(), network.name(), Precision::F32, &FewBits::default(), part).unwrap()
 }
 
 #[test]
@@ -99,7 +99,8 @@ fn golden_qwen2_5_vl_features_stand_where_the_image_tokens_are() {
     let (hidden, image) = (config.text.hidden as usize, config.image_token);
     for precision in PRECISIONS {
         let form = Genai::Embedding { image_token: image };
-        let lowered = lower_genai(&source.graph(Network::Embedding).unwrap(), "embedding", precision, form).unwrap();
+        let lowered =
+            lower_genai(&source.graph(Network::Embedding).unwrap(), "embedding", precision, &FewBits::default(), form).unwrap();
         let mut onnx = Onnx::of_lowered(&lowered, &source.weights().unwrap(), precision);
         let mut embeds = |ids: &[i64], shape: [usize; 2], features: Vec<f32>| {
             let rows = features.len() / hidden;
@@ -199,7 +200,7 @@ proptest! {
             let mut own = Language::new(config.clone(), Onnx::of(&graph, &weights, precision), precision);
             let prompt = Prompt { embeds: numbers(seed, length * hidden), positions: lists.clone(), delta };
             let (mut batch, results) = own.prefill(&prompt, length + 3, &[length as i64 - 1]);
-            let lowered = lower_genai(&graph, "decoder", precision, Genai::Decoder(&config)).unwrap();
+            let lowered = lower_genai(&graph, "decoder", precision, &FewBits::default(), Genai::Decoder(&config)).unwrap();
             let mut growing = Growing::new(Onnx::of_lowered(&lowered, &weights, precision), &config);
             assert_near("prompt", &growing.call(prompt.embeds, &lists), &results["logits"].1, allowed);
             for step in 0..3 {

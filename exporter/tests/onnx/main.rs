@@ -1,5 +1,6 @@
 //! The exported graphs in ONNX Runtime: against the reference data, and laws on random sizes.
 
+mod calibrated;
 mod describer;
 mod genai;
 mod golden_bert;

@@ -1,6 +1,7 @@
 //! The commands of `mmlnb-train`, one file each.
 
 mod ablate;
+mod calibrate;
 mod classify;
 mod compare;
 mod describe;
@@ -25,6 +26,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Ablate(ablate::Args),
+    Calibrate(calibrate::Args),
     Classify(classify::Args),
     Compare(compare::Args),
     Describe(describe::Args),
@@ -47,6 +49,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), TrainError> {
     match command {
         Command::Ablate(args) => ablate::run(args),
+        Command::Calibrate(args) => calibrate::run(args),
         Command::Classify(args) => classify::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Describe(args) => describe::run(args),

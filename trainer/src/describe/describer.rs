@@ -3,7 +3,7 @@
 use super::sample::{Batch, Image, Sample, UNLABELLED};
 use crate::{
     error::TrainError,
-    torch::{Adapters, Leaf, Pass, Plan, PlanOptions, Randomness, Trainable},
+    torch::{Adapters, Leaf, Pass, Plan, PlanOptions, Randomness, Trainable, Watch},
 };
 use mmlnb_models::{
     config::QwenConfig,
@@ -178,6 +178,28 @@ impl Describer {
         let states = self.states(&batch)?;
         let logits = self.head.forward(&[("states", &states)])?;
         Ok(Vec::<f32>::try_from(&logits.get("logits")?.f_to_kind(Kind::Float)?.f_to_device(Device::Cpu)?.f_flatten(0, -1)?)?)
+    }
+
+    /// Runs on a batch whose images come as pixels, for inference; `watch` is shown what goes into each node of vision tower, layers and head, which
+    /// sees the states of the places alone.
+    ///
+    /// # Errors
+    /// What libtorch refuses, and those of `watch`.
+    pub fn watched(&self, batch: &Batch, watch: &mut Watch<'_>) -> Result<(), TrainError> {
+        let mut images = Vec::with_capacity(batch.images.len());
+        for (image, grid) in &batch.images {
+            let (Image::Pixels(pixels), Some(vision)) = (image, &self.vision) else { return Err(not_loaded()) };
+            let outputs = vision.forward_watched(&vision_inputs(&self.config, pixels, *grid), watch)?;
+            images.push(outputs.get("image_embeds")?.shallow_clone());
+        }
+        let embeds = self.embedding.forward(&[("input_ids", &self.ids(batch))])?;
+        let embeds = self.with_images(embeds.get("inputs_embeds")?, batch, &images)?;
+        let outputs = self.decoder.forward_watched(&self.decoder_inputs(batch, embeds)?, watch)?;
+        let states = outputs.get("states")?;
+        for (part, _) in self.chunks(states, batch) {
+            self.head.forward_watched(&[("states", &part)], watch)?;
+        }
+        Ok(())
     }
 
     /// The type in which it computes.

@@ -99,7 +99,7 @@ impl Generator {
         };
         let graphs = graphs(&prompter.config, &weights, true);
         checkpoint.check_all(graphs.iter().map(|graph| graph.parameters()))?;
-        let kind = if device == Device::Cpu { Kind::Float } else { stored_kind(&checkpoint) };
+        let kind = computed_in(&checkpoint, device);
         let options =
             PlanOptions { device, kind, trainable: Trainable::Nothing, adapters: Adapters::Merged, adapter_dropout: 0.0 };
         Generator::sharing(prompter, &weights, &options, &[])
@@ -283,8 +283,11 @@ fn no_number(one: &Writing, error: &LogitsError) -> TrainError {
     TrainError::Failed(format!("the description of image {} stopped after {} tokens: {error}", one.number + 1, one.tokens.len()))
 }
 
-/// The type of the checkpoint's weights: that of its token embedding.
-fn stored_kind(checkpoint: &Checkpoint) -> Kind {
+/// What a describer computes in: f32 on the CPU, as the appliance does by default, and the checkpoint's type, that of its token embedding, on a GPU.
+pub fn computed_in(checkpoint: &Checkpoint, device: Device) -> Kind {
+    if device == Device::Cpu {
+        return Kind::Float;
+    }
     match checkpoint.tensor("model.embed_tokens.weight").map(|tensor| tensor.dtype) {
         Some(DType::BF16) => Kind::BFloat16,
         Some(DType::F16) => Kind::Half,

@@ -32,6 +32,6 @@ pub use error::TorchError;
 pub(crate) use error::first_line;
 pub use leaves::Leaf;
 pub use options::{Adapters, PlanOptions, Trainable};
-pub use plan::{Outputs, Plan};
+pub use plan::{Outputs, Plan, Watch};
 pub use recompute::Pass;
 pub use widen::is_widened;

@@ -8,9 +8,15 @@ use super::{
     partition::Partition,
     run::{Run, Slots},
 };
-use mmlnb_models::{graph::Graph, weights::Weights};
+use mmlnb_models::{
+    graph::{Graph, Node},
+    weights::Weights,
+};
 use std::borrow::Borrow;
-use tch::Tensor;
+use tch::{TchError, Tensor};
+
+/// Is shown each node with what goes into it, before the node runs.
+pub type Watch<'w> = dyn FnMut(&Node, &[&Tensor]) -> Result<(), TchError> + 'w;
 
 /// A graph bound to tensors on a device, ready to run.
 #[derive(Debug)]
@@ -61,11 +67,23 @@ impl Plan {
     /// # Errors
     /// Inputs that do not fit, and what libtorch refuses, with the node's name.
     pub fn forward<S: AsRef<str>, T: Borrow<Tensor>>(&self, inputs: &[(S, T)]) -> Result<Outputs, TorchError> {
+        self.forward_watched(inputs, &mut |_, _| Ok(()))
+    }
+
+    /// As [`Plan::forward`]; `watch` is shown what goes into each node.
+    ///
+    /// # Errors
+    /// As [`Plan::forward`], and those of `watch`.
+    pub fn forward_watched<S: AsRef<str>, T: Borrow<Tensor>>(
+        &self,
+        inputs: &[(S, T)],
+        watch: &mut Watch<'_>,
+    ) -> Result<Outputs, TorchError> {
         let _inference = tch::no_grad_guard();
         let mut values = self.bind(inputs)?;
         let given = self.whole.take_inputs(&mut values);
         drop(values);
-        let results = self.execute(&self.whole, given, None)?;
+        let results = self.execute_watched(&self.whole, given, None, watch)?;
         Ok(self.named(|slot| self.whole.result(&results, slot)))
     }
 
@@ -92,10 +110,20 @@ impl Plan {
         given: Vec<Tensor>,
         randomness: Option<Randomness>,
     ) -> Result<Vec<Tensor>, TorchError> {
+        self.execute_watched(run, given, randomness, &mut |_, _| Ok(()))
+    }
+
+    fn execute_watched(
+        &self,
+        run: &Run,
+        given: Vec<Tensor>,
+        randomness: Option<Randomness>,
+        watch: &mut Watch<'_>,
+    ) -> Result<Vec<Tensor>, TorchError> {
         let mut values = self.slots.empty();
         run.place_inputs(given, &mut values);
         for step in &run.steps {
-            let results = self.step(step.node, &values, randomness)?;
+            let results = self.step(step.node, &values, randomness, watch)?;
             let first = self.slots.first(step.node);
             for (slot, result) in results.into_iter().enumerate() {
                 values[first + slot] = Some(result);

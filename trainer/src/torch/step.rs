@@ -1,7 +1,7 @@
 //! One operator: the match from paper level to libtorch.
 
 use super::{
-    Plan, Randomness, TorchError, attention, blocked, dense,
+    Plan, Randomness, TorchError, Watch, attention, blocked, dense,
     error::failed,
     norm, rotary, rows,
     surroundings::{Surroundings, last},
@@ -11,12 +11,13 @@ use mmlnb_models::graph::{AttentionKind, Op};
 use tch::{Kind, TchError, Tensor};
 
 impl Plan {
-    /// The results of one node.
+    /// The results of one node, whose inputs `watch` sees first.
     pub(super) fn step(
         &self,
         number: usize,
         values: &[Option<Tensor>],
         randomness: Option<Randomness>,
+        watch: &mut Watch<'_>,
     ) -> Result<Vec<Tensor>, TorchError> {
         let node = &self.graph.nodes[number];
         let inputs: Vec<&Tensor> =
@@ -29,7 +30,8 @@ impl Plan {
             adapter_dropout: self.options.adapter_dropout,
             node: number,
         };
-        let results = || {
+        let mut results = || {
+            watch(node, &inputs)?;
             let brought: Vec<Option<Tensor>> =
                 inputs.iter().map(|x| blocked::brought(x, &node.op, self.options.kind)).collect::<Result<_, _>>()?;
             let fitting: Vec<&Tensor> = inputs.iter().zip(&brought).map(|(x, brought)| brought.as_ref().unwrap_or(x)).collect();

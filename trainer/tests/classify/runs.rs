@@ -166,6 +166,7 @@ fn every_network_of_the_recipes_trains() {
             classifier: Some(asked.output.join("best")),
             settings: None,
             precision: Precision::F32,
+            calibration: None,
             image_size: None,
         };
         mmlnb_exporter::export_bundle(&bundle, &|_| ()).unwrap_or_else(|error| panic!("{recipe}: {error}"));

@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "a test")]
 
 mod base;
+mod calibrate;
 mod evaluate;
 mod generate;
 mod peft;

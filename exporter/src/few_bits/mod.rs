@@ -1,0 +1,112 @@
+//! What is decided of a network before its matrices are written in few bits: which factors go from one layer to its neighbour, how much each input channel
+//! counts, and which matrices stay at 8 bits.
+
+mod calibration;
+mod equalise;
+mod sensitive;
+
+pub use calibration::{Calibration, check_calibration};
+pub use sensitive::Kept;
+
+use crate::{
+    error::ExportError,
+    lower::fused,
+    numbers::{Factors, Numbers},
+    policy::{Policy, Storage},
+};
+use mmlnb_models::{
+    bundle::Precision,
+    graph::{Graph, Op, Weight},
+    statistics::{Statistics, module},
+    weights::Weights,
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Rows of a matrix at which it is looked, spread evenly over it.
+const ROWS: usize = 128;
+
+/// What is decided of one network at one precision; nothing for floats.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FewBits {
+    factors: Factors,
+    /// Mean square of what is multiplied with each column, by module.
+    importance: BTreeMap<String, Vec<f32>>,
+    kept: Vec<Kept>,
+}
+
+impl FewBits {
+    /// Decides, from weights alone or with statistics of what goes into the layers.
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn decide(
+        graph: &Graph,
+        weights: &Weights<'_>,
+        precision: Precision,
+        statistics: Option<&Statistics>,
+    ) -> Result<FewBits, ExportError> {
+        let policy = Policy::new(precision, graph);
+        let mut decided = FewBits::default();
+        if policy.matrices() == Storage::Float {
+            return Ok(decided);
+        }
+        if let Some(statistics) = statistics {
+            decided.factors = equalise::factors(graph, weights, policy.matrices(), statistics)?;
+            decided.importance = importance(graph, statistics, &decided.factors);
+        }
+        if policy.matrices() == (Storage::Blocks { bits: 4 }) {
+            let numbers = Numbers { weights, factors: &decided.factors };
+            decided.kept = sensitive::kept(&fused(graph, precision), &numbers, &|weight| decided.importance(weight))?;
+        }
+        Ok(decided)
+    }
+
+    /// Factors of rows and columns.
+    pub(crate) fn factors(&self) -> &Factors {
+        &self.factors
+    }
+
+    /// Mean square of what is multiplied with each column of a matrix, if statistics say.
+    pub(crate) fn importance(&self, weight: &Weight) -> Option<&[f32]> {
+        self.importance.get(module(weight)).map(Vec::as_slice)
+    }
+
+    /// Matrices that stay at 8 bits, the one with the largest error first.
+    pub fn kept(&self) -> &[Kept] {
+        &self.kept
+    }
+
+    /// The names of those matrices.
+    pub(crate) fn kept_names(&self) -> BTreeSet<String> {
+        self.kept.iter().map(|kept| kept.name.clone()).collect()
+    }
+}
+
+/// Mean squares as the factors leave them. A channel that calibration never saw active counts a little all the same.
+fn importance(graph: &Graph, statistics: &Statistics, factors: &Factors) -> BTreeMap<String, Vec<f32>> {
+    const LEAST: f32 = 1e-4;
+    let layers = graph.nodes.iter().filter_map(|node| {
+        let Op::Linear { weight, .. } = &node.op else { return None };
+        let channels = statistics.layers.get(module(weight))?;
+        let columns = weight.keys().first().and_then(|key| factors.columns.get(*key));
+        let squares = channels.mean_square.iter().enumerate();
+        let squares: Vec<f32> =
+            squares.map(|(channel, square)| columns.map_or(*square, |all| square / all[channel] / all[channel])).collect();
+        let least = LEAST * squares.iter().sum::<f32>() / squares.len() as f32;
+        Some((module(weight).to_string(), squares.iter().map(|square| square + least).collect()))
+    });
+    layers.collect()
+}
+
+/// Some rows of a matrix, spread evenly over it, and its width.
+fn some_rows(numbers: &Numbers<'_>, weight: &Weight) -> Result<(Vec<f32>, usize), ExportError> {
+    let shape = numbers.weights.shape(weight)?;
+    let (rows, width) = (shape[0], shape[1..].iter().product());
+    let count = rows.min(ROWS);
+    let mut values = Vec::with_capacity(count * width);
+    for number in 0..count {
+        let row = number * rows / count;
+        values.extend(numbers.rows(weight, row..row + 1)?);
+    }
+    Ok((values, width))
+}
