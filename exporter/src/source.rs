@@ -2,7 +2,7 @@
 
 use crate::error::ExportError;
 use mmlnb_models::{
-    config::{BertConfig, CLASSIFIER_MODEL_TYPE, ClassifierConfig, ImageEncoder, QwenConfig},
+    config::{BertConfig, CLASSIFIER_MODEL_TYPE, ClassifierConfig, ImageEncoder, ImageInput, QwenConfig},
     graph::Graph,
     json, networks,
     weights::{Adapter, Checkpoint, Naming, Weights},
@@ -211,10 +211,23 @@ fn plain(sizes: &Sizes, network: Network) -> Option<Graph> {
         (Sizes::Image(encoder), _) => Some(networks::image_encoder(encoder, "")),
         (Sizes::Bert(config), _) => Some(networks::bert(config, "")),
         (Sizes::Classifier(config), Network::Vgg16 | Network::Swin) => {
-            config.image.as_ref().map(|(encoder, _)| networks::image_encoder(encoder, "image"))
+            config.image.as_ref().map(|(encoder, input)| image_encoder(encoder, input))
         }
         (Sizes::Classifier(config), Network::Bert) => config.text.as_ref().map(|config| networks::bert(config, "text")),
         (Sizes::Classifier(config), Network::Prmf) => Some(networks::heads(config)),
         (Sizes::Qwen(_), _) | (Sizes::Classifier(_), _) => None,
+    }
+}
+
+/// A classifier's image encoder. Swin is written for the one size that the classifier takes: then its windows are constants.
+fn image_encoder(encoder: &ImageEncoder, input: &ImageInput) -> Graph {
+    let graph = networks::image_encoder(encoder, "image");
+    match encoder {
+        ImageEncoder::Vgg16(_) => graph,
+        ImageEncoder::Swin(_) => graph.at_sizes(&|name| match name {
+            "height" => Some(input.height),
+            "width" => Some(input.width),
+            _ => None,
+        }),
     }
 }

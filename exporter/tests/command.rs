@@ -139,6 +139,11 @@ fn golden_qwen2_5_vl_and_golden_curriculum_make_a_bundle() {
     assert!(operators("decoder").contains_key("com.microsoft.MatMulNBits"));
     assert!(operators("prompts").contains_key("com.microsoft.MatMulIntegerToFloat"));
     assert_eq!(json(&few.join("manifest.json"))["describer"]["decoder"]["cache_dtype"], "f32");
+    let half = temporary.path().join("half");
+    let arguments = ["bundle", "--output", path(&half), "--vlm", path(&vlm), "--classifier", path(&classifier)];
+    succeeds(&[arguments.as_slice(), &["--precision", "bf16"]].concat());
+    let manifest = json(&half.join("manifest.json"));
+    assert_eq!((&manifest["precision"], &manifest["describer"]["decoder"]["cache_dtype"]), (&"bf16".into(), &"bf16".into()));
     let graph = output.join("classifier/prmf.onnx");
     let mut bytes = fs::read(&graph).unwrap();
     *bytes.last_mut().unwrap() ^= 1;

@@ -54,7 +54,7 @@ impl Layout {
         }
         let vocabulary = prompter.config.text.vocabulary as usize;
         let fewest = match bundle.manifest.precision {
-            Precision::F32 | Precision::F16 | Precision::Int8 => 1,
+            Precision::F32 | Precision::F16 | Precision::Bf16 | Precision::Int8 => 1,
             // The kernel for one row rounds otherwise than that for several.
             Precision::Int4 | Precision::Int4Int8 => 2,
         };

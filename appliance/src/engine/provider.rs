@@ -28,7 +28,7 @@ pub(super) fn choose(runtime: &Runtime, choice: ProviderChoice, precision: Preci
 /// Whether the GPU has kernels for these graphs.
 fn fits(precision: Precision, describes: bool) -> Result<(), String> {
     let why = match precision {
-        Precision::F16 => return Ok(()),
+        Precision::F16 | Precision::Bf16 => return Ok(()),
         Precision::F32 if !describes => return Ok(()),
         Precision::F32 => "the describer of this bundle is in f32, for which the GPU has no attention kernel",
         Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => {

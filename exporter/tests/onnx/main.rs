@@ -1,5 +1,6 @@
 //! The exported graphs in ONNX Runtime: against the reference data, and laws on random sizes.
 
+mod cuda;
 mod describer;
 mod golden_bert;
 mod golden_curriculum;
