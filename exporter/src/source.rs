@@ -231,3 +231,22 @@ fn image_encoder(encoder: &ImageEncoder, input: &ImageInput) -> Graph {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mmlnb_models::config::{Resample, SwinConfig, Vgg16Config};
+
+    #[test]
+    fn a_classifiers_swin_is_written_for_its_size_and_its_vgg_for_any() {
+        let input = ImageInput { width: 96, height: 64, resample: Resample::Bicubic, mean: [0.5; 3], std: [0.5; 3], stain: None };
+        let swin = SwinConfig { embed: 4, depths: vec![2], heads: vec![1], window: 7, patch: 4, mlp_ratio: 2.0, eps: 1e-5 };
+        let sides = |encoder: &ImageEncoder| {
+            let graph = image_encoder(encoder, &input);
+            let (_, _, pixels) = graph.inputs().next().expect("an encoder takes pixels");
+            [2, 3].map(|axis| pixels.dims[axis].known())
+        };
+        assert_eq!(sides(&ImageEncoder::Swin(swin)), [Some(64), Some(96)]);
+        assert_eq!(sides(&ImageEncoder::Vgg16(Vgg16Config { channels: vec![4; 5] })), [None, None]);
+    }
+}

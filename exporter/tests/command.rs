@@ -382,14 +382,14 @@ fn what_was_asked_for_wrongly_is_listed_at_once() {
         &["graph", "--network", "vision", "--checkpoint", "x", "--output", output, "--image-size", "30x28"],
         &["multiples of 28"],
     );
-    fails(&["graph", "--network", "vision", "--checkpoint", "x", "--output", output, "--precision", "bf16"], &["bf16"]);
+    fails(&["graph", "--network", "vision", "--checkpoint", "x", "--output", output, "--precision", "fp8"], &["fp8"]);
     fails(
         &["graph", "--network", "decoder", "--checkpoint", "x", "--output", output, "--precision", "int4+int8"],
-        &["int4+int8", "possible values: f32, f16, int8, int4]"],
+        &["int4+int8", "possible values: f32, f16, bf16, int8, int4]"],
     );
     fails(&["graph", "--network", "vision", "--checkpoint", "no/such/folder", "--output", output], &["no/such/folder"]);
     fails(&["inspect", path(&temporary.path().join("notes.txt"))], &["notes.txt", "not an ONNX graph"]);
     let help = succeeds(&["graph", "--help"]);
-    assert!(help.contains("f16") && help.contains("int4") && !help.contains("int4+int8") && !help.contains("bf16"), "{help}");
+    assert!(help.contains("f16") && help.contains("int4") && !help.contains("int4+int8") && help.contains("bf16"), "{help}");
     assert!(succeeds(&["bundle", "--help"]).contains("int4+int8"));
 }
