@@ -116,6 +116,18 @@ fn a_plan_larger_than_the_memory_is_refused_before_anything_is_loaded() {
 }
 
 #[test]
+fn a_bundle_in_bf16_is_refused_on_a_processor() {
+    let Some(folder) = family("qwen2_5_vl") else { return };
+    let exported = export(Some(&folder), None, Precision::Bf16);
+    let error = engine(&exported.bundle, |options| {
+        options.load = Mode::Describe;
+        options.provider = ProviderChoice::Cpu;
+    });
+    let error = error.err().expect("processors have no kernels for bf16");
+    assert!(matches!(&error, EngineError::Bundle(text) if text.contains("only GPUs run") && text.contains("f32")), "{error}");
+}
+
+#[test]
 fn a_gpu_that_is_not_there_is_said_and_the_processor_works() {
     let Some(exported) = exported() else { return };
     let engine = engine(&exported.bundle, |options| {

@@ -57,8 +57,8 @@ struct GraphArgs {
     /// Accept an adapter that lacks modules that its configuration names: they stay as in the checkpoint.
     #[arg(long, requires = "adapter")]
     allow_partial: bool,
-    /// Type of products and their weights; norms, softmax and rotary tables stay f32.
-    #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(["f32", "f16", "int8", "int4"]).try_map(|p| p.parse::<Precision>()))]
+    /// Type of products and their weights; norms, softmax and rotary tables stay f32 (but in bf16, which runs on GPUs alone).
+    #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(["f32", "f16", "bf16", "int8", "int4"]).try_map(|p| p.parse::<Precision>()))]
     precision: Precision,
     /// Statistics by `mmlnb-train calibrate` of this checkpoint and adapter: with them, weights in few bits are chosen for the least error of the layers' outputs.
     #[arg(long, value_name = "DIR")]
@@ -88,7 +88,7 @@ struct BundleArgs {
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
     /// Type of products and their weights; norms, softmax and rotary tables stay f32. int4+int8: prompts as int8, steps as int4. Few bits are for
-    /// processors, f16 for GPUs.
+    /// processors, f16 for GPUs; bf16 runs on GPUs alone.
     #[arg(long, default_value = "f32", value_name = "P", value_parser = PossibleValuesParser::new(Precision::ALL.map(Precision::name)).try_map(|p| p.parse::<Precision>()))]
     precision: Precision,
     /// Statistics by `mmlnb-train calibrate` of this checkpoint and adapter: with them, weights in few bits are chosen for the least error of the layers' outputs.

@@ -6,8 +6,8 @@
 
 /// IR version of the files that are written.
 pub const IR_VERSION: i64 = 11;
-/// Operator set of the domain "".
-pub const OPSET: i64 = 23;
+/// Lowest operator set of the domain "" that is written; a graph whose operators need a later one gets that.
+pub const OPSET: i64 = 21;
 /// The domain of ONNX Runtime's own operators.
 pub const MICROSOFT: &str = "com.microsoft";
 

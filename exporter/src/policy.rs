@@ -3,6 +3,7 @@
 //! | precision | the language model on its cache | vision tower, BERT, Swin | everything else |
 //! |---|---|---|---|
 //! | `f32`, `f16` | floats | floats | floats |
+//! | `bf16` | floats | floats, BERT and Swin f16 | f16, tables bf16 |
 //! | `int8` | 7 bits a channel | 7 bits a channel | f32, tables f16 |
 //! | `int4` | 4 bits in blocks | 7 bits a channel | f32, tables f16 |
 //!
@@ -53,6 +54,8 @@ pub(crate) struct Policy {
     purpose: Purpose,
     /// Matrices that stay at 8 bits where the others have 4.
     kept: BTreeSet<String>,
+    /// Whether it is one of the describer's networks.
+    describes: bool,
 }
 
 impl Policy {
@@ -66,7 +69,11 @@ impl Policy {
         } else {
             Purpose::Other
         };
-        Policy { precision, purpose, kept: BTreeSet::new() }
+        let any = |is: fn(&Op) -> bool| graph.nodes.iter().any(|node| is(&node.op));
+        let describes = any(|op| matches!(op, Op::RmsNorm { .. } | Op::AddRmsNorm { .. }))
+            || (any(|op| matches!(op, Op::Embedding { .. }))
+                && !any(|op| matches!(op, Op::LayerNorm { .. } | Op::AddLayerNorm { .. })));
+        Policy { precision, purpose, describes, kept: BTreeSet::new() }
     }
 
     /// The same, the matrices of these names staying at 8 bits where the others have 4.
@@ -77,15 +84,23 @@ impl Policy {
     /// Type of activations in products and in the cache.
     pub fn compute(&self) -> Elem {
         match self.precision {
-            Precision::F16 => Elem::F16,
+            Precision::Bf16 if self.describes => Elem::Bf16,
+            // The classifier's networks stay where bf16 loses more than it wins, and its pools have no kernel for it.
+            Precision::F16 | Precision::Bf16 => Elem::F16,
             Precision::F32 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => Elem::F32,
         }
+    }
+
+    /// Type of norms and of the residual stream: f32 but in bf16, which has the same range.
+    pub fn stream(&self) -> Elem {
+        if self.compute() == Elem::Bf16 { Elem::Bf16 } else { Elem::F32 }
     }
 
     /// Type of a table whose rows are looked up.
     pub fn table(&self) -> Elem {
         match self.precision {
             Precision::F32 => Elem::F32,
+            Precision::Bf16 => self.compute(),
             Precision::F16 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => Elem::F16,
         }
     }
@@ -101,7 +116,7 @@ impl Policy {
     /// How the matrices of linear layers are stored, but for those that are kept at 8 bits.
     pub fn matrices(&self) -> Storage {
         match (self.precision, self.purpose) {
-            (Precision::F32 | Precision::F16, _) | (_, Purpose::Other) => Storage::Float,
+            (Precision::F32 | Precision::F16 | Precision::Bf16, _) | (_, Purpose::Other) => Storage::Float,
             (Precision::Int4 | Precision::Int4Int8, Purpose::Generates) => Storage::Blocks { bits: 4 },
             (Precision::Int8, Purpose::Generates) | (_, Purpose::Encodes) => Storage::Channels,
         }

@@ -2,7 +2,7 @@
 
 use crate::error::ExportError;
 use mmlnb_models::{
-    config::{BertConfig, CLASSIFIER_MODEL_TYPE, ClassifierConfig, ImageEncoder, QwenConfig},
+    config::{BertConfig, CLASSIFIER_MODEL_TYPE, ClassifierConfig, ImageEncoder, ImageInput, QwenConfig},
     graph::Graph,
     json, networks,
     weights::{Adapter, Checkpoint, Naming, Weights},
@@ -211,10 +211,42 @@ fn plain(sizes: &Sizes, network: Network) -> Option<Graph> {
         (Sizes::Image(encoder), _) => Some(networks::image_encoder(encoder, "")),
         (Sizes::Bert(config), _) => Some(networks::bert(config, "")),
         (Sizes::Classifier(config), Network::Vgg16 | Network::Swin) => {
-            config.image.as_ref().map(|(encoder, _)| networks::image_encoder(encoder, "image"))
+            config.image.as_ref().map(|(encoder, input)| image_encoder(encoder, input))
         }
         (Sizes::Classifier(config), Network::Bert) => config.text.as_ref().map(|config| networks::bert(config, "text")),
         (Sizes::Classifier(config), Network::Prmf) => Some(networks::heads(config)),
         (Sizes::Qwen(_), _) | (Sizes::Classifier(_), _) => None,
+    }
+}
+
+/// A classifier's image encoder. Swin is written for the one size that the classifier takes: then its windows are constants.
+fn image_encoder(encoder: &ImageEncoder, input: &ImageInput) -> Graph {
+    let graph = networks::image_encoder(encoder, "image");
+    match encoder {
+        ImageEncoder::Vgg16(_) => graph,
+        ImageEncoder::Swin(_) => graph.at_sizes(&|name| match name {
+            "height" => Some(input.height),
+            "width" => Some(input.width),
+            _ => None,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mmlnb_models::config::{Resample, SwinConfig, Vgg16Config};
+
+    #[test]
+    fn a_classifiers_swin_is_written_for_its_size_and_its_vgg_for_any() {
+        let input = ImageInput { width: 96, height: 64, resample: Resample::Bicubic, mean: [0.5; 3], std: [0.5; 3], stain: None };
+        let swin = SwinConfig { embed: 4, depths: vec![2], heads: vec![1], window: 7, patch: 4, mlp_ratio: 2.0, eps: 1e-5 };
+        let sides = |encoder: &ImageEncoder| {
+            let graph = image_encoder(encoder, &input);
+            let (_, _, pixels) = graph.inputs().next().expect("an encoder takes pixels");
+            [2, 3].map(|axis| pixels.dims[axis].known())
+        };
+        assert_eq!(sides(&ImageEncoder::Swin(swin)), [Some(64), Some(96)]);
+        assert_eq!(sides(&ImageEncoder::Vgg16(Vgg16Config { channels: vec![4; 5] })), [None, None]);
     }
 }

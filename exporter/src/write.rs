@@ -6,7 +6,7 @@ use crate::{
     nodes::{Attribute, Content, Elem, Form, Initialiser, OnnxGraph, OnnxNode, Port},
     numbers::Numbers,
     onnx::{
-        AttributeProto, AttributeType, DataLocation, Dimension, GraphProto, IR_VERSION, MICROSOFT, ModelProto, NodeProto, OPSET,
+        AttributeProto, AttributeType, DataLocation, Dimension, GraphProto, IR_VERSION, MICROSOFT, ModelProto, NodeProto,
         OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
     },
     policy::Storage,
@@ -329,6 +329,7 @@ fn stored(initialiser: &Initialiser, weight: &Weight, weights: &Weights<'_>, val
             Some(value) => Err(ExportError::Overflow { weight: too_large(weight, weights), value: *value }),
             None => Ok(DType::F16.encode(values)),
         },
+        Elem::Bf16 => Ok(DType::BF16.encode(values)),
         Elem::I64 | Elem::I32 | Elem::Bool | Elem::U8 | Elem::I8 => Err(not_a_number_of(initialiser, weight)),
     }
 }
@@ -384,7 +385,7 @@ fn entry((key, value): (&str, String)) -> StringStringEntryProto {
 
 fn message(graph: &OnnxGraph, initializer: Vec<TensorProto>, metadata: &[(&str, String)]) -> ModelProto {
     let microsoft = graph.nodes.iter().any(|node| node.domain() == Some(MICROSOFT));
-    let domains = [("", OPSET)].into_iter().chain(microsoft.then_some((MICROSOFT, 1)));
+    let domains = [("", graph.opset())].into_iter().chain(microsoft.then_some((MICROSOFT, 1)));
     let opset = |(domain, version): (&str, i64)| OperatorSetIdProto { domain: Some(domain.to_string()), version: Some(version) };
     ModelProto {
         ir_version: Some(IR_VERSION),
@@ -468,6 +469,7 @@ mod tests {
         for (elem, dims, content) in [
             (Elem::F32, vec![8, 150], Content::Rows(weight())),
             (Elem::F16, vec![150, 8], Content::Transposed(weight())),
+            (Elem::Bf16, vec![8, 150], Content::Rows(weight())),
             (Elem::I8, vec![150, 8], few(channels, Form::Codes)),
             (Elem::F32, vec![8], few(channels, Form::Scales)),
             (Elem::U8, vec![8, 2, 64], few(blocks, Form::Codes)),

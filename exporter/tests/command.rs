@@ -142,6 +142,11 @@ fn golden_qwen2_5_vl_and_golden_curriculum_make_a_bundle() {
     assert!(operators("decoder").contains_key("com.microsoft.MatMulNBits"));
     assert!(operators("prompts").contains_key("com.microsoft.MatMulIntegerToFloat"));
     assert_eq!(json(&few.join("manifest.json"))["describer"]["decoder"]["cache_dtype"], "f32");
+    let half = temporary.path().join("half");
+    let arguments = ["bundle", "--output", path(&half), "--vlm", path(&vlm), "--classifier", path(&classifier)];
+    succeeds(&[arguments.as_slice(), &["--precision", "bf16"]].concat());
+    let manifest = json(&half.join("manifest.json"));
+    assert_eq!((&manifest["precision"], &manifest["describer"]["decoder"]["cache_dtype"]), (&"bf16".into(), &"bf16".into()));
     let graph = output.join("classifier/prmf.onnx");
     let mut bytes = fs::read(&graph).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
@@ -486,15 +491,15 @@ fn what_was_asked_for_wrongly_is_listed_at_once() {
         &["graph", "--network", "vision", "--checkpoint", "x", "--output", output, "--image-size", "30x28"],
         &["multiples of 28"],
     );
-    fails(&["graph", "--network", "vision", "--checkpoint", "x", "--output", output, "--precision", "bf16"], &["bf16"]);
+    fails(&["graph", "--network", "vision", "--checkpoint", "x", "--output", output, "--precision", "fp8"], &["fp8"]);
     fails(
         &["graph", "--network", "decoder", "--checkpoint", "x", "--output", output, "--precision", "int4+int8"],
-        &["int4+int8", "possible values: f32, f16, int8, int4]"],
+        &["int4+int8", "possible values: f32, f16, bf16, int8, int4]"],
     );
     fails(&["graph", "--network", "vision", "--checkpoint", "no/such/folder", "--output", output], &["no/such/folder"]);
     fails(&["inspect", path(&temporary.path().join("notes.txt"))], &["notes.txt", "not an ONNX graph"]);
     let help = succeeds(&["graph", "--help"]);
-    assert!(help.contains("f16") && help.contains("int4") && !help.contains("int4+int8") && !help.contains("bf16"), "{help}");
+    assert!(help.contains("f16") && help.contains("int4") && !help.contains("int4+int8") && help.contains("bf16"), "{help}");
     assert!(succeeds(&["bundle", "--help"]).contains("int4+int8"));
 }
 

@@ -78,7 +78,7 @@ pub struct FileEntry {
     pub sha256: String,
 }
 
-/// Type of weights and activations; norms, softmax and rotary tables stay f32 in each. In few bits only the matrices of language model, vision
+/// Type of weights and activations; norms, softmax and rotary tables stay f32 in each but bf16. In few bits only the matrices of language model, vision
 /// tower, BERT and Swin are; tables are f16, the rest is f32.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -87,6 +87,8 @@ pub enum Precision {
     F32,
     /// 16-bit IEEE floats.
     F16,
+    /// The upper halves of 32-bit floats, for GPUs alone; the classifier's networks as f16.
+    Bf16,
     /// Weights of 7 bits a channel in bytes, activations of 8 bits a token.
     Int8,
     /// The language model's weights of 4 bits in blocks; the other networks as int8.
@@ -158,7 +160,7 @@ pub struct Graph {
 pub struct Table {
     /// Path in the bundle.
     pub file: String,
-    /// f32 or f16, little-endian.
+    /// f32, f16 or bf16, little-endian.
     pub dtype: String,
 }
 
@@ -491,13 +493,15 @@ impl Describer {
 
 impl Precision {
     /// Every precision of this version.
-    pub const ALL: [Precision; 5] = [Precision::F32, Precision::F16, Precision::Int8, Precision::Int4, Precision::Int4Int8];
+    pub const ALL: [Precision; 6] =
+        [Precision::F32, Precision::F16, Precision::Bf16, Precision::Int8, Precision::Int4, Precision::Int4Int8];
 
     /// Its name, as `--precision` and the manifest write it.
     pub fn name(self) -> &'static str {
         match self {
             Precision::F32 => "f32",
             Precision::F16 => "f16",
+            Precision::Bf16 => "bf16",
             Precision::Int8 => "int8",
             Precision::Int4 => "int4",
             Precision::Int4Int8 => "int4+int8",

@@ -56,6 +56,20 @@ fn a_bundle_without_the_half_that_is_needed_is_refused() {
 }
 
 #[test]
+fn a_bundle_in_bf16_is_refused_on_a_processor() {
+    let appliance = Appliance::new();
+    let folder = appliance.root().join("bf16");
+    let mut export = mmlnb_tests::command(&mmlnb_tests::binary("mmlnb-export"));
+    export.args(["bundle", "--precision", "bf16", "--vlm"]).arg(mmlnb_tests::golden("qwen2_5_vl"));
+    export.arg("--classifier").arg(mmlnb_tests::golden("curriculum/checkpoint")).arg("--output").arg(&folder);
+    mmlnb_tests::run(&mut export).expect(0);
+    appliance.set("bundle", &format!("{:?}", folder.display().to_string()));
+    appliance.set("provider", "\"cpu\"");
+    let refused = appliance.daemon().refused().expect(78);
+    assert_says(&refused.err, &["bf16", "only GPUs", "--precision f32"]);
+}
+
+#[test]
 fn three_mistakes_in_the_configuration_are_listed_together_with_their_lines() {
     let appliance = Appliance::new();
     appliance.set("settle_ms", "\"soon\"");

@@ -75,6 +75,16 @@ impl TrainError {
         move |source| StudyError::io(action, path)(source).into()
     }
 
+    /// What to do about it, where a device ran out of memory: the words are those of libtorch's allocators.
+    pub fn advice(&self) -> Option<&'static str> {
+        let words = ["CUDA out of memory", "CUDA error: out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"];
+        let text = self.to_string();
+        words.iter().any(|words| text.contains(words)).then_some(
+            "the device ran out of memory: lower `batch_size` and raise `accumulation` by as much, or set `recompute = true`, a smaller `image_size` or fewer \
+             images at once (`--batch` of `generate`); `--dry-run` of `describe` shows what a step takes; `nvidia-smi` shows what else is on a GPU",
+        )
+    }
+
     /// 2: what was given is wrong, nothing was started; 3: some items failed; 130: stopped by a signal; 1: the work itself failed.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -91,5 +101,23 @@ impl TrainError {
             | TrainError::Start(_)
             | TrainError::Phantom(PhantomError::Io { .. } | PhantomError::File { .. }) => 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind, Tensor};
+
+    #[test]
+    fn a_device_without_room_gives_advice_and_other_errors_do_not() {
+        let all_there_is = Tensor::f_empty([1 << 50], (Kind::Float, Device::Cpu)).unwrap_err();
+        let error = TrainError::from(all_there_is);
+        assert!(error.advice().is_some_and(|advice| advice.contains("batch_size")), "{error}");
+        // As libtorch words it on a GPU.
+        let text =
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.02 GiB is free.";
+        assert!(TrainError::Torch(TorchError::Backward { part: "head".into(), problem: text.into() }).advice().is_some());
+        assert_eq!(TrainError::Asked("`tpu` is no device".into()).advice(), None);
     }
 }

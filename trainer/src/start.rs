@@ -41,7 +41,7 @@ pub fn start() -> Result<Cuda, StartError> {
     ANSWER.get_or_init(check_and_load).clone()
 }
 
-/// The device of this name: `cpu`, `cuda` or `cuda:N`. Starts libtorch.
+/// The device of this name: `cpu`, `cuda`, `cuda:N`, or `auto`, a GPU where libtorch finds one. Starts libtorch.
 ///
 /// # Errors
 /// Another name, a GPU that is not there, and those of [`start`].
@@ -49,10 +49,12 @@ pub fn device(name: &str) -> Result<Device, TrainError> {
     let cuda = start()?;
     let number = match name {
         "cpu" => return Ok(Device::Cpu),
+        "auto" if !matches!(cuda, Cuda::Ready { .. }) => return Ok(Device::Cpu),
+        "auto" => 0,
         "cuda" => 0,
         other => match other.strip_prefix("cuda:").and_then(|number| number.parse::<usize>().ok()) {
             Some(number) => number,
-            None => return Err(TrainError::Asked(format!("`{other}` is no device; expected cpu, cuda or cuda:N"))),
+            None => return Err(TrainError::Asked(format!("`{other}` is no device; expected auto, cpu, cuda or cuda:N"))),
         },
     };
     match cuda {
@@ -148,6 +150,18 @@ mod tests {
         let error = StartError::Version { library: "/somewhere/libtorch_cpu.so".into(), found: "2.13.0".into() };
         let text = error.to_string();
         assert!(text.contains("2.11.0") && text.contains("2.13.0") && text.contains("/somewhere/libtorch_cpu.so"), "{text}");
+    }
+
+    #[test]
+    fn a_device_is_named_or_found() {
+        assert_eq!(device("cpu").unwrap(), Device::Cpu);
+        let expected = match start().unwrap() {
+            Cuda::Ready { .. } => Device::Cuda(0),
+            Cuda::NoDevice | Cuda::Absent(_) => Device::Cpu,
+        };
+        assert_eq!(device("auto").unwrap(), expected);
+        let error = device("tpu").unwrap_err().to_string();
+        assert!(error.contains("`tpu` is no device; expected auto, cpu"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod bench;
 mod boot;
 mod checkpoint;
 mod demo;
+mod gpu;
 mod licences;
 mod progress;
 mod setup;
@@ -41,6 +42,8 @@ enum Command {
         #[command(subcommand)]
         bench: bench::Bench,
     },
+    /// Try everything on a machine with an NVIDIA GPU and write the table of docs/gpu.md; without one it says so and does nothing
+    Gpu(gpu::Options),
     /// Try the service in a booted Debian under its own unit (root, systemd-nspawn, debootstrap)
     Boot(boot::Options),
     /// Play the figures of docs/reliability.md: kills, faults of disk and system, damaged files, bursts
@@ -72,6 +75,7 @@ fn run(command: Command) -> Result<()> {
         Command::Classifier(options) => checkpoint::write_classifier(&options),
         Command::Bench { bench } => bench::run(&bench),
         Command::Demo(options) => demo::run(&options),
+        Command::Gpu(options) => gpu::run(&options),
         Command::Boot(options) => boot::run(&options),
         Command::Torture(options) => torture::run(&options),
         Command::Tiles { offline_dir } => {

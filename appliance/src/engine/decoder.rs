@@ -4,7 +4,7 @@ use mmlnb_models::bundle;
 use mmlnb_models::prepare::rotary::RotaryTable;
 use ort::memory::Allocator;
 use ort::session::{IoBinding, Session};
-use ort::value::{DynTensor, Tensor};
+use ort::value::{DynTensor, Tensor, TensorElementType};
 
 use super::cache::{self, Cache};
 
@@ -15,7 +15,7 @@ pub(super) struct Decoder {
     /// For each number of groups of rows.
     steps: Vec<IoBinding>,
     /// `[rows, vocabulary]` of a step with every slot taken; smaller calls write into its first rows.
-    logits: Tensor<f32>,
+    logits: DynTensor,
     sessions: Sessions,
     cache: Cache,
     angles: Angles,
@@ -75,7 +75,8 @@ impl Decoder {
     pub fn new(mut sessions: Sessions, shape: &bundle::Decoder, room: Room, cuda: bool) -> ort::Result<Decoder> {
         let mut cache = Cache::new(&sessions.steps, shape, room.in_cache(), room.tokens, cuda)?;
         let angles = Angles::new(room.in_cache() * room.tokens, shape.head_size as usize / 2, shape.cache_dtype != "f32")?;
-        let mut logits = Tensor::<f32>::new(&Allocator::default(), [room.in_cache() as i64, room.vocabulary as i64])?;
+        let size = [room.in_cache() as i64, room.vocabulary as i64];
+        let mut logits = DynTensor::new(&Allocator::default(), TensorElementType::Float32, size)?;
         let mut bound = |session: &Session, first: usize, rows: usize| -> ort::Result<IoBinding> {
             let binding = session.create_binding()?;
             // SAFETY: `Decoder` owns bindings, cache and logits together, drops the bindings first and runs none after that.
@@ -105,7 +106,7 @@ impl Decoder {
         let call =
             Call { places: (first..first + tokens).collect(), rows: vec![tokens as i64 - 1], lengths: vec![from + tokens] };
         call.run(self.sessions.prompts(), &mut self.prompts[slot], &embeds.upcast(), &self.angles)?;
-        Ok(self.first_logits(1))
+        self.first_logits(1)
     }
 
     /// Rows that a step of so many requests has: further ones are filled up.
@@ -122,11 +123,11 @@ impl Decoder {
         let places = lengths.iter().enumerate().map(|(slot, length)| slot * self.room.tokens + length).collect();
         let call = Call { places, rows: (0..rows as i64).collect(), lengths: lengths.iter().map(|length| length + 1).collect() };
         call.run(&mut self.sessions.steps, &mut self.steps[rows / self.room.group - 1], &embeds.upcast(), &self.angles)?;
-        Ok(self.first_logits(rows))
+        self.first_logits(rows)
     }
 
-    fn first_logits(&self, rows: usize) -> &[f32] {
-        &self.logits.extract_tensor().1[..rows * self.room.vocabulary]
+    fn first_logits(&self, rows: usize) -> ort::Result<&[f32]> {
+        Ok(&self.logits.try_extract_tensor::<f32>()?.1[..rows * self.room.vocabulary])
     }
 
     /// Moves a request of `length` tokens into another slot.

@@ -56,7 +56,7 @@ impl Layout {
         }
         let vocabulary = prompter.config.text.vocabulary as usize;
         let group = match bundle.manifest.precision {
-            Precision::F32 | Precision::F16 | Precision::Int8 => 1,
+            Precision::F32 | Precision::F16 | Precision::Bf16 | Precision::Int8 => 1,
             // The kernel takes rows in pairs, and rounds one that is left over otherwise.
             Precision::Int4 | Precision::Int4Int8 => 2,
         };

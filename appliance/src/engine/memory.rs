@@ -7,13 +7,15 @@ use mmlnb_models::bundle::{Bundle, Graph};
 
 use super::EngineError;
 
-/// Share of a graph's file that loading takes: the weights are repacked while the file is still mapped (measured 1.3 for f32).
+/// Share of a graph's file that loading takes on a processor: the weights are repacked while the file is still mapped (measured 1.3 for f32).
 const LOADING: f64 = 1.3;
+/// What CUDA and its libraries take of a card beside a program's own data, about (cuBLAS and cuDNN hold handles and workspaces a session).
+const CARD_BASE: u64 = 1 << 30;
 
 /// What an engine takes, in bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Plan {
-    /// Weights of all graphs that are loaded.
+    /// Weights of all graphs that are loaded, as stored.
     pub weights: u64,
     /// Keys and values of all slots.
     pub cache: u64,
@@ -30,6 +32,14 @@ impl Plan {
     /// Both plans together.
     pub fn plus(self, other: Plan) -> Plan {
         Plan { weights: self.weights + other.weights, cache: self.cache + other.cache, work: self.work + other.work }
+    }
+
+    /// The plan with what loading adds on a processor, or CUDA on a card.
+    pub fn on(self, cuda: bool) -> Plan {
+        match cuda {
+            true => Plan { work: self.work + CARD_BASE, ..self },
+            false => Plan { weights: (self.weights as f64 * LOADING) as u64, ..self },
+        }
     }
 
     /// Refuses a plan larger than there is room for, saying what takes it and what to change.
@@ -59,13 +69,13 @@ fn mebibytes(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
 
-/// What the weights of `graphs` take while they are loaded.
+/// What the weights of `graphs` take as stored.
 pub(super) fn weights<'g>(bundle: &Bundle, graphs: impl Iterator<Item = &'g Graph>) -> u64 {
     let bytes = |graph: &Graph| {
         let data = format!("{}.data", graph.file);
         [&graph.file, &data].iter().filter_map(|name| bundle.manifest.files.get(*name)).map(|entry| entry.size).sum::<u64>()
     };
-    (graphs.map(bytes).sum::<u64>() as f64 * LOADING) as u64
+    graphs.map(bytes).sum()
 }
 
 /// Bytes that a process may take.
@@ -75,6 +85,25 @@ pub(super) struct Room {
     pub now: u64,
     /// At best.
     pub ever: u64,
+}
+
+/// CUDA's runtime library, by the name under which the provider has loaded it.
+pub(super) const CUDA_RUNTIME: &str = "libcudart.so.13";
+
+/// What the first card has free and in all, as CUDA's runtime `library` says (cudaMemGetInfo), or why it does not say.
+pub(super) fn card(library: &str) -> Result<Room, String> {
+    let refused = |error: libloading::Error| format!("{library} cannot be used: {error}");
+    // SAFETY: NVIDIA's library, which loading the provider has initialised already; where it is absent nothing is run.
+    let runtime = unsafe { libloading::Library::new(library) }.map_err(refused)?;
+    // SAFETY: the signature is that of cuda_runtime_api.h: `cudaError_t cudaMemGetInfo(size_t *free, size_t *total)`, an enum of C's int.
+    let ask = unsafe { runtime.get::<unsafe extern "C" fn(*mut usize, *mut usize) -> std::ffi::c_int>(b"cudaMemGetInfo\0") };
+    let ask = ask.map_err(refused)?;
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: both places live during the call.
+    match unsafe { ask(&mut free, &mut total) } {
+        0 => Ok(Room { now: free as u64, ever: total as u64 }),
+        error => Err(format!("cudaMemGetInfo gives error {error}")),
+    }
 }
 
 /// What this process may still take: what the system has, or its control group if that is less.
@@ -118,6 +147,36 @@ mod tests {
     fn available_memory_is_read_in_kibibytes() {
         assert_eq!(meminfo_line("MemTotal:  8 kB\nMemAvailable:     3 kB\n", "MemAvailable:"), Some(3072));
         assert_eq!(meminfo_line("MemTotal:  8 kB\n", "MemAvailable:"), None);
+    }
+
+    /// Figures of a 7B in f16 with 4 slots of 2,400 tokens.
+    #[test]
+    fn a_7b_in_f16_fits_a_card_of_24_gb_and_not_one_of_16() {
+        let gib = |count: f64| (count * f64::from(1 << 30)) as u64;
+        let plan = Plan { weights: gib(15.6), cache: gib(0.52), work: gib(0.6) };
+        assert_eq!(plan.on(true), Plan { work: gib(1.6), ..plan });
+        assert_eq!(plan.on(false), Plan { weights: (gib(15.6) as f64 * 1.3) as u64, ..plan });
+        let card = |size: f64| Room { now: gib(size - 0.5), ever: gib(size) };
+        assert_eq!(plan.on(true).check(&card(23.6)), Ok(()));
+        assert!(matches!(plan.on(true).check(&card(15.6)), Err(EngineError::TooLarge(_))));
+        let busy = Room { now: gib(12.0), ever: gib(23.6) };
+        assert!(matches!(plan.on(true).check(&busy), Err(EngineError::Memory(_))), "another program may end");
+    }
+
+    /// The set-up brings CUDA's runtime with libtorch; a machine without a card must get an error of it, not a crash.
+    #[test]
+    fn a_card_says_its_memory_or_why_not() {
+        let absent = card("libabsent_cudart.so").unwrap_err();
+        assert!(absent.contains("libabsent_cudart.so"), "{absent}");
+        let brought = Path::new(env!("CARGO_MANIFEST_DIR")).join("../native/site/nvidia/cu13/lib").join(CUDA_RUNTIME);
+        if !brought.is_file() {
+            eprintln!("skipped: {} was not brought", brought.display());
+            return;
+        }
+        match card(&brought.to_string_lossy()) {
+            Ok(room) => assert!(0 < room.now && room.now <= room.ever, "{room:?}"),
+            Err(error) => assert!(error.contains("cudaMemGetInfo gives error"), "{error}"),
+        }
     }
 
     #[test]

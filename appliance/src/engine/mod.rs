@@ -9,6 +9,7 @@
 
 mod cache;
 mod classifier;
+mod cuda;
 mod decoder;
 mod describer;
 mod line;
@@ -54,8 +55,8 @@ impl Engine {
         let classify = wanted(&bundle.manifest.classifier, options.load != Mode::Describe, "classifier", options.load)?;
         let describer = describe.map(|part| Ok((part, describer::Layout::new(bundle, part, options)?))).transpose()?;
         let classifier = classify.map(|part| Ok((part, classifier::Layout::new(bundle, part, options)?))).transpose()?;
-        let mut runtime = Runtime::open(options)?;
-        runtime.provider = provider::choose(&runtime, options.provider, bundle.manifest.precision, describer.is_some());
+        let mut runtime = Runtime::open(options, bundle.manifest.precision)?;
+        runtime.provider = provider::choose(&runtime, options.provider, bundle.manifest.precision, describer.is_some())?;
         let plans = describer.iter().map(|(part, layout)| layout.plan(bundle, part));
         let plans = plans.chain(classifier.iter().map(|(part, layout)| layout.plan(bundle, part)));
         check_memory(plans.fold(Plan::default(), Plan::plus), options, &runtime.provider)?;
@@ -157,10 +158,18 @@ fn wanted<'b, T>(part: &'b Option<T>, asked: bool, name: &str, load: Mode) -> Re
     }
 }
 
-/// Checks the plan against the limit of the options or, on the processor, the memory that is available.
+/// Checks the plan against the limit of the options or the memory that is available, the processor's or the card's.
 fn check_memory(plan: Plan, options: &EngineOptions, provider: &Provider) -> Result<(), EngineError> {
+    let cuda = provider.name == "cuda";
+    let plan = plan.on(cuda);
     let set = options.memory_limit.map(|limit| Room { now: limit, ever: limit });
-    let room = set.or_else(|| if provider.name == "cpu" { memory::available() } else { None });
+    let there = || match cuda {
+        false => memory::available(),
+        true => memory::card(memory::CUDA_RUNTIME)
+            .inspect_err(|reason| tracing::warn!(event = "card_memory_unknown", reason, "the plan is not checked"))
+            .ok(),
+    };
+    let room = set.or_else(there);
     let available = room.map(|room| room.now);
     tracing::info!(event = "memory_planned", weights = plan.weights, cache = plan.cache, work = plan.work, available);
     room.map_or(Ok(()), |room| plan.check(&room))

@@ -7,14 +7,31 @@ use ort::ep;
 use ort::memory::AllocationDevice;
 use ort::value::Tensor;
 
+use super::cuda::on_cuda;
 use super::runtime::Runtime;
-use super::{Provider, ProviderChoice};
+use super::{EngineError, Provider, ProviderChoice};
 
-/// Settles the provider for graphs at `precision`; `describes`: a describer is among them.
-pub(super) fn choose(runtime: &Runtime, choice: ProviderChoice, precision: Precision, describes: bool) -> Provider {
+/// Settles the provider for graphs at `precision`; `describes`: a describer is among them. Refuses bf16 where no GPU runs it.
+pub(super) fn choose(
+    runtime: &Runtime,
+    choice: ProviderChoice,
+    precision: Precision,
+    describes: bool,
+) -> Result<Provider, EngineError> {
+    let provider = asked(runtime, choice, precision, describes);
+    if precision == Precision::Bf16 && provider.name == "cpu" {
+        let why = provider.note.unwrap_or_else(|| "the processor was asked for, or no GPU is there".to_string());
+        return Err(EngineError::Bundle(format!(
+            "this bundle is in bf16, which only GPUs run, and {why}; for processors export it with --precision f32 or int8"
+        )));
+    }
+    Ok(provider)
+}
+
+fn asked(runtime: &Runtime, choice: ProviderChoice, precision: Precision, describes: bool) -> Provider {
     match choice {
         ProviderChoice::Cpu => Provider { name: "cpu", note: None },
-        ProviderChoice::Cuda => match fits(precision, describes).and_then(|()| cuda_works(runtime)) {
+        ProviderChoice::Cuda => match fits(precision, describes).and_then(|()| cuda_works(runtime, precision)) {
             Ok(()) => Provider { name: "cuda", note: None },
             Err(reason) => {
                 let note = format!("The GPU was asked for but is not used, the processor is, and it is slow: {reason}");
@@ -28,7 +45,7 @@ pub(super) fn choose(runtime: &Runtime, choice: ProviderChoice, precision: Preci
 /// Whether the GPU has kernels for these graphs.
 fn fits(precision: Precision, describes: bool) -> Result<(), String> {
     let why = match precision {
-        Precision::F16 => return Ok(()),
+        Precision::F16 | Precision::Bf16 => return Ok(()),
         Precision::F32 if !describes => return Ok(()),
         Precision::F32 => "the describer of this bundle is in f32, for which the GPU has no attention kernel",
         Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => {
@@ -39,9 +56,9 @@ fn fits(precision: Precision, describes: bool) -> Result<(), String> {
 }
 
 /// Loads CUDA's libraries and copies a number to the GPU.
-fn cuda_works(runtime: &Runtime) -> Result<(), String> {
+fn cuda_works(runtime: &Runtime, precision: Precision) -> Result<(), String> {
     preload(runtime.folder())?;
-    runtime.builder(true).map_err(|error| error.to_string())?;
+    runtime.builder().and_then(|builder| on_cuda(builder, precision)).map_err(|error| error.to_string())?;
     let copied = || Tensor::from_array(([1], vec![1.0f32]))?.to(AllocationDevice::CUDA, 0);
     let value: Tensor<f32> = copied().map_err(|error: ort::Error| error.to_string())?;
     if value.memory_info().allocation_device() == AllocationDevice::CUDA {
@@ -57,4 +74,23 @@ fn preload(capi: &Path) -> Result<(), String> {
     let folders = [nvidia.join("cu13/lib"), nvidia.join("cudnn/lib")];
     let [cuda, cudnn] = folders.each_ref().map(|folder| folder.is_dir().then_some(folder.as_path()));
     ep::cuda::preload_dylibs(cuda, cudnn).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{EngineOptions, cuda};
+    use super::*;
+
+    /// A builder refuses unknown keys of its configuration only when a session is made; here the words are at least those of the library.
+    #[test]
+    fn the_pinned_library_has_these_words() {
+        let runtime = Runtime::open(&EngineOptions::default(), Precision::F32).unwrap();
+        let folder = std::fs::read_dir(runtime.folder()).unwrap();
+        let library =
+            folder.flatten().map(|file| file.path()).find(|path| path.to_string_lossy().contains("libonnxruntime.so.1"));
+        let bytes = std::fs::read(library.expect("the library's file")).unwrap();
+        for words in cuda::OFF_THE_GPU.into_iter().chain([cuda::NEVER, "optimization.disable_specified_optimizers"]) {
+            assert!(bytes.windows(words.len()).any(|window| window == words.as_bytes()), "{words}");
+        }
+    }
 }

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 
+use mmlnb_models::bundle::Precision;
 use ort::environment::{Environment, GlobalThreadPoolOptions};
-use ort::ep::{self, ArenaExtendStrategy, ExecutionProviderDispatch};
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
+use super::cuda::{Heard, on_cuda};
 use super::{EngineError, EngineOptions, Provider, ProviderChoice};
 
 /// The minor version of ONNX Runtime that this program was built and tested with.
@@ -36,20 +37,29 @@ pub(super) struct Runtime {
     shared_object: PathBuf,
     /// Where sessions run.
     pub provider: Provider,
+    /// Of the graphs that are loaded.
+    precision: Precision,
 }
 
 impl Runtime {
-    /// Loads the library (once a process); sessions are made on the processor until `provider` says otherwise.
-    pub fn open(options: &EngineOptions) -> Result<Runtime, EngineError> {
+    /// Loads the library (once a process) for graphs at `precision`; sessions are made on the processor until `provider` says otherwise.
+    pub fn open(options: &EngineOptions, precision: Precision) -> Result<Runtime, EngineError> {
         let (environment, shared_object) = environment(options)?;
-        Ok(Runtime { environment, shared_object, provider: Provider { name: "cpu", note: None } })
+        Ok(Runtime { environment, shared_object, provider: Provider { name: "cpu", note: None }, precision })
     }
 
     /// Loads a graph.
     pub fn load(&self, file: &Path) -> Result<Session, EngineError> {
         let session = || -> ort::Result<Session> {
-            let mut builder = self.builder(self.provider.name == "cuda")?;
-            builder.commit_from_file(file)
+            let builder = self.builder()?;
+            if self.provider.name != "cuda" {
+                return { builder }.commit_from_file(file);
+            }
+            let heard = Heard::default();
+            let mut builder = on_cuda(builder, self.precision)?.with_logger(heard.logger())?;
+            let session = builder.commit_from_file(file)?;
+            heard.tell(file);
+            Ok(session)
         };
         session().map_err(|error| match self.error("", &error) {
             EngineError::Memory(_) => EngineError::Memory(format!("no memory to load {}: {error}", file.display())),
@@ -61,12 +71,11 @@ impl Runtime {
         })
     }
 
-    /// A session builder on the GPU or on the processor; fails where the GPU's provider cannot be loaded.
-    pub fn builder(&self, cuda: bool) -> ort::Result<ort::session::builder::SessionBuilder> {
+    /// A session builder on the processor.
+    pub fn builder(&self) -> ort::Result<SessionBuilder> {
         let builder = Session::builder(&self.environment)?.with_optimization_level(GraphOptimizationLevel::Level3)?;
         // A session keeps a pattern of its memory for each shape that it ever met, for good: images and prompts have many.
-        let builder = builder.with_memory_pattern(false)?;
-        if cuda { Ok(builder.with_execution_providers([cuda_provider()])?) } else { Ok(builder) }
+        Ok(builder.with_memory_pattern(false)?)
     }
 
     /// The folder of the library, beside which the GPU's libraries are laid out.
@@ -103,11 +112,6 @@ fn wants_memory(message: &str) -> bool {
         "cudaErrorMemoryAllocation",
     ];
     words.iter().any(|word| message.contains(word))
-}
-
-/// The CUDA provider, failing instead of silently running on the processor.
-fn cuda_provider() -> ExecutionProviderDispatch {
-    ep::CUDA::default().with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested).build().error_on_failure()
 }
 
 /// The process's environment; ONNX Runtime allows one, so the first engine decides about library and threads.
@@ -149,20 +153,26 @@ fn find_library(options: &EngineOptions) -> Result<PathBuf, EngineError> {
     if let Some(path) = named("MMLNB_ORT_LIB").or_else(|| options.onnx_runtime.clone()) {
         return if path.is_file() { Ok(path) } else { Err(absent(&[path])) };
     }
-    let mut candidates = Vec::new();
-    if let Ok(executable) = std::env::current_exe().and_then(|path| path.canonicalize()) {
-        let folders: Vec<&Path> = executable.ancestors().skip(1).collect();
-        // The build with the GPU's provider runs on processors too; it is taken where the GPU is asked for and it was brought.
-        if options.provider == ProviderChoice::Cuda {
-            candidates.extend(folders.iter().skip(1).take(1).map(|prefix| prefix.join(PACKAGE_FOLDER_GPU).join(LIBRARY)));
-            candidates.extend(folders.iter().skip(1).map(|root| root.join(SETUP_FOLDER_GPU).join(LIBRARY)));
-        }
-        candidates.extend(folders.iter().take(1).map(|folder| folder.join(LIBRARY)));
-        candidates.extend(folders.iter().skip(1).take(1).map(|prefix| prefix.join(PACKAGE_FOLDER).join(LIBRARY)));
-        candidates.extend(named("ORT_DYLIB_PATH"));
-        candidates.extend(folders.iter().skip(1).map(|root| root.join(SETUP_FOLDER).join(LIBRARY)));
-    }
+    let executable = std::env::current_exe().and_then(|path| path.canonicalize()).ok();
+    let candidates =
+        executable.map_or_else(Vec::new, |executable| candidates(&executable, options.provider, named("ORT_DYLIB_PATH")));
     candidates.iter().find(|path| path.is_file()).cloned().ok_or_else(|| absent(&candidates))
+}
+
+/// Where the library may lie, seen from the program's own file, the likeliest first.
+fn candidates(executable: &Path, provider: ProviderChoice, configured: Option<PathBuf>) -> Vec<PathBuf> {
+    let mut candidates = Vec::new();
+    let folders: Vec<&Path> = executable.ancestors().skip(1).collect();
+    // The build with the GPU's provider runs on processors too; it is taken where the GPU is asked for and it was brought.
+    if provider == ProviderChoice::Cuda {
+        candidates.extend(folders.iter().skip(1).take(1).map(|prefix| prefix.join(PACKAGE_FOLDER_GPU).join(LIBRARY)));
+        candidates.extend(folders.iter().skip(1).map(|root| root.join(SETUP_FOLDER_GPU).join(LIBRARY)));
+    }
+    candidates.extend(folders.iter().take(1).map(|folder| folder.join(LIBRARY)));
+    candidates.extend(folders.iter().skip(1).take(1).map(|prefix| prefix.join(PACKAGE_FOLDER).join(LIBRARY)));
+    candidates.extend(configured);
+    candidates.extend(folders.iter().skip(1).map(|root| root.join(SETUP_FOLDER).join(LIBRARY)));
+    candidates
 }
 
 fn absent(candidates: &[PathBuf]) -> EngineError {
@@ -249,6 +259,27 @@ mod tests {
             let error = find_library(&options).unwrap_err().to_string();
             assert!(error.contains("/absent/libonnxruntime.so") && error.contains("MMLNB_ORT_LIB"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_build_for_gpus_is_taken_where_it_was_brought_and_a_gpu_is_asked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let place = |folder: &str| root.path().join(folder).join(LIBRARY);
+        let executable = root.path().join("target/release/mmlnb-appliance");
+        let configured = place(SETUP_FOLDER);
+        let found = |provider| {
+            let candidates = candidates(&executable, provider, Some(configured.clone()));
+            candidates.into_iter().find(|path| path.is_file())
+        };
+        let bring = |folder: &str| {
+            std::fs::create_dir_all(root.path().join(folder)).unwrap();
+            std::fs::write(place(folder), "").unwrap();
+        };
+        bring(SETUP_FOLDER);
+        assert_eq!(found(ProviderChoice::Cuda), Some(configured.clone()), "without it, the other one");
+        bring(SETUP_FOLDER_GPU);
+        assert_eq!(found(ProviderChoice::Cuda), Some(place(SETUP_FOLDER_GPU)));
+        assert_eq!(found(ProviderChoice::Cpu), Some(configured.clone()));
     }
 
     #[test]

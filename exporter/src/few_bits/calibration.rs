@@ -20,7 +20,7 @@ pub struct Calibration {
 /// [`ExportError::Asked`].
 pub fn check_calibration(precision: Precision) -> Result<(), ExportError> {
     match precision {
-        Precision::F32 | Precision::F16 => Err(ExportError::Asked(format!(
+        Precision::F32 | Precision::F16 | Precision::Bf16 => Err(ExportError::Asked(format!(
             "--calibration is for weights in few bits; at --precision {precision} it changes nothing: leave it out, or ask for int8, int4 or int4+int8"
         ))),
         Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => Ok(()),

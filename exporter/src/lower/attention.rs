@@ -20,18 +20,20 @@ impl Lowering<'_> {
         }
     }
 
+    /// In the type of what is rotated; the angles are cast once for all layers.
     pub(super) fn rotary(&mut self, node: &Node) {
-        let [x, cos, sin] = [0, 1, 2].map(|i| self.f32(node, i));
+        let elem = self.tensors[&node.inputs[0]].elem;
+        let [x, cos, sin] = [0, 1, 2].map(|i| self.want(node.inputs[i], elem));
         match node.inputs.get(3) {
             Some(positions) => {
                 let positions = self.want(*positions, Elem::I64);
-                self.last(node, "RotaryEmbedding", &[&x, &positions, &cos, &sin], vec![], Elem::F32);
+                self.last(node, "RotaryEmbedding", &[&x, &positions, &cos, &sin], vec![], elem);
             }
             None => {
                 let positions = self.row_numbers(&cos);
                 let (x, flat) = self.batched(x, self.dims(node.inputs[0]).len());
                 let rotated = self.emit.op("RotaryEmbedding", &[&x, &positions, &cos, &sin]);
-                self.unbatched(node, &rotated, flat);
+                self.unbatched(node, &rotated, flat, elem);
             }
         }
     }
@@ -54,15 +56,21 @@ impl Lowering<'_> {
         if rank == 2 { (self.unsqueeze(&x, 0), true) } else { (x, false) }
     }
 
-    fn unbatched(&mut self, node: &Node, x: &str, flat: bool) {
+    fn unbatched(&mut self, node: &Node, x: &str, flat: bool, elem: Elem) {
         let axes = self.emit.ints(&[0]);
         match flat {
-            true => self.last(node, "Squeeze", &[x, &axes], vec![], Elem::F32),
-            false => self.last(node, "Identity", &[x], vec![], Elem::F32),
+            true => self.last(node, "Squeeze", &[x, &axes], vec![], elem),
+            false => self.last(node, "Identity", &[x], vec![], elem),
         }
     }
 
-    /// `softmax(q k^T / sqrt(head)) v` with a mask of keys if there is one. In f32: the CPU has no f16 kernel.
+    /// Query, key and value in the query's type.
+    fn query_key_value(&mut self, node: &Node) -> ([String; 3], Elem) {
+        let elem = self.tensors[&node.inputs[0]].elem;
+        ([0, 1, 2].map(|i| self.want(node.inputs[i], elem)), elem)
+    }
+
+    /// `softmax(q k^T / sqrt(head)) v` with a mask of keys if there is one.
     pub(super) fn full_attention(&mut self, node: &Node, heads: i64) {
         let mask = node.inputs.get(3).map(|mask| self.want(*mask, Elem::I32)).unwrap_or_default();
         self.multi_head(node, heads, &mask);
@@ -71,22 +79,18 @@ impl Lowering<'_> {
     /// Each segment as a row of a batch, padded to the longest: linear in the positions, where a mask of pairs would be quadratic.
     pub(super) fn segment_attention(&mut self, node: &Node, heads: i64) {
         let [place, back, lengths] = self.segment_places(node.inputs[0], node.inputs[3]);
-        let [q, k, v] = [0, 1, 2].map(|i| {
-            let x = self.f32(node, i);
-            self.emit.op("Gather", &[&x, &place])
-        });
+        let (parts, elem) = self.query_key_value(node);
+        let [q, k, v] = parts.map(|x| self.emit.op("Gather", &[&x, &place]));
         let attributes = vec![("num_heads", Attribute::Int(heads))];
         let seen = self.emit.op_with("MultiHeadAttention", &[&q, &k, &v, "", &lengths], attributes);
         let seen = self.reshape(&seen, &[-1, Self::known(self.dims(node.inputs[0]).last().expect("a row has a width"))]);
-        self.last(node, "Gather", &[&seen, &back], vec![], Elem::F32);
+        self.last(node, "Gather", &[&seen, &back], vec![], elem);
     }
 
     fn multi_head(&mut self, node: &Node, heads: i64, mask: &str) {
         let rank = self.dims(node.inputs[0]).len();
-        let [q, k, v] = [0, 1, 2].map(|i| {
-            let x = self.f32(node, i);
-            self.batched(x, rank).0
-        });
+        let (parts, elem) = self.query_key_value(node);
+        let [q, k, v] = parts.map(|x| self.batched(x, rank).0);
         let mut inputs = vec![q.as_str(), &k, &v, "", mask];
         while inputs.last() == Some(&"") {
             inputs.pop();
@@ -94,9 +98,9 @@ impl Lowering<'_> {
         let attributes = vec![("num_heads", Attribute::Int(heads))];
         if rank == 2 {
             let seen = self.emit.op_with("MultiHeadAttention", &inputs, attributes);
-            self.unbatched(node, &seen, true);
+            self.unbatched(node, &seen, true, elem);
         } else {
-            self.last(node, "MultiHeadAttention", &inputs, attributes, Elem::F32);
+            self.last(node, "MultiHeadAttention", &inputs, attributes, elem);
         }
     }
 
@@ -114,7 +118,7 @@ impl Lowering<'_> {
         let lengths = self.emit.op("Sub", &[&ends, &starts]);
         let longest = self.emit.op_with("ReduceMax", &[&lengths], vec![("keepdims", Attribute::Int(0))]);
 
-        let q = self.want(q, Elem::F32);
+        let q = self.tensors[&q].name.clone();
         let rows = self.size(&q, 0);
         let one = self.emit.int(1);
         let last = self.emit.op("Sub", &[&rows, &one]);
@@ -128,7 +132,7 @@ impl Lowering<'_> {
         let begun = self.emit.op("Gather", &[&starts, &segment]);
         let (row, within) = (self.emit.op("Mul", &[&segment, &longest]), self.emit.op("Sub", &[&positions, &begun]));
         let back = self.emit.op("Add", &[&row, &within]);
-        let lengths = self.emit.op_with("Cast", &[&lengths], vec![("to", Attribute::Int(Elem::I32.code().into()))]);
+        let lengths = self.cast(&lengths, Elem::I32);
         let made = [place, back, lengths];
         self.shared.insert(what, made.to_vec());
         made
@@ -138,7 +142,7 @@ impl Lowering<'_> {
     fn segment_of(&mut self, positions: &str, bounds: &str) -> String {
         let (position, bound) = (self.unsqueeze(positions, 1), self.unsqueeze(bounds, 0));
         let begun = self.emit.op("GreaterOrEqual", &[&position, &bound]);
-        let begun = self.emit.op_with("Cast", &[&begun], vec![("to", Attribute::Int(Elem::I64.code().into()))]);
+        let begun = self.cast(&begun, Elem::I64);
         let axis = self.emit.ints(&[1]);
         let count = self.emit.op_with("ReduceSum", &[&begun, &axis], vec![("keepdims", Attribute::Int(0))]);
         let one = self.emit.int(1);
@@ -154,7 +158,7 @@ impl Lowering<'_> {
         let number = |name, value| (name, Attribute::Int(value));
         let attributes = vec![number("is_causal", 1), number("q_num_heads", heads), number("kv_num_heads", kv_heads)];
         let seen = self.emit.op_with("Attention", &[&q, &k, &v], attributes);
-        self.unbatched(node, &seen, rank == 2);
+        self.unbatched(node, &seen, rank == 2, Elem::F32);
     }
 
     pub(super) fn known(dim: &Dim) -> i64 {

@@ -1,7 +1,8 @@
 //! Attention on a key-value cache: ONNX Runtime's GroupQueryAttention.
 //!
 //! Its kernels want heads whose halves are multiples of 8: other heads are padded with zeros here, and so is the cache. In f32 the rotary embedding
-//! happens inside, on one packed q, k, v; in f16 outside, since the angles stay f32.
+//! happens inside, on one packed q, k, v. In f16 and bf16, which GPUs run too, it stays outside: inside, ONNX Runtime's CUDA kernels take the angles of
+//! the first slot for every slot of a step, and leave a prompt unrotated whose rows of the table lie beyond the cache's capacity, both silently.
 
 use super::{Elem, Form, Lowering};
 use crate::nodes::Attribute;
@@ -157,8 +158,18 @@ impl Lowering<'_> {
         }
         let parts = self.reshape(x, &[0, 0, count, size]);
         let pads = self.emit.ints(&[0, 0, 0, 0, 0, 0, 0, padded - size]);
-        let zero = self.emit.zero(elem);
-        let parts = self.emit.op("Pad", &[&parts, &pads, &zero]);
+        let parts = match elem {
+            Elem::Bf16 => {
+                // Pad has no kernel for bf16.
+                let (parts, zero) = (self.cast(&parts, Elem::F32), self.emit.zero(Elem::F32));
+                let parts = self.emit.op("Pad", &[&parts, &pads, &zero]);
+                self.cast(&parts, elem)
+            }
+            _ => {
+                let zero = self.emit.zero(elem);
+                self.emit.op("Pad", &[&parts, &pads, &zero])
+            }
+        };
         self.reshape(&parts, &[0, 0, count * padded])
     }
 

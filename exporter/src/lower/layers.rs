@@ -76,13 +76,21 @@ impl Lowering<'_> {
     }
 
     pub(super) fn layer_norm(&mut self, node: &Node, weight: &Weight, bias: &Weight, eps: f64) {
-        let x = self.f32(node, 0);
+        let x = self.want(node.inputs[0], self.stream());
         self.norm(node, "LayerNormalization", &x, &[weight, bias], eps);
     }
 
     pub(super) fn rms_norm(&mut self, node: &Node, weight: &Weight, eps: f64) {
-        let x = self.f32(node, 0);
+        let x = self.want(node.inputs[0], self.stream());
+        // On CUDA a scale in f16 would make the result f16 without a cast; processors have no kernel for that pair.
         self.norm(node, "RMSNormalization", &x, &[weight], eps);
+    }
+
+    /// A sum of the residual stream.
+    pub(super) fn add(&mut self, node: &Node) {
+        let elem = self.stream();
+        let [x, y] = [0, 1].map(|i| self.want(node.inputs[i], elem));
+        self.last(node, "Add", &[&x, &y], vec![], elem);
     }
 
     pub(super) fn add_layer_norm(&mut self, node: &Node, weight: &Weight, bias: &Weight, eps: f64) {
@@ -95,27 +103,29 @@ impl Lowering<'_> {
 
     /// Slot 0: the norm of the sum; slot 1: the sum. The fused operators take two or three axes; a map has four.
     fn add_norm(&mut self, node: &Node, [fused, plain]: [&'static str; 2], weights: &[&Weight], eps: f64) {
-        let (x, y) = (self.f32(node, 0), self.f32(node, 1));
+        let elem = self.stream();
+        let [x, y] = [0, 1].map(|i| self.want(node.inputs[i], elem));
         let sum = self.emit.unique(&format!("{}/sum", node.name));
-        self.give(1, sum.clone(), Elem::F32);
+        self.give(1, sum.clone(), elem);
         if self.dims(node.inputs[0]).len() > 3 {
             self.emit.node("Add", &[&x, &y], vec![], vec![sum.clone()]);
             return self.norm(node, plain, &sum, weights, eps);
         }
         let mut inputs = vec![x, y];
-        inputs.extend(weights.iter().map(|weight| self.parameter(weight, Elem::F32)));
+        inputs.extend(weights.iter().map(|weight| self.parameter(weight, elem)));
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let norm = self.emit.unique(&node.name);
         let outputs = vec![norm.clone(), String::new(), String::new(), sum];
         self.emit.node(fused, &inputs, vec![("epsilon", Attribute::Float(eps as f32))], outputs);
-        self.give(0, norm, Elem::F32);
+        self.give(0, norm, elem);
     }
 
     fn norm(&mut self, node: &Node, op: &'static str, x: &str, weights: &[&Weight], eps: f64) {
-        let weights: Vec<String> = weights.iter().map(|weight| self.parameter(weight, Elem::F32)).collect();
+        let elem = self.stream();
+        let weights: Vec<String> = weights.iter().map(|weight| self.parameter(weight, elem)).collect();
         let inputs: Vec<&str> = std::iter::once(x).chain(weights.iter().map(String::as_str)).collect();
         let attributes = vec![("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(eps as f32))];
-        self.last(node, op, &inputs, attributes, Elem::F32);
+        self.last(node, op, &inputs, attributes, elem);
     }
 
     /// An operator of one input in whatever type it comes.

@@ -1,8 +1,9 @@
 //! The ONNX reading: each operator of the paper becomes a few ONNX operators.
 //!
 //! Every value carries its actual element type; [`Lowering::want`] puts a cast where a consumer needs another one. How weights are stored says
-//! [`Policy`]. With f16, products and
-//! convolutions (and attention on the cache) are stored and computed in f16; norms, softmax, rotary tables and the residual stream stay f32.
+//! [`Policy`]. With f16, products, convolutions, rotation, attention and activations are stored and computed in f16; norms, rotary tables and the
+//! residual stream stay f32. Where a processor lacks an f16 kernel, ONNX Runtime puts the casts around it. With bf16, which is for GPUs, the norms and
+//! the stream are bf16 too: their kernels compute in f32 inside, and bf16 has its range.
 
 mod attention;
 mod cached;
@@ -73,6 +74,9 @@ pub fn lower_portable(graph: &Graph, name: &str, precision: Precision) -> Result
 pub fn not_portable(precision: Precision) -> Option<String> {
     match precision {
         Precision::F32 | Precision::F16 | Precision::Int8 => None,
+        Precision::Bf16 => {
+            Some("--portable is for f32, f16 and int8: few runtimes have products of bf16; give another --precision".to_string())
+        }
         Precision::Int4 | Precision::Int4Int8 => Some(format!(
             "--portable is for f32, f16 and int8: the products of {precision} are an operator of ONNX Runtime's own; leave --portable out, or give another --precision"
         )),
@@ -176,12 +180,12 @@ impl Lowering<'_> {
             Op::AddLayerNorm { weight, bias, eps } => self.add_layer_norm(node, weight, bias, *eps),
             Op::AddRmsNorm { weight, eps } => self.add_rms_norm(node, weight, *eps),
             Op::Relu => self.keeping_type(node, "Relu"),
-            Op::Gelu => self.in_f32(node, "Gelu", vec![]),
-            Op::Tanh => self.in_f32(node, "Tanh", vec![]),
+            Op::Gelu => self.keeping_type(node, "Gelu"),
+            Op::Tanh => self.keeping_type(node, "Tanh"),
             Op::Sigmoid => self.in_f32(node, "Sigmoid", vec![]),
             Op::SwiGlu if self.portable() => self.portable_swiglu(node),
             Op::SwiGlu => self.swiglu(node),
-            Op::Add => self.in_f32(node, "Add", vec![]),
+            Op::Add => self.add(node),
             Op::Blend => self.blend(node),
             Op::Mix { share } => self.mix(node, *share),
             Op::Dropout { .. } => self.same(node),
@@ -277,6 +281,11 @@ impl Lowering<'_> {
         self.policy.compute()
     }
 
+    /// The type of norms and of the residual stream.
+    fn stream(&self) -> Elem {
+        self.policy.stream()
+    }
+
     /// A result of the node that is being lowered.
     fn slot(&self, slot: u8) -> Value {
         Value { node: self.node, slot }
@@ -297,6 +306,11 @@ impl Lowering<'_> {
             )]
         });
         cast[0].clone()
+    }
+
+    /// A cast of what is no value of the network's own.
+    fn cast(&mut self, x: &str, elem: Elem) -> String {
+        self.emit.op_with("Cast", &[x], vec![("to", Attribute::Int(elem.code().into()))])
     }
 
     /// Input `index` of a node in f32.

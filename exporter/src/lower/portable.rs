@@ -119,7 +119,7 @@ impl Lowering<'_> {
     /// Swin's attention with its bias, `[windows, heads, side^2, side^2]` or one for all windows.
     pub(super) fn portable_window_attention(&mut self, node: &Node, heads: i64, side: i64, table: &Weight) {
         let inputs = [0, 1, 2].map(|index| self.f32(node, index));
-        let bias = self.window_bias(node, &inputs[0], heads, side, table);
+        let bias = self.window_bias(node, [heads, side], table, Elem::F32);
         self.attend(node, &inputs, heads, Limit::Bias(bias), false);
     }
 
@@ -258,10 +258,6 @@ impl Lowering<'_> {
 
     fn in_type(&mut self, x: String, from: Elem, to: Elem) -> String {
         if from == to { x } else { self.cast(&x, to) }
-    }
-
-    pub(super) fn cast(&mut self, x: &str, to: Elem) -> String {
-        self.emit.op_with("Cast", &[x], vec![("to", Attribute::Int(to.code().into()))])
     }
 
     fn transpose(&mut self, x: &str, order: [i64; 4]) -> String {

@@ -21,9 +21,10 @@ impl Lowering<'_> {
 
     pub(super) fn take_rows(&mut self, node: &Node) {
         let width = self.width(node.inputs[0]);
-        let (x, rows) = (self.f32(node, 0), self.want(node.inputs[1], Elem::I64));
-        let flat = self.reshape(&x, &[-1, width]);
-        self.last(node, "Gather", &[&flat, &rows], vec![], Elem::F32);
+        let Tensor { name, elem } = self.tensors[&node.inputs[0]].clone();
+        let rows = self.want(node.inputs[1], Elem::I64);
+        let flat = self.reshape(&name, &[-1, width]);
+        self.last(node, "Gather", &[&flat, &rows], vec![], elem);
     }
 
     pub(super) fn permute_groups(&mut self, node: &Node, group: i64) {
@@ -38,9 +39,10 @@ impl Lowering<'_> {
 
     /// `result[order[i]] = x[i]`; the order is a permutation, so every row is written.
     pub(super) fn unpermute(&mut self, node: &Node) {
-        let (x, order) = (self.f32(node, 0), self.want(node.inputs[1], Elem::I64));
+        let Tensor { name, elem } = self.tensors[&node.inputs[0]].clone();
+        let order = self.want(node.inputs[1], Elem::I64);
         let rows = self.unsqueeze(&order, 1);
-        self.last(node, "ScatterND", &[&x, &rows, &x], vec![], Elem::F32);
+        self.last(node, "ScatterND", &[&name, &rows, &name], vec![], elem);
     }
 
     pub(super) fn merge_rows(&mut self, node: &Node, group: i64) {

@@ -1,4 +1,5 @@
-//! Swin's windows. Height and width are known only when the graph runs: rows of the map are picked by computed indices, made once for all maps of one size.
+//! Swin's windows: rows of the map are picked by computed indices, made once for all maps of one size. Where height and width are known, the indices
+//! depend on constants alone and ONNX Runtime computes them while it loads the graph.
 
 use super::{Lowering, Tensor};
 use crate::nodes::{Attribute, Elem};
@@ -32,9 +33,11 @@ impl Lowering<'_> {
         let channels = self.width(node.inputs[0]);
         let x = self.f32(node, 0);
         let Cut { cells, .. } = self.cut(node.inputs[0], side, shift);
-        let rows = self.reshape_rows(&x, channels);
-        let (pads, zero) = (self.emit.ints(&[0, 0, 0, 0, 1, 0]), self.emit.zero(Elem::F32));
-        let rows = self.emit.op("Pad", &[&rows, &pads, &zero]);
+        let mut rows = self.reshape_rows(node.inputs[0], &x, channels);
+        if self.sides(node.inputs[0]).is_none_or(|sides| sides.iter().any(|size| size % side != 0)) {
+            let (pads, zero) = (self.emit.ints(&[0, 0, 0, 0, 1, 0]), self.emit.zero(Elem::F32));
+            rows = self.emit.op("Pad", &[&rows, &pads, &zero]);
+        }
         let picked = self.emit.op_with("Gather", &[&rows, &cells], vec![("axis", Attribute::Int(1))]);
         let shape = self.emit.ints(&[-1, side * side, channels]);
         self.last(node, "Reshape", &[&picked, &shape], vec![], Elem::F32);
@@ -42,43 +45,52 @@ impl Lowering<'_> {
 
     pub(super) fn unwindow(&mut self, node: &Node, side: i64, shift: i64) {
         let channels = self.width(node.inputs[0]);
-        let (windows, like) = (self.f32(node, 0), self.f32(node, 1));
+        let Tensor { name: windows, elem } = self.tensors[&node.inputs[0]].clone();
         let Cut { rows, .. } = self.cut(node.inputs[1], side, shift);
-        let batch = self.emit.op_with("Shape", &[&like], vec![("start", Attribute::Int(0)), ("end", Attribute::Int(1))]);
-        let rest = self.emit.ints(&[-1, channels]);
-        let shape = self.concat(&[&batch, &rest]);
-        let cells = self.emit.op("Reshape", &[&windows, &shape]);
-        let picked = self.emit.op_with("Gather", &[&cells, &rows], vec![("axis", Attribute::Int(1))]);
-        let sizes = self.emit.op_with("Shape", &[&like], vec![("start", Attribute::Int(0)), ("end", Attribute::Int(3))]);
-        let width = self.emit.ints(&[channels]);
-        let shape = self.concat(&[&sizes, &width]);
-        self.last(node, "Reshape", &[&picked, &shape], vec![], Elem::F32);
+        let axis = vec![("axis", Attribute::Int(1))];
+        let (cells, shape) = match self.sides(node.inputs[1]) {
+            Some([height, width]) => {
+                let padded = [height, width].map(|size| (size + side - 1) / side * side);
+                let cells = self.reshape(&windows, &[-1, padded[0] * padded[1], channels]);
+                (cells, self.emit.ints(&[-1, height, width, channels]))
+            }
+            None => {
+                let like = self.f32(node, 1);
+                let (batch, rest) = (self.shape_of(&like, 0, 1), self.emit.ints(&[-1, channels]));
+                let shape = self.concat(&[&batch, &rest]);
+                let cells = self.emit.op("Reshape", &[&windows, &shape]);
+                let (sizes, width) = (self.shape_of(&like, 0, 3), self.emit.ints(&[channels]));
+                (cells, self.concat(&[&sizes, &width]))
+            }
+        };
+        let picked = self.emit.op_with("Gather", &[&cells, &rows], axis);
+        self.last(node, "Reshape", &[&picked, &shape], vec![], elem);
     }
 
     /// MultiHeadAttention with the learned bias by relative position and, in shifted windows, the mask.
     pub(super) fn window_attention(&mut self, node: &Node, heads: i64, side: i64, table: &Weight) {
-        let inputs = [0, 1, 2].map(|i| self.f32(node, i));
-        let bias = self.window_bias(node, &inputs[0], heads, side, table);
-        let [q, k, v] = &inputs;
+        let elem = self.tensors[&node.inputs[0]].elem;
+        let [q, k, v] = [0, 1, 2].map(|i| self.want(node.inputs[i], elem));
+        let bias = self.window_bias(node, [heads, side], table, elem);
         let attributes = vec![("num_heads", Attribute::Int(heads))];
-        self.last(node, "MultiHeadAttention", &[q, k, v, "", "", &bias], attributes, Elem::F32);
+        self.last(node, "MultiHeadAttention", &[&q, &k, &v, "", "", &bias], attributes, elem);
     }
 
     /// What is added to the scores: the learned bias and, in shifted windows, the mask; `[windows, heads, side^2, side^2]`, or one for all windows.
-    pub(super) fn window_bias(&mut self, node: &Node, q: &str, heads: i64, side: i64, table: &Weight) -> String {
-        let bias = self.relative_bias(heads, side, table);
+    pub(super) fn window_bias(&mut self, node: &Node, [heads, side]: [i64; 2], table: &Weight, elem: Elem) -> String {
+        let bias = self.relative_bias(heads, side, table, elem);
         match self.graph.nodes[node.inputs[3].node as usize] {
             Node { op: Op::Windows { side, shift }, ref inputs, .. } if shift > 0 => {
                 let Cut { apart, .. } = self.cut(inputs[0], side, shift);
-                self.masked_bias(q, &bias, &apart, heads, side)
+                self.masked_bias(inputs[0], &bias, &apart, [heads, side], elem)
             }
             _ => bias,
         }
     }
 
     /// `[1, heads, side^2, side^2]`.
-    fn relative_bias(&mut self, heads: i64, side: i64, table: &Weight) -> String {
-        let table = self.parameter(table, Elem::F32);
+    fn relative_bias(&mut self, heads: i64, side: i64, table: &Weight, elem: Elem) -> String {
+        let table = self.parameter(table, elem);
         let cells = (0..side * side).map(|cell| (cell / side, cell % side));
         let pairs = cells
             .clone()
@@ -89,24 +101,44 @@ impl Lowering<'_> {
         self.emit.op_with("Transpose", &[&square], vec![("perm", Attribute::Ints(vec![0, 3, 1, 2]))])
     }
 
-    /// The bias of every window of the whole batch, `[batch * windows, heads, side^2, side^2]`.
-    fn masked_bias(&mut self, q: &str, bias: &str, apart: &str, heads: i64, side: i64) -> String {
-        let each = self.emit.op("Add", &[bias, apart]);
-        let all = self.emit.op_with("Shape", &[q], vec![("start", Attribute::Int(0)), ("end", Attribute::Int(1))]);
-        let windows = self.emit.op_with("Shape", &[apart], vec![("start", Attribute::Int(0)), ("end", Attribute::Int(1))]);
-        let batch = self.emit.op("Div", &[&all, &windows]);
-        let ones = self.emit.ints(&[1, 1, 1, 1]);
-        let shape = self.concat(&[&batch, &ones]);
-        let repeated = self.emit.op("Expand", &[&each, &shape]);
+    /// The bias of every window of the whole batch, `[batch * windows, heads, side^2, side^2]`. One number of each image of the map gives the batch as
+    /// the shape that one image's biases are repeated to.
+    fn masked_bias(&mut self, map: Value, bias: &str, apart: &str, [heads, side]: [i64; 2], elem: Elem) -> String {
+        let apart = match elem {
+            Elem::F32 => apart.to_string(),
+            _ => self.share(&format!("{apart} as {}", elem.name()), |emit| {
+                vec![emit.op_with("Cast", &[apart], vec![("to", Attribute::Int(elem.code().into()))])]
+            })[0]
+                .clone(),
+        };
+        let each = self.emit.op("Add", &[bias, &apart]);
+        let each = self.reshape(&each, &[-1, heads, side * side * side * side]);
+        let map = self.tensors[&map].name.clone();
+        let (from, to, axes) = (self.emit.ints(&[0, 0, 0]), self.emit.ints(&[1, 1, 1]), self.emit.ints(&[1, 2, 3]));
+        let corner = self.emit.op("Slice", &[&map, &from, &to, &axes]);
+        let batch = self.emit.op("Shape", &[&corner]);
+        let repeated = self.emit.op("Expand", &[&each, &batch]);
         self.reshape(&repeated, &[-1, heads, side * side, side * side])
     }
 
     /// `[batch, height, width, channels]` -> `[batch, height * width, channels]`.
-    fn reshape_rows(&mut self, x: &str, channels: i64) -> String {
-        let batch = self.emit.op_with("Shape", &[x], vec![("start", Attribute::Int(0)), ("end", Attribute::Int(1))]);
-        let rest = self.emit.ints(&[-1, channels]);
+    fn reshape_rows(&mut self, map: Value, x: &str, channels: i64) -> String {
+        if let Some([height, width]) = self.sides(map) {
+            return self.reshape(x, &[-1, height * width, channels]);
+        }
+        let (batch, rest) = (self.shape_of(x, 0, 1), self.emit.ints(&[-1, channels]));
         let shape = self.concat(&[&batch, &rest]);
         self.emit.op("Reshape", &[x, &shape])
+    }
+
+    /// Height and width of a map, where they are known before the graph runs.
+    fn sides(&self, map: Value) -> Option<[i64; 2]> {
+        let dims = self.dims(map);
+        Some([dims[1].known()?, dims[2].known()?])
+    }
+
+    fn shape_of(&mut self, x: &str, start: i64, end: i64) -> String {
+        self.emit.op_with("Shape", &[x], vec![("start", Attribute::Int(start)), ("end", Attribute::Int(end))])
     }
 
     fn concat(&mut self, parts: &[&str]) -> String {
@@ -120,8 +152,7 @@ impl Lowering<'_> {
         if let Some([cells, rows, apart]) = self.shared.get(&what).map(Vec::as_slice) {
             return Cut { cells: cells.clone(), rows: rows.clone(), apart: apart.clone() };
         }
-        let x = self.want(map, Elem::F32);
-        let [height, width] = [1, 2].map(|axis| self.axis(&x, axis, side, shift));
+        let [height, width] = [1, 2].map(|axis| self.axis(map, axis, side, shift));
         let cells = self.cells(&height, &width, side);
         let rows = self.rows(&height, &width, side);
         let apart = if shift > 0 { self.apart(&height, &width, side, shift) } else { String::new() };
@@ -129,20 +160,22 @@ impl Lowering<'_> {
         Cut { cells, rows, apart }
     }
 
-    fn axis(&mut self, x: &str, axis: i64, side: i64, shift: i64) -> Axis {
-        let size = self.size(x, axis);
+    fn axis(&mut self, map: Value, axis: usize, side: i64, shift: i64) -> Axis {
+        let size = match self.dims(map)[axis].known() {
+            Some(size) => self.emit.int(size),
+            None => {
+                let map = self.tensors[&map].name.clone();
+                self.size(&map, axis as i64)
+            }
+        };
         let [grown, side_value, shift] = [side - 1, side, shift].map(|value| self.emit.int(value));
         let padded = self.emit.op("Add", &[&size, &grown]);
         let padded = self.emit.op("Div", &[&padded, &side_value]);
         let padded = self.emit.op("Mul", &[&padded, &side_value]);
         let shifted = self.emit.op("Less", &[&side_value, &padded]);
-        let shifted = self.as_int(&shifted);
+        let shifted = self.cast(&shifted, Elem::I64);
         let shift = self.emit.op("Mul", &[&shifted, &shift]);
         Axis { size, padded, shift, shifted }
-    }
-
-    fn as_int(&mut self, x: &str) -> String {
-        self.emit.op_with("Cast", &[x], vec![("to", Attribute::Int(Elem::I64.code().into()))])
     }
 
     fn cells(&mut self, height: &Axis, width: &Axis, side: i64) -> String {
@@ -202,7 +235,7 @@ impl Lowering<'_> {
                 let back = self.emit.int(back);
                 let from = self.emit.op("Sub", &[&axis.padded, &back]);
                 let reached = self.emit.op("GreaterOrEqual", &[&places, &from]);
-                self.as_int(&reached)
+                self.cast(&reached, Elem::I64)
             });
             let region = self.emit.op("Add", &[&last, &rolled]);
             self.emit.op("Mul", &[&region, &axis.shifted])
@@ -222,14 +255,24 @@ impl Lowering<'_> {
     /// Neighbours (0,0), (1,0), (0,1), (1,1) side by side; odd sides are padded with zeros.
     pub(super) fn merge_patches(&mut self, node: &Node) {
         let Tensor { name, elem } = self.tensors[&node.inputs[0]].clone();
-        let sizes = self.emit.op_with("Shape", &[&name], vec![("start", Attribute::Int(1)), ("end", Attribute::Int(3))]);
-        let two = self.emit.int(2);
-        let odd = self.emit.op("Mod", &[&sizes, &two]);
-        let front = self.emit.ints(&[0, 0]);
-        let pads = self.concat(&[&front, &odd]);
-        let zero = self.emit.zero(elem);
         let axes = self.emit.ints(&[1, 2]);
-        let even = self.emit.op("Pad", &[&name, &pads, &zero, &axes]);
+        let pads = match self.sides(node.inputs[0]) {
+            Some([height, width]) if height % 2 == 0 && width % 2 == 0 => None,
+            Some([height, width]) => Some(self.emit.ints(&[0, 0, height % 2, width % 2])),
+            None => {
+                let (sizes, two) = (self.shape_of(&name, 1, 3), self.emit.int(2));
+                let odd = self.emit.op("Mod", &[&sizes, &two]);
+                let front = self.emit.ints(&[0, 0]);
+                Some(self.concat(&[&front, &odd]))
+            }
+        };
+        let even = match pads {
+            Some(pads) => {
+                let zero = self.emit.zero(elem);
+                self.emit.op("Pad", &[&name, &pads, &zero, &axes])
+            }
+            None => name,
+        };
         let (ends, steps) = (self.emit.ints(&[i64::MAX, i64::MAX]), self.emit.ints(&[2, 2]));
         let parts = [[0, 0], [1, 0], [0, 1], [1, 1]].map(|starts| {
             let starts = self.emit.ints(&starts);

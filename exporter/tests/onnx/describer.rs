@@ -121,6 +121,7 @@ impl Language {
         let empty = match self.precision {
             Precision::F32 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => Data::F32(vec![0.0; count]),
             Precision::F16 => Data::F16(vec![half::f16::ZERO; count]),
+            Precision::Bf16 => panic!("processors have no kernels for bf16"),
         };
         let names = (0..self.config.layers).flat_map(|n| ["key", "value"].map(|side| format!("past.{n}.{side}")));
         let past = names.map(|name| (name, Given { shape: sizes.to_vec(), data: empty.clone() })).collect();
@@ -162,6 +163,7 @@ impl Language {
             let data = match self.precision {
                 Precision::F32 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => Data::F32(values.clone()),
                 Precision::F16 => Data::F16(values.iter().map(|v| half::f16::from_f32(*v)).collect()),
+                Precision::Bf16 => panic!("processors have no kernels for bf16"),
             };
             *past = Given { shape: shape.clone(), data };
         }

@@ -241,6 +241,19 @@ fn golden_qwen2_5_vl_b_images() {
     checkpoints("qwen2_5_vl_b").iter().for_each(check_images);
 }
 
+/// With the same tokens; the largest difference seen stands in docs/exporter.md.
+#[test]
+fn golden_qwen2_5_vl_and_golden_qwen2_5_vl_b_in_f16() {
+    for golden in ["qwen2_5_vl", "qwen2_5_vl_b"].iter().flat_map(|family| checkpoints(family)) {
+        let mut describer = golden.describer(Precision::F16);
+        for image in list(&golden.cases, "images") {
+            let expected = golden.tensors(image).f32("image_embeds").1;
+            assert_near(text(image, "file"), &image_embeds(&golden.folder, image, &mut describer), &expected, 0.01);
+        }
+        check_generation(&golden, Precision::F16, 0.05);
+    }
+}
+
 #[test]
 fn golden_qwen2_5_vl_generation() {
     checkpoints("qwen2_5_vl").iter().for_each(|g| check_generation(g, Precision::F32, tolerance(&g.cases, "logits")));

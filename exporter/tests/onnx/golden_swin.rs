@@ -3,9 +3,9 @@
 use crate::{
     golden_files::{Tensors, family, json, list, text},
     golden_vgg16::pixels,
-    session::{Data, Given, Onnx, Read, assert_within, tolerance},
+    session::{Data, Given, Onnx, Read, assert_near, assert_within, tolerance},
 };
-use mmlnb_exporter::{Network, Sizes, Source};
+use mmlnb_exporter::{Network, Sizes, Source, lower};
 use mmlnb_models::{bundle::Precision, config::ImageEncoder};
 
 fn features_and_stages(read: Read) {
@@ -45,6 +45,51 @@ fn golden_swin_features_and_stages_from_both_key_styles() {
 #[test]
 fn golden_swin_portable() {
     features_and_stages(Onnx::portable);
+}
+
+#[test]
+fn golden_swin_in_f16() {
+    let Some(folder) = family("swin") else { return };
+    let cases = json(&folder.join("cases.json"));
+    let expected = Tensors::read(folder.join("expected.safetensors"));
+    let source = Source::open(&folder, None).unwrap();
+    let mut onnx = Onnx::of(&source.graph(Network::Swin).unwrap(), &source.weights().unwrap(), Precision::F16);
+    for case in list(&cases, "cases") {
+        let results = onnx.run(vec![("pixel_values", pixels(&folder, case, &[text(case, "file")]))]);
+        let features = expected.f32(&format!("{}.image_features", text(case, "name"))).1;
+        assert_near(text(case, "name"), &results["image_features"].1, &features, 0.01);
+    }
+}
+
+/// Written for one size, its windows are constants; the numbers are those of the graph for all sizes, also where maps are padded.
+#[test]
+fn golden_swin_of_one_size_is_the_same() {
+    let Some(folder) = family("swin") else { return };
+    let cases = json(&folder.join("cases.json"));
+    let source = Source::open(&folder, None).unwrap();
+    let (free, weights) = (source.graph(Network::Swin).unwrap(), source.weights().unwrap());
+    for case in list(&cases, "cases") {
+        let image = pixels(&folder, case, &[text(case, "file")]);
+        let [height, width] = [image.shape[2], image.shape[3]].map(|side| side as i64);
+        let fixed =
+            free.at_sizes(&|name| [("height", height), ("width", width)].iter().find(|(n, _)| *n == name).map(|(_, size)| *size));
+        let lowered = lower(&fixed, "swin", Precision::F32).unwrap();
+        let of_maps = lowered.nodes.iter().filter(|node| node.op == "Shape" && !node.inputs[0].ends_with("/slice"));
+        assert_eq!(of_maps.count(), 0, "only the batch is asked for");
+        for precision in [Precision::F32, Precision::F16] {
+            let [fixed, free] = [&fixed, &free].map(|graph| {
+                let batch = Given { shape: vec![2, 3, height as usize, width as usize], data: twice(&image.data) };
+                Onnx::of(graph, &weights, precision).run(vec![("pixel_values", batch)]).remove("image_features").unwrap().1
+            });
+            assert_near(text(case, "name"), &fixed, &free, 1e-6);
+        }
+    }
+}
+
+/// An image and its negative.
+fn twice(image: &Data) -> Data {
+    let Data::F32(values) = image else { panic!("f32") };
+    Data::F32(values.iter().copied().chain(values.iter().map(|value| -value)).collect())
 }
 
 /// Also in a batch whose other images differ, where windows of all images stand in one tensor.

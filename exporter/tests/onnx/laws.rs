@@ -5,7 +5,10 @@ use crate::{
     random::{bert_config, numbers, text_config, write_random},
     session::{Given, Onnx, Results, assert_near},
 };
-use mmlnb_exporter::{lower, lower_as_is};
+use mmlnb_exporter::{
+    OnnxGraph, lower, lower_as_is,
+    nodes::{Attribute, Elem},
+};
 use mmlnb_models::{
     bundle::Precision,
     config::{TextConfig, VisionConfig},
@@ -106,6 +109,47 @@ fn uncached(config: &TextConfig, weights: &Weights<'_>, prompt: &Prompt) -> Vec<
     logits(&results).to_vec()
 }
 
+/// A graph in bf16 with f32 in its place, so that a processor runs it.
+fn widened(mut graph: OnnxGraph) -> OnnxGraph {
+    let ports = graph.inputs.iter_mut().chain(&mut graph.outputs).map(|port| &mut port.elem);
+    let elems = ports.chain(graph.initialisers.iter_mut().map(|initialiser| &mut initialiser.elem));
+    let narrow: Vec<&mut Elem> = elems.filter(|elem| **elem == Elem::Bf16).collect();
+    assert!(!narrow.is_empty(), "the graph is in bf16");
+    narrow.into_iter().for_each(|elem| *elem = Elem::F32);
+    let to_bf16 = ("to", Attribute::Int(Elem::Bf16.code().into()));
+    let attributes = graph.nodes.iter_mut().flat_map(|node| &mut node.attributes).filter(|attribute| **attribute == to_bf16);
+    attributes.for_each(|attribute| attribute.1 = Attribute::Int(Elem::F32.code().into()));
+    graph
+}
+
+/// No processor runs bf16. That its graph computes the same network is seen with f32 in the place of bf16.
+#[test]
+fn the_form_in_bf16_is_the_same_network() {
+    for head in [12, 16] {
+        let config = text_config(head, 2, 2, 2);
+        let graph = networks::decoder(&config, true);
+        let (_folder, checkpoint) = checkpoint(&graph, Naming::Qwen, 5);
+        let weights = Weights::new(&checkpoint);
+        let wide = widened(lower(&graph, "decoder", Precision::Bf16).unwrap());
+        let mut language = Language::new(config.clone(), Onnx::of_lowered(&wide, &weights, Precision::F32), Precision::F32);
+        let prompt = prompt(&config, 9, 5);
+        let (_, results) = language.prefill(&prompt, 12, &[8]);
+        assert_near("logits", logits(&results), &uncached(&config, &weights, &prompt), 1e-4);
+    }
+}
+
+#[test]
+fn the_vision_tower_in_bf16_is_the_same_network() {
+    let (config, inputs) = small_vision();
+    let graph = networks::vision(&config);
+    let (_folder, checkpoint) = checkpoint(&graph, Naming::Qwen, 5);
+    let weights = Weights::new(&checkpoint);
+    let wide = widened(lower(&graph, "vision", Precision::Bf16).unwrap());
+    let found = Onnx::of_lowered(&wide, &weights, Precision::F32).run(inputs.clone());
+    let expected = Onnx::of(&graph, &weights, Precision::F32).run(inputs);
+    assert_near("image_embeds", &found["image_embeds"].1, &expected["image_embeds"].1, 1e-4);
+}
+
 /// A network fused and not fused, on the same inputs; the fused one has fewer operators.
 fn fusing_changes_nothing(graph: &Graph, naming: Naming, inputs: Vec<(&str, Given)>) {
     let (_folder, checkpoint) = checkpoint(graph, naming, 7);
@@ -153,6 +197,12 @@ fn fusing_changes_nothing_in_the_decoder() {
 
 #[test]
 fn fusing_changes_nothing_in_the_vision_tower() {
+    let (config, inputs) = small_vision();
+    fusing_changes_nothing(&networks::vision(&config), Naming::Qwen, inputs);
+}
+
+/// A vision tower with one layer of windows and one without, and an image for it.
+fn small_vision() -> (VisionConfig, Vec<(&'static str, Given)>) {
     let config = VisionConfig {
         hidden: 24,
         depth: 2,
@@ -176,5 +226,5 @@ fn fusing_changes_nothing_in_the_vision_tower() {
         ("window_index", Given::i64(&[6], vec![0, 1, 3, 4, 2, 5])),
         ("cu_window_seqlens", Given::i64(&[3], vec![0, 16, 24])),
     ];
-    fusing_changes_nothing(&networks::vision(&config), Naming::Qwen, inputs);
+    (config, inputs)
 }

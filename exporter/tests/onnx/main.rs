@@ -1,6 +1,7 @@
 //! The exported graphs in ONNX Runtime: against the reference data, and laws on random sizes.
 
 mod calibrated;
+mod cuda;
 mod describer;
 mod genai;
 mod golden_bert;

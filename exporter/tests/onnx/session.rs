@@ -4,6 +4,7 @@ use mmlnb_exporter::{OnnxGraph, export_graph, export_lowered, lower_portable};
 use mmlnb_models::{bundle::Precision, graph::Graph, weights::Weights};
 use ort::{
     environment::Environment,
+    ep,
     memory::Allocator,
     session::{Session, SessionInputValue},
     value::Tensor,
@@ -73,6 +74,10 @@ pub struct Onnx {
 impl Onnx {
     pub fn load(file: &Path) -> Onnx {
         let mut builder = Session::builder(environment()).unwrap().with_intra_threads(1).unwrap();
+        if on_cuda() {
+            let cuda = ep::CUDA::default().with_tf32(false).build().error_on_failure();
+            builder = builder.with_execution_providers([cuda]).unwrap();
+        }
         let session = builder.commit_from_file(file);
         Onnx { session: session.unwrap_or_else(|error| panic!("{}: {error}", file.display())) }
     }
@@ -120,6 +125,11 @@ impl Onnx {
     }
 }
 
+/// Whether `MMLNB_DEVICE` asks for a GPU; then `MMLNB_ORT_LIB` names the CUDA build.
+fn on_cuda() -> bool {
+    std::env::var("MMLNB_DEVICE").is_ok_and(|device| device.starts_with("cuda"))
+}
+
 /// The one environment of this process.
 fn environment() -> &'static Environment {
     static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
@@ -128,6 +138,11 @@ fn environment() -> &'static Environment {
         let library = PathBuf::from(named.expect("run the tests with cargo, or name the library in MMLNB_ORT_LIB"));
         // Tests run in their crate's folder; the configured path is relative to the root.
         let library = if library.is_file() { library } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(library) };
+        if on_cuda() {
+            let nvidia = library.with_file_name("../../nvidia");
+            let folders = ["cu13/lib", "cudnn/lib"].map(|folder| nvidia.join(folder));
+            ep::cuda::preload_dylibs(Some(&folders[0]), Some(&folders[1])).unwrap();
+        }
         ort::init_from(&library).unwrap().with_telemetry(false).build().unwrap()
     })
 }

@@ -67,5 +67,8 @@ fn vision() {
 #[test]
 fn swin() {
     let config = SwinConfig { embed: 4, depths: vec![2, 1], heads: vec![1, 2], window: 3, patch: 4, mlp_ratio: 2.0, eps: 1e-5 };
-    compare("swin_f32", &lower(&networks::swin(&config, ""), "swin", Precision::F32).unwrap());
+    let graph = networks::swin(&config, "");
+    compare("swin_f32", &lower(&graph, "swin", Precision::F32).unwrap());
+    let of_one_size = graph.at_sizes(&|name| ["height", "width"].contains(&name).then_some(28));
+    compare("swin_f32_of_one_size", &lower(&of_one_size, "swin", Precision::F32).unwrap());
 }

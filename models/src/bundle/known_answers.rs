@@ -96,13 +96,13 @@ impl KnownAnswer {
     }
 
     /// Recorded in f32, for a bundle at `precision`: what holds in f32 holds in fewer bits within a wider tolerance (docs/exporter.md). A describer
-    /// in 4 bits writes texts of its own: `qualify` records them. `None` when nothing is left.
+    /// in 4 bits writes texts of its own, one in bf16 may: `qualify` records them. `None` when nothing is left.
     pub fn from_f32(mut self, precision: Precision) -> Option<KnownAnswer> {
         match precision {
             Precision::F32 => {}
             Precision::F16 => self.widen(0.02, 0.02),
             Precision::Int8 => self.widen(0.1, 0.05),
-            Precision::Int4 | Precision::Int4Int8 => {
+            Precision::Int4 | Precision::Int4Int8 | Precision::Bf16 => {
                 self.describer = None;
                 self.widen(0.0, 0.05);
             }
@@ -114,7 +114,7 @@ impl KnownAnswer {
     pub fn of_its_own(mut self, precision: Precision) -> KnownAnswer {
         match precision {
             Precision::F32 => {}
-            Precision::F16 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => self.widen(0.02, 0.02),
+            Precision::F16 | Precision::Bf16 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => self.widen(0.02, 0.02),
         }
         self
     }

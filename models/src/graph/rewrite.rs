@@ -1,6 +1,6 @@
 //! Graph to graph: sweeping, the fusions across operators, adapters.
 
-use super::{Graph, Node, Op, Parameter, Type, Value, Weight};
+use super::{Dim, Graph, Node, Op, Parameter, Type, Value, Weight};
 use std::collections::HashMap;
 
 /// What an adapter does to one linear layer.
@@ -40,6 +40,14 @@ impl Graph {
         }
         let graph = Graph { nodes, outputs: self.outputs.clone(), parameters: self.parameters.clone() };
         graph.with_values(|v| Value { node: moved[&v.node], ..v }).with_used_parameters()
+    }
+
+    /// The network for inputs of these sizes: every size of a tensor becomes a number where `size` gives one for all names in it.
+    pub fn at_sizes(&self, size: &dyn Fn(&str) -> Option<i64>) -> Graph {
+        let mut graph = self.clone();
+        let dims = graph.nodes.iter_mut().flat_map(|node| &mut node.types).flat_map(|t| &mut t.dims);
+        dims.for_each(|dim| *dim = dim.evaluate(size).map_or_else(|| dim.clone(), Dim::from));
+        graph
     }
 
     /// Residual + norm: `norm(x + y)` becomes one node that gives the norm and the sum, wherever a norm takes a sum.

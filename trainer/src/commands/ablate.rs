@@ -1,12 +1,11 @@
 //! `mmlnb-train ablate`
 
-use super::describe;
+use super::{Place, describe};
 use crate::{
     ablate::{Options, USUAL, lines, markdown, ranks, run as train, variations},
     classify::check_options,
     error::TrainError,
     run::files,
-    start,
 };
 use std::{
     fs,
@@ -63,9 +62,8 @@ pub struct Args {
     /// Seed of the split, the same for all runs, and of the draws
     #[arg(long, value_name = "N", default_value_t = 2024)]
     split_seed: u64,
-    /// Where to compute: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    place: Place,
     /// Lines of JSON instead of Markdown: one a variation, then one a condition of the texts
     #[arg(long)]
     json: bool,
@@ -76,7 +74,7 @@ pub struct Args {
 /// # Errors
 /// Wrong data or settings, a signal, and [`TrainError::Partly`] when some runs could not be trained.
 pub fn run(args: Args) -> Result<(), TrainError> {
-    let device = start::device(&args.device)?;
+    let device = args.place.device()?;
     let config = table(args.config.as_deref())?;
     let names: Vec<String> =
         args.recipes.iter().cloned().chain(args.ranks.iter().map(|rank| ranks::variation_of(*rank))).collect();
@@ -142,7 +140,7 @@ fn tune(args: &Args, rank: i64) -> Result<PathBuf, TrainError> {
         base: args.base.clone().ok_or_else(|| missing("--base"))?,
         output: run.clone(),
         config: Some(file),
-        device: args.device.clone(),
+        place: args.place.clone(),
         threads: None,
         resume: true,
         dry_run: false,

@@ -1,10 +1,10 @@
 //! `mmlnb-train classify`
 
+use super::Place;
 use crate::{
     classify::{Options, Protocol, Recipe, RunMeasures, check_options, run as train},
     data::SPLIT_SEED,
     error::TrainError,
-    start,
 };
 use std::{num::NonZeroU16, path::PathBuf};
 
@@ -57,9 +57,8 @@ pub struct Args {
     /// Report also where the describer was tuned on images that are reported; every report will say so
     #[arg(long)]
     allow_overlap: bool,
-    /// Where to compute: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    place: Place,
     /// Seed of weights, order, dropout and augmentation [default: the recipe's]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -82,7 +81,7 @@ pub struct Args {
 /// # Errors
 /// Wrong data or settings, a signal, and what the work itself meets.
 pub fn run(args: Args) -> Result<(), TrainError> {
-    let device = start::device(&args.device)?;
+    let device = args.place.device()?;
     let mut recipe = Recipe::load(&args.recipe, args.config.as_deref())?;
     recipe.seed = args.seed.unwrap_or(recipe.seed);
     recipe.threads = args.threads.or(recipe.threads);

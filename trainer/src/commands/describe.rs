@@ -1,5 +1,6 @@
 //! `mmlnb-train describe`.
 
+use super::Place;
 use crate::{
     data::{
         self, Needs, Overlap, Part, Row, Split, SplitOptions, Summary, Table, TrainingData, Who, check_overlap, salt_of,
@@ -45,9 +46,8 @@ pub struct Args {
     /// Settings of the run (TOML); what it leaves out has the documented defaults.
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Where to compute: cpu, cuda, cuda:N, or auto for a GPU if there is one.
-    #[arg(long, default_value = "auto", value_name = "DEVICE")]
-    pub(super) device: String,
+    #[command(flatten)]
+    pub(super) place: Place,
     /// Threads of libtorch [default: the recipe's, else one for small networks and the physical cores for others].
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<NonZeroU16>,
@@ -64,7 +64,7 @@ pub struct Args {
 /// # Errors
 /// Everything that is wrong with settings and data, before any weight is loaded; then whatever stops the training.
 pub fn run(args: Args) -> Result<(), TrainError> {
-    let device = device(&args.device)?;
+    let device = args.place.device()?;
     let mut recipe = Recipe::read(args.config.as_deref())?;
     let prompter = Prompter::with_settings(&args.base, None, recipe.settings(), recipe.image_size)?;
     let resumed = args.resume.then_some(args.output.as_path());
@@ -121,14 +121,6 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     let best = outcome.best.map_or(String::new(), |nll| format!(", best validation loss {nll:.4}"));
     println!("{}: {} epochs{best}", args.output.display(), outcome.epochs);
     Ok(())
-}
-
-fn device(name: &str) -> Result<Device, TrainError> {
-    match (name, start::start()?) {
-        ("auto", start::Cuda::Ready { .. }) => start::device("cuda"),
-        ("auto", _) => Ok(Device::Cpu),
-        (name, _) => start::device(name),
-    }
 }
 
 fn checked_data(

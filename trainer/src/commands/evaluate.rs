@@ -1,5 +1,6 @@
 //! `mmlnb-train evaluate`
 
+use super::Place;
 use crate::{
     classify,
     data::{self, ClassOrder, Needs, Part, Table, TrainingData, seen_rows, tables_describer},
@@ -69,9 +70,8 @@ pub struct Args {
     /// Threads of libtorch [default: one for small networks, else the physical cores]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroU16>,
-    /// Where it computes: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// Runs the command.
@@ -79,7 +79,7 @@ pub struct Args {
 /// # Errors
 /// Wrong input, a run that cannot be used; [`TrainError::Partly`] when some images have no description.
 pub fn run(args: Args) -> Result<(), TrainError> {
-    let device = start::device(&args.device)?;
+    let device = args.place.device()?;
     let best = args.run.join("best");
     if !best.is_dir() {
         return Err(TrainError::Asked(format!("{} is no run: there is no folder `best` in it", args.run.display())));

@@ -1,5 +1,6 @@
 //! `mmlnb-train generate`
 
+use super::Place;
 use crate::{
     data::{Sheet, TrainingData},
     error::TrainError,
@@ -54,9 +55,8 @@ pub struct Args {
     /// Threads of libtorch [default: one for small networks, else the physical cores]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroU16>,
-    /// Where it computes: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// Runs the command.
@@ -64,8 +64,8 @@ pub struct Args {
 /// # Errors
 /// Wrong input, a describer that cannot be used; [`TrainError::Partly`] when some images have no description.
 pub fn run(args: Args) -> Result<(), TrainError> {
-    let Args { data, images, base, adapter, allow_partial, output, settings, image_size, batch, threads, device } = args;
-    let device = start::device(&device)?;
+    let Args { data, images, base, adapter, allow_partial, output, settings, image_size, batch, threads, place } = args;
+    let device = place.device()?;
     let sheet = Sheet::read(&data)?;
     let images = image_files(&sheet, &images)?;
     let mut cache = OsString::from(output.as_os_str());

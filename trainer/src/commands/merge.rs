@@ -1,6 +1,7 @@
 //! `mmlnb-train merge`
 
-use crate::{error::TrainError, generate::merge, start};
+use super::Place;
+use crate::{error::TrainError, generate::merge};
 use std::path::PathBuf;
 
 /// Merges an adapter into its base: a checkpoint that transformers, the exporter and every other program loads as it loads the base.
@@ -25,9 +26,8 @@ pub struct Args {
     /// Do not compare logits
     #[arg(long)]
     no_check: bool,
-    /// Where logits are compared: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// Runs the command.
@@ -35,7 +35,7 @@ pub struct Args {
 /// # Errors
 /// See [`merge::merge`].
 pub fn run(args: Args) -> Result<(), TrainError> {
-    let device = start::device(&args.device)?;
+    let device = args.place.device()?;
     let compared = (!args.no_check).then_some(device);
     let difference = merge::merge(&args.base, &args.adapter, &args.output, args.allow_partial, compared)?;
     println!("{}: {} with {} merged", args.output.display(), args.base.display(), args.adapter.display());

@@ -11,9 +11,10 @@ mod import;
 mod merge;
 mod phantom;
 
-use crate::error::TrainError;
-use clap::{Parser, Subcommand};
+use crate::{error::TrainError, start};
+use clap::{Args, Parser, Subcommand};
 use std::process::ExitCode;
+use tch::Device;
 
 /// Trains the describer and the classifier of MMLNB (arXiv 2503.12927), measures and compares them.
 #[derive(Parser)]
@@ -37,11 +38,30 @@ enum Command {
     Phantom(phantom::Args),
 }
 
+/// Where a command computes.
+#[derive(Args, Clone)]
+struct Place {
+    /// Where to compute: cpu, cuda, cuda:N, or auto for a GPU if there is one
+    #[arg(long = "device", default_value = "auto", value_name = "DEVICE")]
+    name: String,
+}
+
+impl Place {
+    /// The device; starts libtorch.
+    ///
+    /// # Errors
+    /// As [`start::device`].
+    fn device(&self) -> Result<Device, TrainError> {
+        start::device(&self.name)
+    }
+}
+
 /// Parses the command line, runs the command, and says what went wrong.
 pub fn main() -> ExitCode {
     let outcome = run(Cli::parse().command);
     if let Err(error) = &outcome {
         eprintln!("error: {error}");
+        error.advice().iter().for_each(|advice| eprintln!("{advice}"));
     }
     outcome.map_or_else(|error| ExitCode::from(error.exit_code()), |()| ExitCode::SUCCESS)
 }

@@ -1,12 +1,12 @@
 //! Rotary positions (arXiv 2104.09864), half-split; always computed in f32.
 
-use super::surroundings::last;
+use super::surroundings::{last, on};
 use tch::{Kind, TchError, Tensor};
 
 /// Cos and sin `[positions, head / 2]` of rows, then columns.
 pub(super) fn axial_angles(positions: &Tensor, head: i64, theta: f64) -> Result<Vec<Tensor>, TchError> {
     let frequencies: Vec<f32> = (0..head / 4).map(|j| theta.powf(-4.0 * j as f64 / head as f64) as f32).collect();
-    let frequencies = Tensor::f_from_slice(&frequencies)?.f_to_device(positions.device())?;
+    let frequencies = on(&frequencies, positions.device())?;
     // [positions, 2, 1] * [head / 4]
     let angles = positions.f_to_kind(Kind::Float)?.f_unsqueeze(2)?.f_mul(&frequencies)?.f_flatten(1, 2)?;
     Ok(vec![angles.f_cos()?, angles.f_sin()?])

@@ -4,7 +4,7 @@ use super::{
     Randomness,
     leaves::{Leaves, Parameter},
 };
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor, kind::Element};
 
 /// What an operator sees beside its inputs.
 pub(super) struct Surroundings<'p> {
@@ -35,6 +35,11 @@ impl Surroundings<'_> {
             None => Ok(x.shallow_clone()),
         }
     }
+}
+
+/// Numbers of the reading's own as a tensor, on the device of the tensors that they meet.
+pub(super) fn on<T: Element>(values: &[T], device: Device) -> Result<Tensor, TchError> {
+    Tensor::f_from_slice(values)?.f_to_device(device)
 }
 
 /// Size of the last axis; 1 for a single number.

@@ -1,7 +1,10 @@
 //! Swin's windows (arXiv 2103.14030), as torchvision makes them.
 
-use super::{surroundings::last, widen::factor};
-use tch::{Kind, TchError, Tensor};
+use super::{
+    surroundings::{last, on},
+    widen::factor,
+};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Added where two cells of a rolled map are no neighbours.
 const UNSEEN: f64 = -100.0;
@@ -43,12 +46,12 @@ pub(super) fn windows(map: &Tensor, side: i64, shift: i64) -> Result<Vec<Tensor>
     let rolled = padded.f_roll([-rows.shift, -columns.shift], [1, 2])?;
     let cut = rolled.f_reshape([batch, rows.windows, side, columns.windows, side, channels])?;
     let windows = cut.f_permute([0, 1, 3, 2, 4, 5])?.f_reshape([-1, side * side, channels])?;
-    Ok(vec![windows, mask(&rows, &columns, side)?.f_to_device(map.device())?])
+    Ok(vec![windows, mask(&rows, &columns, side, map.device())?])
 }
 
-fn mask(rows: &Axis, columns: &Axis, side: i64) -> Result<Tensor, TchError> {
-    let across = Tensor::f_from_slice(&columns.regions(side))?.f_unsqueeze(0)?;
-    let down = Tensor::f_from_slice(&rows.regions(side))?.f_unsqueeze(1)?;
+fn mask(rows: &Axis, columns: &Axis, side: i64, device: Device) -> Result<Tensor, TchError> {
+    let across = on(&columns.regions(side), device)?.f_unsqueeze(0)?;
+    let down = on(&rows.regions(side), device)?.f_unsqueeze(1)?;
     let regions = down.f_mul_scalar(3)?.f_add(&across)?.f_reshape([rows.windows, side, columns.windows, side])?;
     let regions = regions.f_permute([0, 2, 1, 3])?.f_reshape([-1, side * side])?;
     regions.f_unsqueeze(2)?.f_eq_tensor(&regions.f_unsqueeze(1)?)
@@ -77,7 +80,7 @@ pub(super) fn window_attention(
     let split = |x: &Tensor| factor(x)?.f_reshape([windows / each, each, cells, heads, width / heads])?.f_transpose(2, 3);
     let scale = 1.0 / ((width / heads) as f64).sqrt();
     let scores = split(q)?.f_mul_scalar(scale)?.f_matmul(&split(k)?.f_transpose(-2, -1)?)?.f_to_kind(Kind::Float)?;
-    let bias = table.f_index_select(0, &relative_positions(side)?.f_to_device(table.device())?)?;
+    let bias = table.f_index_select(0, &relative_positions(side, table.device())?)?;
     let bias = bias.f_to_kind(Kind::Float)?.f_reshape([cells, cells, heads])?.f_permute([2, 0, 1])?;
     let unseen = mask.f_logical_not()?.f_to_kind(Kind::Float)?.f_mul_scalar(UNSEEN)?.f_unsqueeze(1)?;
     let shares = scores.f_add(&bias)?.f_add(&unseen)?.f_softmax(-1, Kind::Float)?;
@@ -86,11 +89,11 @@ pub(super) fn window_attention(
 }
 
 /// Row of the bias table for each pair of cells.
-fn relative_positions(side: i64) -> Result<Tensor, TchError> {
+fn relative_positions(side: i64, device: Device) -> Result<Tensor, TchError> {
     let cells: Vec<(i64, i64)> = (0..side).flat_map(|y| (0..side).map(move |x| (y, x))).collect();
     let row = |(y, x): (i64, i64), (v, u): (i64, i64)| (y - v + side - 1) * (2 * side - 1) + x - u + side - 1;
     let rows: Vec<i64> = cells.iter().flat_map(|a| cells.iter().map(move |b| row(*a, *b))).collect();
-    Tensor::f_from_slice(&rows)
+    on(&rows, device)
 }
 
 /// Four neighbours become one cell; odd sides are zero-padded.

@@ -166,6 +166,7 @@ fn every_network_of_the_recipes_trains() {
             classifier: Some(asked.output.join("best")),
             settings: None,
             precision: Precision::F32,
+            portable: false,
             calibration: None,
             image_size: None,
         };

@@ -86,6 +86,7 @@ fn golden_qwen2_5_vl_calibrate_writes_statistics_that_the_exporter_takes() {
         classifier: None,
         settings: None,
         precision: Precision::Int4Int8,
+        portable: false,
         calibration: Some(at("made/statistics")),
         image_size: None,
     };

@@ -73,7 +73,8 @@ impl Describer {
         let places = ids.flatten(0, -1).eq(self.config.image_token).nonzero().squeeze_dim(1);
         let images = Tensor::cat(images, 0);
         assert_eq!(places.size()[0], images.size()[0], "image tokens in the prompt and rows of the images");
-        embeds.reshape([-1, self.config.text.hidden]).index_copy(0, &places, &images).reshape(embeds.size())
+        let rows = embeds.reshape([-1, self.config.text.hidden]);
+        rows.index_copy(0, &places.to_device(embeds.device()), &images).reshape(embeds.size())
     }
 
     /// Logits `[tokens, vocabulary]` of the prompt, all in one run without a cache; `rows` picks tokens.

@@ -4,3 +4,9 @@
 
 pub mod compare;
 pub mod describer;
+
+/// Where the golden tests compute: `MMLNB_DEVICE`, a name as `--device` takes it, else the processor.
+pub fn device() -> tch::Device {
+    let name = std::env::var("MMLNB_DEVICE").unwrap_or_else(|_| "cpu".to_string());
+    mmlnb_trainer::start::device(&name).unwrap_or_else(|error| panic!("MMLNB_DEVICE={name}: {error}"))
+}

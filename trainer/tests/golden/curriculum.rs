@@ -2,7 +2,10 @@
 
 use crate::{
     files::{Tensors, family, integers, json, list, number, picture, text, tolerance},
-    shared::compare::{close, distance},
+    shared::{
+        compare::{close, distance},
+        device,
+    },
 };
 use mmlnb_models::{
     config::ClassifierConfig,
@@ -18,7 +21,7 @@ use mmlnb_trainer::{
 };
 use serde_json::Value;
 use std::path::Path;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 #[test]
 fn golden_curriculum_classification() {
@@ -36,7 +39,7 @@ fn golden_curriculum_classification() {
     ];
     let checkpoint = Checkpoint::open(&folder, Naming::Classifier).unwrap_or_else(|error| panic!("{error}"));
     checkpoint.check_all(graphs.iter().map(Graph::parameters)).unwrap_or_else(|error| panic!("{error}"));
-    let options = PlanOptions::inference(Device::Cpu);
+    let options = PlanOptions::inference(device());
     let [image, written, prmf] = graphs.map(|graph| Plan::new(&graph, &Weights::new(&checkpoint), &options).unwrap());
 
     let pixels = list(case, "images").iter().map(|one| {
@@ -82,7 +85,7 @@ impl Examples {
 
     fn batch(&self, row: &Value) -> Batch {
         let take = Tensor::from_slice(&integers(&row["examples"]));
-        let [pixels, ids, mask, labels] = self.0.each_ref().map(|all| all.index_select(0, &take));
+        let [pixels, ids, mask, labels] = self.0.each_ref().map(|all| all.index_select(0, &take).to_device(device()));
         Batch { images: Some(Images::Pixels(pixels)), texts: Some(Texts::Tokens(ids, mask)), labels }
     }
 }
@@ -122,7 +125,7 @@ fn golden_curriculum_training() {
     let config = ClassifierConfig::from_dir(&folder).unwrap_or_else(|error| panic!("{error}"));
     let examples = Examples::read(&dir, case, &config);
     let checkpoint = Checkpoint::open(&folder, Naming::Classifier).unwrap_or_else(|error| panic!("{error}"));
-    let network = Network::new(&config, &checkpoint, Device::Cpu, false).unwrap_or_else(|error| panic!("{error}"));
+    let network = Network::new(&config, &checkpoint, device(), false).unwrap_or_else(|error| panic!("{error}"));
     let adam = OptimiserOptions { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, decoupled: false };
     let mut optimiser = Optimiser::new(adam);
     let curriculum = curriculum(&trajectory["sizes"]);
@@ -165,7 +168,7 @@ fn golden_curriculum_training() {
     for leaf in network.leaves().filter(|leaf| !skipped.contains(&leaf.name.as_str())) {
         let expected = end.get(&leaf.name);
         close(&leaf.tensor.detach(), expected, tolerance(&trajectory, "weights_largest"), &leaf.name);
-        let mean = (leaf.tensor.detach() - expected).abs().mean(Kind::Double).double_value(&[]);
+        let mean = (leaf.tensor.detach() - expected.to_device(device())).abs().mean(Kind::Double).double_value(&[]);
         assert!(mean <= tolerance(&trajectory, "weights_mean_absolute"), "{}: off by {mean:.1e} in the mean", leaf.name);
     }
     let start = Tensors::read(folder.join("model.safetensors"));

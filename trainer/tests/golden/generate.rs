@@ -1,25 +1,23 @@
 //! The generator: the reference's greedy tokens, whatever is described together.
 
-use crate::files::{Tensors, family, integers, json, list, number, picture, text};
+use crate::{
+    files::{Tensors, family, integers, json, list, number, picture, text},
+    shared::device,
+};
 use mmlnb_models::{
     prepare::settings::GenerationSettings,
     weights::{Adapter, Checkpoint, Naming, Weights},
 };
 use mmlnb_trainer::{
     generate::{Generated, Generator, Picture, Prompter, StopReason, graphs},
-    torch::{Adapters, Plan, PlanOptions, Trainable},
+    torch::{Plan, PlanOptions},
 };
 use serde_json::Value;
 use std::path::Path;
-use tch::{Device, Kind};
 
-const LIVE: PlanOptions = PlanOptions {
-    device: Device::Cpu,
-    kind: Kind::Float,
-    trainable: Trainable::Nothing,
-    adapters: Adapters::Live,
-    adapter_dropout: 0.0,
-};
+fn live() -> PlanOptions {
+    PlanOptions::inference(device())
+}
 
 /// Greedy, with an end token that no model gives.
 fn greedy(penalty: f64, most: usize) -> GenerationSettings {
@@ -73,7 +71,7 @@ fn tokens_of_all_runs(name: &str, folder: &str) {
             .collect();
         let settings = greedy(number(run, "repetition_penalty"), expected[0].0.len());
         for batch in [1, 2, pictures.len()] {
-            let generator = Generator::new(prompter(&base, settings.clone()), &base, None, Device::Cpu).unwrap();
+            let generator = Generator::new(prompter(&base, settings.clone()), &base, None, device()).unwrap();
             let found = describe(&generator.with_batch(batch), &pictures);
             for (found, (tokens, text)) in found.iter().zip(&expected) {
                 assert_eq!((&found.token_ids, found.text.as_str()), (tokens, *text), "run {n}, {batch} together");
@@ -93,12 +91,12 @@ fn rows_leave_and_join(name: &str) {
     let numbers = [1, 0, 2, 0, 1, 2, 0];
     let pictures: Vec<Picture> = numbers.iter().map(|number| image(&dir, &cases, *number)).collect();
     let alone: Vec<Generated> = {
-        let generator = Generator::new(prompter(&dir, settings.clone()), &dir, None, Device::Cpu).unwrap();
+        let generator = Generator::new(prompter(&dir, settings.clone()), &dir, None, device()).unwrap();
         pictures.iter().flat_map(|picture| describe(&generator, std::slice::from_ref(picture))).collect()
     };
     assert_eq!((&alone[1].token_ids, alone[1].stop_reason), (&stopped, StopReason::EndToken));
     for batch in [2, 3, 8] {
-        let generator = Generator::new(prompter(&dir, settings.clone()), &dir, None, Device::Cpu).unwrap();
+        let generator = Generator::new(prompter(&dir, settings.clone()), &dir, None, device()).unwrap();
         for (together, alone) in describe(&generator.with_batch(batch), &pictures).iter().zip(&alone) {
             assert_eq!((&together.token_ids, together.stop_reason), (&alone.token_ids, alone.stop_reason));
             assert!((together.mean_logprob - alone.mean_logprob).abs() < 1e-4);
@@ -138,7 +136,7 @@ fn golden_lora_generator_tokens() {
         let expected = Tensors::read(dir.join(text(case, "tensors"))).integers("token_ids");
         let settings = greedy(1.0, expected.len());
         let folder = dir.join(text(case, "adapter"));
-        let merged = Generator::new(prompter(&base, settings.clone()), &base, Some(&folder), Device::Cpu).unwrap();
+        let merged = Generator::new(prompter(&base, settings.clone()), &base, Some(&folder), device()).unwrap();
         assert_eq!(describe(&merged, &pictures)[0].token_ids, expected, "{}, merged", text(case, "name"));
 
         // As while training: on the weights that other plans hold.
@@ -146,9 +144,9 @@ fn golden_lora_generator_tokens() {
         let adapter = Adapter::open(&folder).unwrap();
         let weights = Weights::with_adapter(&checkpoint, &adapter).unwrap();
         let prompter = prompter(&base, settings);
-        let trained = graphs(&prompter.config, &weights, false).map(|graph| Plan::new(&graph, &weights, &LIVE).unwrap());
+        let trained = graphs(&prompter.config, &weights, false).map(|graph| Plan::new(&graph, &weights, &live()).unwrap());
         let others = trained.each_ref();
-        let live = Generator::sharing(prompter, &weights, &LIVE, &others).unwrap();
+        let live = Generator::sharing(prompter, &weights, &live(), &others).unwrap();
         assert_eq!(describe(&live, &pictures)[0].token_ids, expected, "{}, live", text(case, "name"));
         let moved = trained[2].leaves().iter().find(|leaf| leaf.name.ends_with("lora_B")).unwrap();
         let _constant = tch::no_grad_guard();
@@ -169,7 +167,7 @@ fn golden_qwen2_5_vl_sampled_descriptions_depend_on_the_image_alone() {
     let cases = json(&dir.join("cases.json"));
     let settings = GenerationSettings { do_sample: true, temperature: 1.5, seed: 7, ..greedy(1.05, 10) };
     let mut pictures: Vec<Picture> = (0..3).map(|number| image(&dir, &cases, number)).collect();
-    let generator = Generator::new(prompter(&dir, settings), &dir, None, Device::Cpu).unwrap();
+    let generator = Generator::new(prompter(&dir, settings), &dir, None, device()).unwrap();
     let forwards = describe(&generator, &pictures);
     pictures.reverse();
     let mut backwards = describe(&generator, &pictures);

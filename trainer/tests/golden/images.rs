@@ -2,7 +2,10 @@
 
 use crate::{
     files::{Tensors, family, json, list, picture, text, tolerance},
-    shared::compare::{close, close_to_largest},
+    shared::{
+        compare::{close, close_to_largest},
+        device,
+    },
 };
 use mmlnb_models::{
     config::{ImageEncoder, ImageInput, Resample},
@@ -13,7 +16,7 @@ use mmlnb_models::{
 use mmlnb_trainer::torch::{Plan, PlanOptions};
 use serde_json::Value;
 use std::path::Path;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 /// A case's images `[images, 3, height, width]`, normalised as the config says.
 fn pixels(dir: &Path, config: &Value, case: &Value, files: &[&str]) -> Tensor {
@@ -40,7 +43,7 @@ fn encoder(dir: &Path, naming: Naming, exposed: &[&str]) -> Plan {
     let graph = networks::image_encoder(&config, "").expose(exposed).unwrap();
     let checkpoint = Checkpoint::open(dir, naming).unwrap_or_else(|error| panic!("{error}"));
     checkpoint.check(graph.parameters()).unwrap_or_else(|error| panic!("{error}"));
-    Plan::new(&graph, &Weights::new(&checkpoint), &PlanOptions::inference(Device::Cpu)).unwrap()
+    Plan::new(&graph, &Weights::new(&checkpoint), &PlanOptions::inference(device())).unwrap()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::{
     files::{Tensors, family, json, list, number, text, tolerance},
-    shared::compare::close,
+    shared::{compare::close, device},
 };
 use mmlnb_models::{
     config::ClassifierConfig,
@@ -15,7 +15,6 @@ use mmlnb_trainer::{
 };
 use serde_json::Value;
 use std::path::Path;
-use tch::Device;
 
 fn hashes(bytes: &[(String, Vec<usize>, Vec<u8>)]) -> Value {
     let entry = |(name, shape, bytes): &(String, Vec<usize>, Vec<u8>)| {
@@ -109,7 +108,7 @@ fn compare_outputs(folder: &Path, config: &ClassifierConfig, dir: &Path, cases: 
     let inputs = Tensors::read(dir.join(text(&cases["released"], "inputs")));
     let expected = Tensors::read(dir.join(text(&cases["released"], "tensors")));
     let checkpoint = Checkpoint::open(folder, Naming::Classifier).unwrap();
-    let plan = |graph| Plan::new(&graph, &Weights::new(&checkpoint), &PlanOptions::inference(Device::Cpu)).unwrap();
+    let plan = |graph| Plan::new(&graph, &Weights::new(&checkpoint), &PlanOptions::inference(device())).unwrap();
     let image = plan(networks::image_encoder(&config.image.as_ref().unwrap().0, "image"));
     let written = plan(networks::bert(config.text.as_ref().unwrap(), "text"));
     let prmf = plan(networks::prmf(config));

@@ -6,6 +6,7 @@ use crate::{
     shared::{
         compare::{close, close_to_largest},
         describer::{Describer, vision_inputs},
+        device,
     },
 };
 use mmlnb_models::weights::{Adapter, Checkpoint, Naming, Weights};
@@ -105,20 +106,22 @@ impl Lora {
     }
 }
 
-const LIVE: PlanOptions = PlanOptions {
-    device: Device::Cpu,
-    kind: Kind::Float,
-    trainable: Trainable::Nothing,
-    adapters: Adapters::Live,
-    adapter_dropout: 0.0,
-};
-const MERGED: PlanOptions = PlanOptions { adapters: Adapters::Merged, ..LIVE };
-const TRAINED: PlanOptions = PlanOptions { trainable: Trainable::Adapters, ..LIVE };
+fn live() -> PlanOptions {
+    PlanOptions::inference(device())
+}
+
+fn merged() -> PlanOptions {
+    PlanOptions { adapters: Adapters::Merged, ..live() }
+}
+
+fn trained() -> PlanOptions {
+    PlanOptions { trainable: Trainable::Adapters, ..live() }
+}
 
 #[test]
 fn golden_lora_answer_logits_without_an_adapter() {
     let Some(lora) = Lora::open() else { return };
-    let found = lora.answer_logits(&lora.describer(None, LIVE, false));
+    let found = lora.answer_logits(&lora.describer(None, live(), false));
     close(&found, lora.batch.get("0.answer_logits_without_adapter"), lora.tolerance("logits"), "without adapter");
 }
 
@@ -127,9 +130,9 @@ fn golden_lora_answer_logits_live_and_merged() {
     let Some(lora) = Lora::open() else { return };
     for (name, expected, adapter, _) in lora.adapters() {
         let expected = expected.get("answer_logits");
-        let live = lora.answer_logits(&lora.describer(Some(&adapter), LIVE, false));
+        let live = lora.answer_logits(&lora.describer(Some(&adapter), live(), false));
         close(&live, expected, lora.tolerance("logits"), &format!("{name}, live"));
-        let merged = lora.answer_logits(&lora.describer(Some(&adapter), MERGED, false));
+        let merged = lora.answer_logits(&lora.describer(Some(&adapter), merged(), false));
         close(&merged, expected, lora.tolerance("logits"), &format!("{name}, merged"));
         close_to_largest(&merged, &live, 1e-4, &format!("{name}, merged against live"));
     }
@@ -142,7 +145,7 @@ fn golden_lora_greedy_tokens() {
     let ids = Tensors::read(lora.base.dir.join(text(case, "tensors"))).integers("input_ids");
     for (name, expected, adapter, _) in lora.adapters() {
         let expected = expected.integers("token_ids");
-        for options in [LIVE, MERGED] {
+        for options in [live(), merged()] {
             let describer = lora.describer(Some(&adapter), options, true);
             let prompt = lora.base.prompt(&describer, &ids, &integers(&case["images"]));
             let (tokens, _) = generate(&describer, &prompt, greedy(1.0, &ids), expected.len());
@@ -155,7 +158,7 @@ fn golden_lora_greedy_tokens() {
 fn golden_lora_loss_and_gradients() {
     let Some(lora) = Lora::open() else { return };
     for (name, expected, adapter, case) in lora.adapters() {
-        let describer = lora.describer(Some(&adapter), TRAINED, false);
+        let describer = lora.describer(Some(&adapter), trained(), false);
         let randomness = Randomness { seed: 0, step: 0 };
         let passes: Vec<_> = lora
             .images()
@@ -171,7 +174,7 @@ fn golden_lora_loss_and_gradients() {
         drop(images);
         let (inputs, targets) = lora.decoder_inputs(&describer, embeds);
         let pass = describer.decoder.forward_for_training(&inputs, randomness).unwrap();
-        let loss = pass.outputs().get("logits").unwrap().cross_entropy_for_logits(&targets);
+        let loss = pass.outputs().get("logits").unwrap().cross_entropy_for_logits(&targets.to_device(device()));
         close(&loss, &Tensor::from(number(case, "loss") as f32), lora.tolerance("loss"), &format!("{name}: loss"));
         pass.backward(&loss).unwrap();
         passes.into_iter().for_each(|pass| pass.propagate().unwrap());

@@ -3,7 +3,7 @@
 use crate::{
     files::{Tensors, family, integers, json, list, number, picture, text, tolerance},
     qwen::Family,
-    shared::compare::distance,
+    shared::{compare::distance, device},
 };
 use mmlnb_models::weights::{Adapter, Checkpoint, Naming, Weights};
 use mmlnb_trainer::{
@@ -13,7 +13,7 @@ use mmlnb_trainer::{
 };
 use serde_json::Value;
 use std::path::Path;
-use tch::{Device, IndexOp, Kind, Tensor};
+use tch::{IndexOp, Kind, Tensor};
 
 /// Batch `number`, put together by our own rules from its samples; what it then holds must be what is stored.
 fn batch(cases: &Value, stored: &Tensors, base: &Family, number: i64) -> Batch {
@@ -90,7 +90,7 @@ fn golden_lora_trainings() {
         let adapter = start(start_folder.path(), &dir, training);
         let weights = Weights::with_adapter(&checkpoint, &adapter).unwrap();
         let trained = Trained { adapters: true, language: true, vision_blocks: false, merger: false, recompute: true };
-        let place = (Device::Cpu, Kind::Float);
+        let place = (device(), Kind::Float);
         let describer = Describer::new(&base.config, &weights, place, trained, adapter.config().dropout, true).unwrap();
         train(&cases, training, &describer, |number| batch(&cases, &stored, &base, number));
         assert_eq!(describe::without_gradient(&describer), Vec::<String>::new(), "{name}");
@@ -133,7 +133,7 @@ fn compare_weights(describer: &Describer, end: &Adapter, tolerance: f64, name: &
             let key = format!("{module}.{part}");
             let leaves = describer.trained_leaves();
             let leaf = leaves.iter().find(|leaf| leaf.name == key).unwrap_or_else(|| panic!("{name}: {key} is not trained"));
-            let expected = Tensor::from_slice(&values).reshape(leaf.tensor.size());
+            let expected = Tensor::from_slice(&values).reshape(leaf.tensor.size()).to_device(device());
             distance(&leaf.tensor, &expected, &key);
             let off = (leaf.tensor.detach() - expected).abs().mean(Kind::Double).double_value(&[]);
             assert!(off <= tolerance, "{name}: {key} is off by {off:.2e} on average");

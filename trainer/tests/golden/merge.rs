@@ -2,7 +2,7 @@
 
 use crate::{
     files::{Tensors, family, json, list, text, tolerance},
-    shared::compare::close,
+    shared::{compare::close, device},
 };
 use mmlnb_models::{
     provenance::{Role, TRAINING_DATA, TrainingData, new_salt},
@@ -10,7 +10,7 @@ use mmlnb_models::{
 };
 use mmlnb_trainer::generate::merge::{compare, merge};
 use std::{collections::BTreeMap, fs, path::Path};
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 fn numbers(stored: &Stored<'_>) -> Tensor {
     let shape: Vec<i64> = stored.shape.iter().map(|size| *size as i64).collect();
@@ -42,7 +42,7 @@ fn golden_lora_merged_checkpoints() {
         for file in ["config.json", "tokenizer.json", "generation_config.json", "preprocessor_config.json"] {
             assert_eq!(fs::read(base.join(file)).unwrap(), fs::read(output.join(file)).unwrap(), "{file}");
         }
-        let difference = compare(&base, &adapter, &output, Device::Cpu).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let difference = compare(&base, &adapter, &output, device()).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(difference.largest <= tolerance(&cases, "logits"), "{name}: {difference:?}");
         assert!(merge(&base, &adapter, &output, false, None).unwrap_err().to_string().contains("is there already"));
     }
@@ -81,7 +81,7 @@ fn golden_lora_merges_that_are_no_numbers_leave_nothing() {
         let mut config = json(&adapter.join("adapter_config.json"));
         config["lora_alpha"] = alpha.into();
         fs::write(adapter.join("adapter_config.json"), config.to_string()).unwrap();
-        let error = merge(&base, &adapter, &output, false, Some(Device::Cpu)).unwrap_err();
+        let error = merge(&base, &adapter, &output, false, Some(device())).unwrap_err();
         assert!(error.exit_code() == 2 && error.to_string().contains(says), "{alpha}: {error}");
         assert!(!folder.path().join("new").exists(), "{alpha}");
     }

@@ -2,7 +2,10 @@
 
 use crate::{
     files::{Tensors, family, json, list, number, text, tolerance},
-    shared::compare::{close, largest},
+    shared::{
+        compare::{close, largest},
+        device,
+    },
 };
 use mmlnb_models::{
     config::{BertConfig, ClassifierConfig, Fusion, ImageEncoder, ImageInput, Resample, Vgg16Config},
@@ -11,7 +14,7 @@ use mmlnb_models::{
 };
 use mmlnb_trainer::torch::{Plan, PlanOptions, Randomness, Trainable};
 use serde_json::Value;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 /// A classifier of these sizes; its encoders' inner sizes do not matter here.
 fn config(sizes: &Value, confidence_hidden: Option<i64>) -> ClassifierConfig {
@@ -64,7 +67,7 @@ fn golden_prmf_results_losses_and_gradients() {
             close(found, expected, allowed, &format!("{name} {what}"));
         };
         for row in list(case, "losses") {
-            let options = PlanOptions { trainable: Trainable::All, ..PlanOptions::inference(Device::Cpu) };
+            let options = PlanOptions { trainable: Trainable::All, ..PlanOptions::inference(device()) };
             let plan = Plan::new(&graph, &Weights::new(&checkpoint), &options).unwrap();
             let input = |key: &str| tensors.get(key).detach().copy().set_requires_grad(true);
             let (image, written) = (input("image_features"), input("text_features"));
@@ -74,7 +77,8 @@ fn golden_prmf_results_losses_and_gradients() {
                 near(pass.outputs().get(key).unwrap(), tensors.get(key), "outputs", key);
             }
             let weight = number(row, "lambda");
-            let cross = |key: &str| pass.outputs().get(key).unwrap().cross_entropy_for_logits(tensors.get("labels"));
+            let cross =
+                |key: &str| pass.outputs().get(key).unwrap().cross_entropy_for_logits(&tensors.get("labels").to_device(device()));
             let loss = cross("logits") * weight + cross("image_logits") * (1.0 - weight);
             near(&loss, &Tensor::from(number(row, "loss") as f32), "outputs", "loss");
             pass.backward(&loss).unwrap();

@@ -5,6 +5,7 @@ use crate::{
     shared::{
         compare::{close, close_to_largest},
         describer::{Describer, Prompt, graphs, three_lists, vision_inputs},
+        device,
     },
 };
 use mmlnb_models::{
@@ -106,7 +107,7 @@ fn with_checkpoint(name: &str, folder: &str, test: impl FnOnce(&Family, &Weights
 
 fn images(name: &str, folder: &str) {
     with_checkpoint(name, folder, |family, weights| {
-        let describer = Describer::new(&family.config, weights, &PlanOptions::inference(Device::Cpu), true);
+        let describer = Describer::new(&family.config, weights, &PlanOptions::inference(device()), true);
         for (n, image) in list(&family.cases, "images").iter().enumerate() {
             let expected = family.tensors(image);
             let (pixels, grid) = family.image(n);
@@ -131,7 +132,7 @@ fn intermediates(name: &str, folder: &str) {
         let relative = tolerance(&family.cases, "intermediates_relative_to_largest");
         let near = |found: &Tensor, key: &str| close_to_largest(found, expected.get(key), relative, key);
         let [vision, _, decoder] = graphs(&family.config, weights, false);
-        let options = PlanOptions::inference(Device::Cpu);
+        let options = PlanOptions::inference(device());
         let describer = Describer::new(&family.config, weights, &options, false);
 
         let mut nodes = vec![
@@ -172,13 +173,13 @@ fn intermediates(name: &str, folder: &str) {
 /// A plan whose nodes of these names are outputs too.
 fn exposed(graph: &mmlnb_models::graph::Graph, weights: &Weights<'_>, nodes: &[(String, String)]) -> Plan {
     let names: Vec<&str> = nodes.iter().map(|(node, _)| node.as_str()).collect();
-    Plan::new(&graph.expose(&names).unwrap(), weights, &PlanOptions::inference(Device::Cpu)).unwrap()
+    Plan::new(&graph.expose(&names).unwrap(), weights, &PlanOptions::inference(device())).unwrap()
 }
 
 fn generation(name: &str, folder: &str) {
     with_checkpoint(name, folder, |family, weights| {
-        let describer = Describer::new(&family.config, weights, &PlanOptions::inference(Device::Cpu), true);
-        let whole = Describer::new(&family.config, weights, &PlanOptions::inference(Device::Cpu), false);
+        let describer = Describer::new(&family.config, weights, &PlanOptions::inference(device()), true);
+        let whole = Describer::new(&family.config, weights, &PlanOptions::inference(device()), false);
         let allowed = tolerance(&family.cases, "logits");
         for case in list(&family.cases, "cases") {
             let (name, tensors) = (text(case, "name"), family.tensors(case));
@@ -202,7 +203,7 @@ fn generation(name: &str, folder: &str) {
 
 fn batch(name: &str, folder: &str) {
     with_checkpoint(name, folder, |family, weights| {
-        let describer = Describer::new(&family.config, weights, &PlanOptions::inference(Device::Cpu), true);
+        let describer = Describer::new(&family.config, weights, &PlanOptions::inference(device()), true);
         let case = &family.cases["batch"];
         let tensors = family.tensors(case);
         let expected = tensors.get("token_ids");

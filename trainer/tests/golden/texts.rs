@@ -3,7 +3,7 @@
 use crate::{
     files::{Tensors, family, json, tolerance},
     minilm,
-    shared::compare::close,
+    shared::{compare::close, device},
 };
 use mmlnb_models::{
     config::BertConfig,
@@ -12,7 +12,7 @@ use mmlnb_models::{
 };
 use mmlnb_trainer::torch::{Outputs, Plan, PlanOptions};
 use std::path::Path;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 fn encoder(dir: &Path) -> (Plan, Vec<String>) {
     let config = BertConfig::from_dir(dir).unwrap_or_else(|error| panic!("{error}"));
@@ -22,7 +22,7 @@ fn encoder(dir: &Path) -> (Plan, Vec<String>) {
     let graph = networks::bert(&config, "").expose(&names).unwrap();
     let checkpoint = Checkpoint::open(dir, Naming::Bert).unwrap_or_else(|error| panic!("{error}"));
     checkpoint.check(graph.parameters()).unwrap_or_else(|error| panic!("{error}"));
-    (Plan::new(&graph, &Weights::new(&checkpoint), &PlanOptions::inference(Device::Cpu)).unwrap(), hidden)
+    (Plan::new(&graph, &Weights::new(&checkpoint), &PlanOptions::inference(device())).unwrap(), hidden)
 }
 
 fn run(plan: &Plan, ids: &Tensor, mask: &Tensor) -> Outputs {
@@ -70,7 +70,7 @@ fn golden_minilm_states_and_sentence_embeddings() {
     let graph = networks::bert(&config, "");
     let checkpoint = Checkpoint::open(&file, Naming::Bert).unwrap_or_else(|error| panic!("{error}"));
     checkpoint.check(graph.parameters()).unwrap_or_else(|error| panic!("{error}"));
-    let plan = Plan::new(&graph, &Weights::new(&checkpoint), &PlanOptions::inference(Device::Cpu)).unwrap();
+    let plan = Plan::new(&graph, &Weights::new(&checkpoint), &PlanOptions::inference(device())).unwrap();
     let expected = Tensors::read(dir.join("expected.safetensors"));
     let (ids, mask) = (expected.get("input_ids"), expected.get("attention_mask"));
     let outputs = run(&plan, ids, mask);
