@@ -51,6 +51,8 @@ enum Purpose {
 pub(crate) struct Policy {
     precision: Precision,
     purpose: Purpose,
+    /// Whether activations lie unevenly around zero: behind layer norms, which add, and GELU.
+    uneven: bool,
     /// Matrices that stay at 8 bits where the others have 4.
     kept: BTreeSet<String>,
 }
@@ -66,7 +68,9 @@ impl Policy {
         } else {
             Purpose::Other
         };
-        Policy { precision, purpose, kept: BTreeSet::new() }
+        let adds = |op: &Op| matches!(op, Op::LayerNorm { .. } | Op::AddLayerNorm { .. });
+        let uneven = graph.nodes.iter().any(|node| adds(&node.op));
+        Policy { precision, purpose, uneven, kept: BTreeSet::new() }
     }
 
     /// The same, the matrices of these names staying at 8 bits where the others have 4.
@@ -96,6 +100,11 @@ impl Policy {
             Storage::Blocks { bits: 4 } if self.kept.contains(&weight.name()) => Storage::Blocks { bits: 8 },
             usual => usual,
         }
+    }
+
+    /// Whether the codes of a token's activations go from its least to its largest number, and not as far above zero as below it.
+    pub fn offset(&self) -> bool {
+        self.uneven
     }
 
     /// How the matrices of linear layers are stored, but for those that are kept at 8 bits.

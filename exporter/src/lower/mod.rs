@@ -8,6 +8,7 @@ mod attention;
 mod cached;
 mod emit;
 mod layers;
+mod offset;
 mod quantised;
 mod rows;
 mod swin;

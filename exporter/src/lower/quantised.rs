@@ -65,14 +65,14 @@ impl Lowering<'_> {
         self.last(node, "MatMulNBits", &inputs, attributes, Elem::F32);
     }
 
-    /// Codes or scales of a matrix as an initialiser.
-    fn quantised(&mut self, weight: &Weight, storage: Storage, form: Form) -> String {
+    /// Codes, scales or sums of a matrix as an initialiser.
+    pub(super) fn quantised(&mut self, weight: &Weight, storage: Storage, form: Form) -> String {
         let shape = self.shape(weight);
         let (outputs, inputs) = (shape[0], shape[1]);
         let blocks = (inputs + BLOCK - 1) / BLOCK;
         let (elem, dims) = match (storage, form) {
             (Storage::Channels, Form::Codes) => (Elem::I8, vec![inputs, outputs]),
-            (Storage::Channels, Form::Scales) => (Elem::F32, vec![outputs]),
+            (Storage::Channels, Form::Scales) | (_, Form::Sums) => (Elem::F32, vec![outputs]),
             (Storage::Blocks { bits }, Form::Codes) => (Elem::U8, vec![outputs, blocks, BLOCK * bits / 8]),
             (Storage::Blocks { .. }, Form::Scales) => (Elem::F32, vec![outputs, blocks]),
             (Storage::Float, _) => unreachable!("floats have neither codes nor scales"),
