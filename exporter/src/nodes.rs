@@ -141,26 +141,29 @@ pub enum Content {
         weight: Weight,
         /// How it is stored.
         storage: Storage,
-        /// Which of its two parts this is.
+        /// Which of its parts this is.
         form: Form,
     },
 }
 
-/// The two parts of a matrix in few bits.
+/// The parts of a matrix in few bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Form {
     /// The numbers themselves.
     Codes,
     /// What they are multiplied with.
     Scales,
+    /// Sums of each output's weights, as codes and scale have them.
+    Sums,
 }
 
 impl Form {
-    /// codes or scales.
+    /// codes, scales or sums.
     pub fn name(self) -> &'static str {
         match self {
             Form::Codes => "codes",
             Form::Scales => "scales",
+            Form::Sums => "sums",
         }
     }
 }
@@ -222,6 +225,7 @@ pub const OPERATORS: &[(&str, &str, i64)] = &[
     ("Range", "", 11),
     ("ReduceMax", "", 20),
     ("ReduceMean", "", 18),
+    ("ReduceMin", "", 20),
     ("ReduceSum", "", 13),
     ("Relu", "", 14),
     ("Reshape", "", 21),

@@ -52,6 +52,8 @@ enum Purpose {
 pub(crate) struct Policy {
     precision: Precision,
     purpose: Purpose,
+    /// Whether activations lie unevenly around zero: behind layer norms, which add, and GELU.
+    uneven: bool,
     /// Matrices that stay at 8 bits where the others have 4.
     kept: BTreeSet<String>,
     /// Whether it is one of the describer's networks.
@@ -70,10 +72,10 @@ impl Policy {
             Purpose::Other
         };
         let any = |is: fn(&Op) -> bool| graph.nodes.iter().any(|node| is(&node.op));
+        let uneven = any(|op| matches!(op, Op::LayerNorm { .. } | Op::AddLayerNorm { .. }));
         let describes = any(|op| matches!(op, Op::RmsNorm { .. } | Op::AddRmsNorm { .. }))
-            || (any(|op| matches!(op, Op::Embedding { .. }))
-                && !any(|op| matches!(op, Op::LayerNorm { .. } | Op::AddLayerNorm { .. })));
-        Policy { precision, purpose, describes, kept: BTreeSet::new() }
+            || (any(|op| matches!(op, Op::Embedding { .. })) && !uneven);
+        Policy { precision, purpose, describes, uneven, kept: BTreeSet::new() }
     }
 
     /// The same, the matrices of these names staying at 8 bits where the others have 4.
@@ -111,6 +113,11 @@ impl Policy {
             Storage::Blocks { bits: 4 } if self.kept.contains(&weight.name()) => Storage::Blocks { bits: 8 },
             usual => usual,
         }
+    }
+
+    /// Whether the codes of a token's activations go from its least to its largest number, and not as far above zero as below it.
+    pub fn offset(&self) -> bool {
+        self.uneven
     }
 
     /// How the matrices of linear layers are stored, but for those that are kept at 8 bits.

@@ -185,13 +185,32 @@ struct Source<'s> {
     few: &'s FewBits,
     /// Weights are read in blocks of about so many bytes of f32.
     block_bytes: usize,
-    /// Scales of the matrix whose codes were written last: they come next.
-    scales: RefCell<Option<(Weight, Storage, Vec<f32>)>>,
+    /// What is left of the matrix whose codes were written last: it comes next.
+    left: RefCell<Option<(Weight, Storage, Left)>>,
+}
+
+/// What belongs to a matrix's codes.
+#[derive(Clone, Default)]
+struct Left {
+    scales: Vec<f32>,
+    /// Of each output's weights; only of those with one scale.
+    sums: Vec<f32>,
+}
+
+impl Left {
+    fn add(&mut self, storage: Storage, Coded { codes, scales }: &Coded) {
+        if storage == Storage::Channels {
+            let rows = codes.chunks_exact(codes.len() / scales.len());
+            let sum = |(row, scale): (&[u8], &f32)| scale * row.iter().map(|code| i64::from(*code as i8)).sum::<i64>() as f32;
+            self.sums.extend(rows.zip(scales).map(sum));
+        }
+        self.scales.extend(scales);
+    }
 }
 
 impl<'s> Source<'s> {
     fn new(weights: &'s Weights<'s>, few: &'s FewBits, block_bytes: usize) -> Source<'s> {
-        Source { numbers: Numbers { weights, factors: few.factors() }, few, block_bytes, scales: RefCell::default() }
+        Source { numbers: Numbers { weights, factors: few.factors() }, few, block_bytes, left: RefCell::default() }
     }
 
     /// Gives an initialiser's bytes, with their offsets, block by block.
@@ -220,10 +239,9 @@ impl<'s> Source<'s> {
                 Ok(())
             }
             Content::Quantised { weight, storage, form: Form::Codes } => {
-                self.scales.replace(None);
                 let width = numbers.weights.shape(weight)?[1..].iter().product();
                 let mut columns = Columns { outputs: initialiser.dims[initialiser.dims.len() - 1] as u64, size, first: 0 };
-                let (mut at, mut scales) = (0, Vec::new());
+                let (mut at, mut left) = (0, Left::default());
                 self.each_coded(initialiser, weight, *storage, &mut |coded| {
                     match storage {
                         Storage::Channels => columns.write(&transposed(&coded.codes, width), width, sink)?,
@@ -231,25 +249,34 @@ impl<'s> Source<'s> {
                     }
                     at += coded.codes.len() as u64;
                     progress(coded.codes.len() as u64);
-                    scales.extend(coded.scales);
+                    left.add(*storage, &coded);
                     Ok(())
                 })?;
-                self.scales.replace(Some((weight.clone(), *storage, scales)));
+                self.left.replace(Some((weight.clone(), *storage, left)));
                 Ok(())
             }
-            Content::Quantised { weight, storage, form: Form::Scales } => {
-                let known = self.scales.take().filter(|(of, at, _)| of == weight && at == storage);
-                let mut scales = known.map_or_else(Vec::new, |(_, _, scales)| scales);
-                if scales.is_empty() {
-                    self.each_coded(initialiser, weight, *storage, &mut |coded| {
-                        scales.extend(coded.scales);
-                        Ok(())
-                    })?;
-                }
-                progress(4 * scales.len() as u64);
-                sink(0, &DType::F32.encode(&scales))
+            Content::Quantised { weight, storage, form: form @ (Form::Scales | Form::Sums) } => {
+                let Left { scales, sums } = self.left_of(initialiser, weight, *storage)?;
+                let values = if *form == Form::Scales { scales } else { sums };
+                progress(4 * values.len() as u64);
+                sink(0, &DType::F32.encode(&values))
             }
         }
+    }
+
+    /// What belongs to the codes of a matrix; where they were not written just before, they are made again.
+    fn left_of(&self, initialiser: &Initialiser, weight: &Weight, storage: Storage) -> Result<Left, ExportError> {
+        if let Some((of, at, left)) = &*self.left.borrow()
+            && (of, *at) == (weight, storage)
+        {
+            return Ok(left.clone());
+        }
+        let mut left = Left::default();
+        self.each_coded(initialiser, weight, storage, &mut |coded| {
+            left.add(storage, &coded);
+            Ok(())
+        })?;
+        Ok(left)
     }
 
     /// A matrix in few bits, rows by rows.
@@ -484,12 +511,13 @@ mod tests {
                 let pieces = source.whole(&initialiser, &|bytes| written.set(written.get() + bytes)).unwrap();
                 assert!(pieces == at_once, "{initialiser:?} in blocks of {rows} rows");
                 if let Content::Quantised { weight, storage, form: Form::Codes } = &initialiser.content {
-                    let kept = source.scales.take().unwrap();
-                    let content = Content::Quantised { weight: weight.clone(), storage: *storage, form: Form::Scales };
-                    let dims = vec![kept.2.len() as i64];
-                    let scales = Initialiser { name: "s".into(), elem: Elem::F32, dims, content };
-                    let alone = Source::new(&weights, &few, BLOCK_BYTES).whole(&scales, &|_| ()).unwrap();
-                    assert!(DType::F32.encode(&kept.2) == alone, "scales that codes leave behind");
+                    let left = source.left.take().unwrap().2;
+                    for (form, kept) in [(Form::Scales, left.scales), (Form::Sums, left.sums)] {
+                        let content = Content::Quantised { weight: weight.clone(), storage: *storage, form };
+                        let alone = Initialiser { name: "s".into(), elem: Elem::F32, dims: vec![kept.len() as i64], content };
+                        let alone = Source::new(&weights, &few, BLOCK_BYTES).whole(&alone, &|_| ()).unwrap();
+                        assert!(DType::F32.encode(&kept) == alone, "{form:?} that codes leave behind");
+                    }
                 }
                 assert_eq!(written.get(), initialiser.byte_len(), "progress tells all bytes");
             }

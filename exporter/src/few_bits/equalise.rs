@@ -21,6 +21,8 @@ use mmlnb_models::{
 };
 use std::collections::HashMap;
 
+/// Rows of a matrix on which a strength is tried.
+const ROWS: usize = 32;
 /// How much of a channel's size goes from the activations into the weights.
 const STRENGTHS: [f32; 8] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
 /// The largest factor, and the reciprocal of the smallest.
@@ -54,8 +56,11 @@ pub(super) fn factors(
     for place in places(graph).iter().rev() {
         let Some(channels) = place.readers.first().and_then(|weight| statistics.layers.get(module(weight))) else { continue };
         let numbers = Numbers { weights, factors: &factors };
-        let rows =
-            place.readers.iter().map(|weight| Ok(some_rows(&numbers, weight)?.0)).collect::<Result<Vec<_>, ExportError>>()?;
+        let rows = place
+            .readers
+            .iter()
+            .map(|weight| Ok(some_rows(&numbers, weight, ROWS)?.0))
+            .collect::<Result<Vec<_>, ExportError>>()?;
         let storages = if place.cached { vec![Storage::Channels, Storage::Blocks { bits: 4 }] } else { vec![storage] };
         let Some(chosen) = chosen(place, channels, &rows, &storages) else { continue };
         for key in place.readers.iter().flat_map(|weight| weight.keys()) {

@@ -22,9 +22,6 @@ use mmlnb_models::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Rows of a matrix at which it is looked, spread evenly over it.
-const ROWS: usize = 128;
-
 /// What is decided of one network at one precision; nothing for floats.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FewBits {
@@ -98,11 +95,11 @@ fn importance(graph: &Graph, statistics: &Statistics, factors: &Factors) -> BTre
     layers.collect()
 }
 
-/// Some rows of a matrix, spread evenly over it, and its width.
-fn some_rows(numbers: &Numbers<'_>, weight: &Weight) -> Result<(Vec<f32>, usize), ExportError> {
+/// At most so many rows of a matrix, spread evenly over it, and its width.
+fn some_rows(numbers: &Numbers<'_>, weight: &Weight, most: usize) -> Result<(Vec<f32>, usize), ExportError> {
     let shape = numbers.weights.shape(weight)?;
     let (rows, width) = (shape[0], shape[1..].iter().product());
-    let count = rows.min(ROWS);
+    let count = rows.min(most);
     let mut values = Vec::with_capacity(count * width);
     for number in 0..count {
         let row = number * rows / count;

@@ -9,6 +9,8 @@ use crate::{error::ExportError, numbers::Numbers, policy::Storage, quantise::cos
 use mmlnb_models::graph::{Graph, Op, Weight};
 use std::fmt;
 
+/// Rows of a matrix at which it is looked.
+const ROWS: usize = 128;
 /// Least error relative to the median's.
 const OUTSTANDING: f64 = 1.5;
 /// Most of the weights that have 8 bits.
@@ -38,7 +40,7 @@ pub(super) fn kept<'i>(
     let mut measured = Vec::new();
     for node in &graph.nodes {
         let Op::Linear { weight, .. } = &node.op else { continue };
-        let (rows, width) = some_rows(numbers, weight)?;
+        let (rows, width) = some_rows(numbers, weight, ROWS)?;
         let [error, size] = cost(Storage::Blocks { bits: 4 }, &rows, width, importance(weight));
         let error = if size > 0.0 { (error / size).sqrt() } else { 0.0 };
         let weights = numbers.weights.shape(weight)?.iter().product::<usize>();

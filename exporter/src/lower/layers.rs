@@ -33,6 +33,7 @@ impl Lowering<'_> {
     pub(super) fn linear(&mut self, node: &Node, weight: &Weight, bias: Option<&Weight>) {
         match self.policy.storage(weight) {
             Storage::Float => self.float_linear(node, weight, bias),
+            Storage::Channels if self.policy.offset() => self.offset_linear(node, weight, bias),
             Storage::Channels => self.channel_linear(node, weight, bias),
             Storage::Blocks { bits } => self.block_linear(node, weight, bias, bits),
         }

@@ -10,6 +10,7 @@ mod cached;
 mod emit;
 mod genai;
 mod layers;
+mod offset;
 mod portable;
 mod quantised;
 mod rows;

@@ -21,10 +21,7 @@ impl Lowering<'_> {
         let matrix = self.quantised(weight, Storage::Channels, Form::Codes);
         let scales = self.quantised(weight, Storage::Channels, Form::Scales);
         let (one, zero) = (self.emit.float(1.0 / 127.0), self.emit.byte(ZERO8));
-        let product = match self.portable() {
-            true => self.portable_integer_product([&codes, &matrix, &zero], [&one, &scales]),
-            false => self.emit.op("MatMulIntegerToFloat", &[codes.as_str(), &matrix, &one, &scales, &zero]),
-        };
+        let product = self.integer_product([&codes, &matrix, &zero], [&one, &scales]);
         match bias {
             None => self.last(node, "Mul", &[&product, &most], vec![], Elem::F32),
             Some(bias) => {
@@ -32,6 +29,14 @@ impl Lowering<'_> {
                 let scaled = self.emit.op("Mul", &[&product, &most]);
                 self.last(node, "Add", &[&scaled, &bias], vec![], Elem::F32);
             }
+        }
+    }
+
+    /// `(codes - zero) matrix * step * scales`, the product in whole numbers.
+    pub(super) fn integer_product(&mut self, [codes, matrix, zero]: [&str; 3], [step, scales]: [&str; 2]) -> String {
+        match self.portable() {
+            true => self.portable_integer_product([codes, matrix, zero], [step, scales]),
+            false => self.emit.op("MatMulIntegerToFloat", &[codes, matrix, step, scales, zero]),
         }
     }
 
@@ -67,14 +72,14 @@ impl Lowering<'_> {
         self.last(node, "MatMulNBits", &inputs, attributes, Elem::F32);
     }
 
-    /// Codes or scales of a matrix as an initialiser.
-    fn quantised(&mut self, weight: &Weight, storage: Storage, form: Form) -> String {
+    /// Codes, scales or sums of a matrix as an initialiser.
+    pub(super) fn quantised(&mut self, weight: &Weight, storage: Storage, form: Form) -> String {
         let shape = self.shape(weight);
         let (outputs, inputs) = (shape[0], shape[1]);
         let blocks = (inputs + BLOCK - 1) / BLOCK;
         let (elem, dims) = match (storage, form) {
             (Storage::Channels, Form::Codes) => (Elem::I8, vec![inputs, outputs]),
-            (Storage::Channels, Form::Scales) => (Elem::F32, vec![outputs]),
+            (Storage::Channels, Form::Scales) | (_, Form::Sums) => (Elem::F32, vec![outputs]),
             (Storage::Blocks { bits }, Form::Codes) => (Elem::U8, vec![outputs, blocks, BLOCK * bits / 8]),
             (Storage::Blocks { .. }, Form::Scales) => (Elem::F32, vec![outputs, blocks]),
             (Storage::Float, _) => unreachable!("floats have neither codes nor scales"),

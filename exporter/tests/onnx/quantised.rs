@@ -91,6 +91,50 @@ fn channels_are_multiplied_in_exact_whole_numbers() {
     }
 }
 
+/// The same where codes count from each token's least number, as behind layer norms.
+#[test]
+fn channels_with_an_offset_are_multiplied_in_exact_whole_numbers() {
+    check_processor();
+    let graph = {
+        let b = Builder::new();
+        let x = b.input("x", Kind::Float, [Dim::named("rows"), Dim::from(INPUTS as i64)]);
+        b.output("y", b.block("block".to_string(), || x.linear("layer", OUTPUTS as i64, true)));
+        b.output("norm", x.layer_norm("norm", 1e-6));
+        b.finish()
+    };
+    let (matrix, bias) = (full_range(), numbers(13, OUTPUTS));
+    let folder = tempfile::tempdir().unwrap();
+    write_checkpoint(folder.path(), &graph, |p| match p.key.as_str() {
+        "block.layer.weight" => matrix.clone(),
+        "block.layer.bias" => bias.clone(),
+        _ => vec![1.0; INPUTS],
+    });
+    let checkpoint = Checkpoint::open(folder.path(), Naming::Bert).unwrap();
+    let mut onnx = Onnx::of(&graph, &Weights::new(&checkpoint), Precision::Int8);
+    for rows in [1, 2, 16, 300] {
+        let mut x: Vec<f32> = activations(rows).iter().map(|value| value + 0.7).collect();
+        // All codes of the first row but one are at the end of the range.
+        x[0] = -1.0;
+        let found = onnx.run(vec![("x", Given::f32(&[rows, INPUTS], x.clone()))]).remove("y").unwrap().1;
+        for (row, x) in x.chunks_exact(INPUTS).enumerate() {
+            let least = x.iter().fold(f32::INFINITY, |least, value| least.min(*value));
+            let step = x.iter().fold(0.0f32, |most, value| most.max(value - least)) / 255.0;
+            let x = codes(&x.iter().map(|value| value - least).collect::<Vec<_>>(), step);
+            for (output, weights) in matrix.chunks_exact(INPUTS).enumerate() {
+                let scale = largest(weights) / 63.0;
+                let weights = codes(weights, scale);
+                let whole: i64 = x.iter().zip(&weights).map(|(x, w)| x * w).sum();
+                let sum = f64::from(least) * weights.iter().sum::<i64>() as f64 * f64::from(scale);
+                let expected = whole as f64 * f64::from(step) * f64::from(scale) + sum + f64::from(bias[output]);
+                let off = (f64::from(found[row * OUTPUTS + output]) - expected).abs();
+                // One code of an activation may round to its neighbour.
+                let allowed = 1e-5 * (1.0 + expected.abs() + sum.abs()) + 2.0 * f64::from(step * scale) * 127.0;
+                assert!(off <= allowed, "row {row} of {rows}, output {output}: {off} off {expected}");
+            }
+        }
+    }
+}
+
 /// One product of MatMulNBits.
 fn product(bits: i64) -> OnnxGraph {
     let (inputs, outputs) = (INPUTS as i64, OUTPUTS as i64);
@@ -166,7 +210,7 @@ fn check_processor() {
     }
 }
 
-/// The two tests before on an emulated processor of AVX2, whose instructions saturate where those of the processor at hand may not.
+/// The three tests before on an emulated processor of AVX2, whose instructions saturate where those of the processor at hand may not.
 #[test]
 fn products_are_exact_where_whole_dot_products_are_no_instruction() {
     let emulator = std::process::Command::new("qemu-x86_64")
@@ -182,7 +226,7 @@ fn products_are_exact_where_whole_dot_products_are_no_instruction() {
         output => output.unwrap(),
     };
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("2 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("3 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Every precision of few bits, the least cosine of the first logits to the reference's, and how far one may lie off, relative to the largest. The networks of the reference data are small and
@@ -266,6 +310,6 @@ fn golden_minilm_at_int8() {
     for (found, expected) in found.chunks_exact(width).zip(expected.f32("pooler_output").1.chunks_exact(width)) {
         let cosine = cosine(found, expected);
         println!("pooler at int8: cosine {cosine}");
-        assert!(cosine >= 0.99, "{cosine}");
+        assert!(cosine >= 0.997, "{cosine}");
     }
 }

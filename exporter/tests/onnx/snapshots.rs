@@ -42,6 +42,7 @@ fn decoder_on_a_cache() {
 fn bert() {
     let config = BertConfig { layers: 1, ..bert_config() };
     compare("bert_f32", &lower(&networks::bert(&config, ""), "bert", Precision::F32).unwrap());
+    compare("bert_int8", &lower(&networks::bert(&config, ""), "bert", Precision::Int8).unwrap());
 }
 
 #[test]
