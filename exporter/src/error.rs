@@ -58,9 +58,13 @@ pub enum ExportError {
         /// What is wrong.
         problem: String,
     },
-    /// f16 cannot hold a weight.
-    #[error("the weight {weight} holds {value}, which f16 cannot hold (largest 65504); export with --precision f32")]
+    /// The type that it is to be stored in cannot hold a weight.
+    #[error(
+        "the weight {weight} holds {value}, which {into} cannot hold (the largest number of f16 is 65504); export with --precision f32"
+    )]
     Overflow {
+        /// The type's name.
+        into: &'static str,
         /// Its name.
         weight: String,
         /// The number.

@@ -353,10 +353,17 @@ fn stored(initialiser: &Initialiser, weight: &Weight, weights: &Weights<'_>, val
     match initialiser.elem {
         Elem::F32 => Ok(DType::F32.encode(values)),
         Elem::F16 => match values.iter().find(|value| half::f16::from_f32(**value).is_infinite()) {
-            Some(value) => Err(ExportError::Overflow { weight: too_large(weight, weights), value: *value }),
+            Some(value) => {
+                Err(ExportError::Overflow { into: initialiser.elem.name(), weight: too_large(weight, weights), value: *value })
+            }
             None => Ok(DType::F16.encode(values)),
         },
-        Elem::Bf16 => Ok(DType::BF16.encode(values)),
+        Elem::Bf16 => match values.iter().find(|value| half::bf16::from_f32(**value).is_infinite()) {
+            Some(value) => {
+                Err(ExportError::Overflow { into: initialiser.elem.name(), weight: too_large(weight, weights), value: *value })
+            }
+            None => Ok(DType::BF16.encode(values)),
+        },
         Elem::I64 | Elem::I32 | Elem::Bool | Elem::U8 | Elem::I8 => Err(not_a_number_of(initialiser, weight)),
     }
 }

@@ -272,9 +272,12 @@ fn refused(bench: &Bench) -> Result<String> {
 fn training(bench: &Bench) -> Result<String> {
     let (images, run) = (bench.images()?, bench.path("run"));
     let mut csv = String::from("file_name,description,split\n");
-    for (number, image) in images.iter().cycle().take(5 * IMAGES).enumerate() {
+    for (number, path) in images.iter().cycle().take(5 * IMAGES).enumerate() {
         let name = format!("train-{number}.png");
-        fs::copy(image, bench.path(&name))?;
+        let mut image = image::open(path)?.into_rgb8();
+        // One pixel makes another image of it: the trainer refuses one image under two names.
+        image.get_pixel_mut(0, 0).0 = [number as u8, 0, 0];
+        image.save(bench.path(&name))?;
         let part = if number == 0 { "validation" } else { "train" };
         csv += &format!("{name},small round cells number {number} lie in sheets with scant neuropil and rosettes,{part}\n");
     }

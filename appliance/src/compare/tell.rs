@@ -91,7 +91,7 @@ fn with_interval(estimate: &Value) -> String {
 fn number(value: &Value) -> String {
     match value.as_f64() {
         None => "-".to_owned(),
-        Some(value) if value < 1.0 && value >= 0.99995 => format!("1 - {:.2e}", 1.0 - value),
+        Some(value) if (0.99995..1.0).contains(&value) => format!("1 - {:.2e}", 1.0 - value),
         Some(value) if value != 0.0 && value.abs() < 1e-3 => format!("{value:.2e}"),
         Some(value) => format!("{value:.4}"),
     }

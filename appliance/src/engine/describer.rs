@@ -73,7 +73,9 @@ impl Layout {
         let patches = image * (vision.merge * vision.merge) as u64;
         let piece = tokens.min(pace::MOST) as u64;
         let prefill = piece * (8 * text.hidden as u64 + 3 * text.inner as u64 + text.heads as u64 * tokens as u64);
-        let towers = patches * (12 * vision.hidden + 3 * vision.inner) as u64;
+        // With operators of the standard alone, attention writes its scores out, and their softmax beside them.
+        let scores = if bundle.manifest.portable { 2 * vision.heads as u64 * patches * patches } else { 0 };
+        let towers = patches * (12 * vision.hidden + 3 * vision.inner) as u64 + scores;
         let outputs = (slots * vocabulary + slots * tokens * text.head_size as usize) as u64;
         Plan {
             weights: memory::weights(bundle, part.served()),

@@ -18,28 +18,32 @@ pub(super) fn choose(
     precision: Precision,
     describes: bool,
 ) -> Result<Provider, EngineError> {
-    let provider = asked(runtime, choice, precision, describes);
-    if precision == Precision::Bf16 && provider.name == "cpu" {
-        let why = provider.note.unwrap_or_else(|| "the processor was asked for, or no GPU is there".to_string());
-        return Err(EngineError::Bundle(format!(
+    let only_gpus = |why: &str| {
+        EngineError::Bundle(format!(
             "this bundle is in bf16, which only GPUs run, and {why}; for processors export it with --precision f32 or int8"
-        )));
-    }
-    Ok(provider)
-}
-
-fn asked(runtime: &Runtime, choice: ProviderChoice, precision: Precision, describes: bool) -> Provider {
-    match choice {
-        ProviderChoice::Cpu => Provider { name: "cpu", note: None },
-        ProviderChoice::Cuda => match fits(precision, describes).and_then(|()| cuda_works(runtime, precision)) {
-            Ok(()) => Provider { name: "cuda", note: None },
-            Err(reason) => {
-                let note = format!("The GPU was asked for but is not used, the processor is, and it is slow: {reason}");
-                tracing::warn!(note, "provider_fallback");
-                Provider { name: "cpu", note: Some(note) }
-            }
-        },
-    }
+        ))
+    };
+    let tried = match choice {
+        ProviderChoice::Cpu if precision == Precision::Bf16 => {
+            return Err(only_gpus("the processor was asked for, or no GPU is there"));
+        }
+        ProviderChoice::Cpu => return Ok(Provider { name: "cpu", note: None }),
+        ProviderChoice::Cuda => fits(precision, describes).and_then(|()| preload(runtime.folder())),
+    };
+    let reason = match tried.map(|()| cuda_works(runtime, precision)) {
+        Ok(Ok(())) => return Ok(Provider { name: "cuda", note: None }),
+        // A card that is full or not there yet may be had after a restart.
+        Ok(Err(reason)) if precision == Precision::Bf16 => {
+            return Err(EngineError::Gpu(format!(
+                "this bundle is in bf16, which only GPUs run, and the GPU cannot be used: {reason}"
+            )));
+        }
+        Err(reason) if precision == Precision::Bf16 => return Err(only_gpus(&reason)),
+        Ok(Err(reason)) | Err(reason) => reason,
+    };
+    let note = format!("The GPU was asked for but is not used, the processor is, and it is slow: {reason}");
+    tracing::warn!(note, "provider_fallback");
+    Ok(Provider { name: "cpu", note: Some(note) })
 }
 
 /// Whether the GPU has kernels for these graphs.
@@ -47,7 +51,7 @@ fn fits(precision: Precision, describes: bool) -> Result<(), String> {
     let why = match precision {
         Precision::F16 | Precision::Bf16 => return Ok(()),
         Precision::F32 if !describes => return Ok(()),
-        Precision::F32 => "the describer of this bundle is in f32, for which the GPU has no attention kernel",
+        Precision::F32 => "the describer of this bundle is in f32, which the GPU's attention does not take",
         Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => {
             "this bundle is in few bits, for which the GPU has no kernels: it is for processors"
         }
@@ -55,9 +59,8 @@ fn fits(precision: Precision, describes: bool) -> Result<(), String> {
     Err(format!("{why}; export the bundle with --precision f16"))
 }
 
-/// Loads CUDA's libraries and copies a number to the GPU.
+/// Copies a number to the GPU.
 fn cuda_works(runtime: &Runtime, precision: Precision) -> Result<(), String> {
-    preload(runtime.folder())?;
     runtime.builder().and_then(|builder| on_cuda(builder, precision)).map_err(|error| error.to_string())?;
     let copied = || Tensor::from_array(([1], vec![1.0f32]))?.to(AllocationDevice::CUDA, 0);
     let value: Tensor<f32> = copied().map_err(|error: ort::Error| error.to_string())?;

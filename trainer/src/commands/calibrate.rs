@@ -60,9 +60,8 @@ pub struct Args {
     /// Threads of libtorch [default: one for small networks, else the physical cores]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroU16>,
-    /// Where it computes: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    device: String,
+    #[command(flatten)]
+    place: super::Place,
     /// Check everything, say what would be read, and stop
     #[arg(long)]
     dry_run: bool,
@@ -74,7 +73,7 @@ pub struct Args {
 /// Everything that is wrong with settings, data and weights, before anything is computed; then whatever stops the work.
 pub fn run(args: Args) -> Result<(), TrainError> {
     listen();
-    let device = start::device(&args.device)?;
+    let device = args.place.device()?;
     free_for_output(&args)?;
     let prompter = Prompter::open(&args.base, args.adapter.as_deref(), args.settings.as_deref(), args.image_size)?;
     let table = checked_data(&args, &prompter)?;
