@@ -49,10 +49,11 @@ pub fn export_genai(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<(), 
         return Err(ExportError::Asked("give --vlm and --image-size: onnxruntime-genai gets graphs for one size".into()));
     };
     let input = opened(dir, recipe)?;
-    input.source.told_partial().iter().for_each(|warning| progress(Step::Warning(warning)));
-    let part = Part::create(&recipe.output)?;
     let vision = &input.config.vision;
     let grid = [1, size[1] / vision.patch, size[0] / vision.patch];
+    let files = files(dir, &input, size, grid)?;
+    input.source.told_partial().iter().for_each(|warning| progress(Step::Warning(warning)));
+    let part = Part::create(&recipe.output)?;
     let graphs = [
         (Network::Vision, Genai::Vision { config: vision, grid }),
         (Network::Embedding, Genai::Embedding { image_token: input.config.image_token }),
@@ -61,12 +62,21 @@ pub fn export_genai(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<(), 
     for (network, form) in graphs {
         write_graph(&input.source, network, form, recipe.precision, &part.path, progress)?;
     }
+    for (name, text) in files {
+        let file = part.path.join(name);
+        fs::write(&file, text).map_err(ExportError::io("write", &file))?;
+    }
+    copy(dir, &part.path, &TOKENIZER_FILES)?;
+    part.finish(&recipe.output)
+}
+
+/// What stands beside the graphs, by name.
+fn files(dir: &Path, input: &DescriberInput, size: [i64; 2], grid: [i64; 3]) -> Result<[(&'static str, String); 4], ExportError> {
+    let vision = &input.config.vision;
+    let unfit = |problem: String| ExportError::Checkpoint { path: dir.to_path_buf(), problem };
     let prompt = chat::render(input.settings.system.as_deref(), 1, &input.settings.prompt);
-    let unfit = |problem: String| ExportError::Checkpoint { path: dir.clone(), problem };
     let tokenizer = QwenTokenizer::from_dir(dir).map_err(|error| unfit(error.to_string()))?;
     let ids = tokenizer.encode(&prompt).map_err(|error| unfit(error.to_string()))?;
-    let tokens = ids.len() as i64 - 1 + image_tokens(grid, vision.merge);
-    let processor = QwenImageProcessor::from_dir(dir, vision)?;
     let published = published(dir)?;
     let pad = published.id("pad_token_id").or_else(|| tokenizer.id(PAD)).ok_or_else(|| {
         unfit(format!("neither generation_config.json nor config.json names a pad_token_id, and the tokenizer has no {PAD}"))
@@ -74,12 +84,16 @@ pub fn export_genai(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<(), 
     if ids.contains(&pad) {
         return Err(unfit(format!("the prompt holds the pad token {pad}, which onnxruntime-genai would not read")));
     }
-    write_json(&part.path.join(SETTINGS), &settings(&input, &published, pad, tokens))?;
-    write_json(&part.path.join(PROCESSOR), &transforms(&processor, size))?;
-    write_json(&part.path.join(TOKENIZER_SETTINGS), &tokenizer_settings(dir)?)?;
-    write_text(&part.path.join(PROMPT), &prompt)?;
-    copy(dir, &part.path, &TOKENIZER_FILES)?;
-    part.finish(&recipe.output)
+    // The prompt has one image token, which becomes as many as the image has.
+    let tokens = ids.len() as i64 - 1 + image_tokens(grid, vision.merge);
+    let processor = QwenImageProcessor::from_dir(dir, vision)?;
+    let pretty = |value: Value| format!("{value:#}\n");
+    Ok([
+        (SETTINGS, pretty(settings(input, &published, pad, tokens))),
+        (PROCESSOR, pretty(transforms(&processor, size))),
+        (TOKENIZER_SETTINGS, pretty(tokenizer_settings(dir)?)),
+        (PROMPT, prompt),
+    ])
 }
 
 /// Opens the checkpoint, and says everything that is wrong at once.
@@ -259,12 +273,4 @@ fn tokenizer_settings(dir: &Path) -> Result<Value, ExportError> {
         None => return Err(ExportError::Checkpoint { path: file, problem: "is no JSON object".into() }),
     }
     Ok(settings)
-}
-
-fn write_json(file: &Path, value: &Value) -> Result<(), ExportError> {
-    write_text(file, &format!("{value:#}\n"))
-}
-
-fn write_text(file: &Path, text: &str) -> Result<(), ExportError> {
-    fs::write(file, text).map_err(ExportError::io("write", file))
 }

@@ -250,9 +250,19 @@ fn golden_qwen2_5_vl_and_golden_lora_for_onnxruntime_genai() {
     fails(&[&arguments[..3], &["--image-size", "30x28"], &arguments[5..]].concat(), &["multiples of 28"]);
     fails(&[&arguments[..3], &arguments[5..]].concat(), &["--image-size"]);
     fails(&[arguments.as_slice(), &["--precision", "f16"]].concat(), &["f16", "possible values: f32, int8, int4]"]);
+    let mut generation = json(&vlm.join("generation_config.json"));
     for name in ["pad_token_id", "bos_token_id"] {
-        assert_eq!(written["model"][name], json(&vlm.join("generation_config.json"))[name]);
+        assert_eq!(written["model"][name], generation[name]);
     }
+    let padded = copy_of(&vlm, &temporary.path().join("padded"));
+    generation["pad_token_id"] = checkpoint["vision_start_token_id"].clone();
+    fs::write(padded.join("generation_config.json"), generation.to_string()).unwrap();
+    let unread = temporary.path().join("unread");
+    fails(
+        &[["genai", "--vlm", path(&padded)].as_slice(), &arguments[3..5], &["--output", path(&unread)]].concat(),
+        &["pad token"],
+    );
+    assert!(!unread.exists());
 }
 
 /// Operators of a graph that the standard does not have.

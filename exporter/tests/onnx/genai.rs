@@ -87,8 +87,7 @@ fn golden_qwen2_5_vl_features_of_one_size_and_no_other() {
         let expected = Tensors::read(folder.join(text(image, "tensors"))).f32("image_embeds").1;
         let features = onnx.run(inputs(patches.grid)).remove("image_features").unwrap().1;
         assert_within(name, &features, &expected, tolerance(&cases, "image_embeds"));
-        assert_ne!(rows, columns, "the turned grid is another");
-        let refused = onnx.refuses(inputs([frames, columns, rows]));
+        let refused = onnx.refuses(inputs([frames, rows + 2, columns]));
         assert!(refused.contains("out of data bounds"), "{refused}");
     }
 }
@@ -219,10 +218,8 @@ fn golden_qwen2_5_vl_tokens_through_the_graphs_for_genai() {
     for name in ["qwen2_5_vl", "qwen2_5_vl_b"] {
         let Some((folder, source, config)) = opened(name) else { continue };
         let cases = json(&folder.join("cases.json"));
-        let case = list(&cases, "cases")
-            .iter()
-            .find(|case| case["images"] == serde_json::json!([0]))
-            .expect("a case of the first image");
+        let single = |case: &&serde_json::Value| case["images"].as_array().unwrap().len() == 1;
+        let case = list(&cases, "cases").iter().find(single).expect("a case of one image");
         let tensors = Tensors::read(folder.join(text(case, "tensors")));
         let ids = tensors.i64("input_ids").1;
         let mut describer = Describer::new(&source, config.clone(), Precision::F32);
