@@ -43,6 +43,8 @@ const PAGE: &str = "docs/gpu.md";
 const MARKS: [&str; 2] = ["<!-- table of cargo xtask gpu -->", "<!-- end of the table -->"];
 /// Images described together.
 const IMAGES: usize = 4;
+/// Images that are trained on: five steps an epoch.
+const TRAINED: usize = 20;
 
 /// One row of the table.
 struct Row {
@@ -150,16 +152,16 @@ impl Bench {
         Ok(())
     }
 
-    fn images(&self) -> Result<Vec<PathBuf>> {
+    /// Images that are no two alike.
+    fn draw(&self, count: usize) -> Result<Vec<PathBuf>> {
         let image = |number: usize| {
             let file = self.path(&format!("{number}.png"));
-            let pixel = |x: u32, y: u32| {
-                image::Rgb([(x * 7 % 256) as u8, (y * 5 % 256) as u8, (x * y * (number as u32 + 1) % 256) as u8])
-            };
+            let blue = |x: u32, y: u32| (x * y * (number as u32 + 1) % 256) as u8;
+            let pixel = |x: u32, y: u32| image::Rgb([(x * 7 % 256) as u8, (y * 5 % 256) as u8, blue(x, y)]);
             image::RgbImage::from_fn(252, 252, pixel).save(&file)?;
             Ok(file)
         };
-        (0..IMAGES).map(image).collect()
+        (0..count).map(image).collect()
     }
 
     /// Describes images with a bundle: an object each, and what was printed beside.
@@ -219,7 +221,7 @@ fn text_on<'v>(answer: &'v Value, provider: &str) -> Result<&'v str> {
 }
 
 fn tokens(bench: &Bench, precision: &str) -> Result<String> {
-    let images = bench.images()?;
+    let images = bench.draw(IMAGES)?;
     let (expected, _) = bench.describe("f32", "cpu", 1, &images)?;
     let (found, _) = bench.describe(precision, "cuda", 1, &images)?;
     let mut equal = 0;
@@ -235,7 +237,7 @@ fn tokens(bench: &Bench, precision: &str) -> Result<String> {
 
 /// Slots see each other's angles or caches where a kernel is wrong; a request that ends first moves another.
 fn slots(bench: &Bench) -> Result<String> {
-    let images = bench.images()?;
+    let images = bench.draw(IMAGES)?;
     let (together, heard) = bench.describe("f16", "cuda", IMAGES, &images)?;
     for (image, together) in images.iter().zip(&together) {
         let (alone, _) = bench.describe("f16", "cuda", 1, std::slice::from_ref(image))?;
@@ -247,12 +249,13 @@ fn slots(bench: &Bench) -> Result<String> {
 }
 
 fn times(bench: &Bench) -> Result<String> {
-    let images = bench.images()?;
+    let images = bench.draw(IMAGES)?;
     let mut told = Vec::new();
     for slots in [1, IMAGES] {
         let (answers, peak) = with_peak(|| bench.describe("f16", "cuda", slots, &images).map(|(answers, _)| answers))?;
         // The first image of a process pays for kernels that are loaded when they first run.
         let last = answers.last().context("there is an answer")?;
+        text_on(last, "cuda")?;
         let part = |name: &str| last["elapsed_ms"][name].as_f64().unwrap_or(f64::NAN);
         let each = part("decode") / last["description_tokens"].as_f64().unwrap_or(f64::NAN);
         let figures = [part("vision"), part("prefill"), each].map(|ms| format!("{ms:.1}"));
@@ -265,21 +268,16 @@ fn times(bench: &Bench) -> Result<String> {
 }
 
 fn refused(bench: &Bench) -> Result<String> {
-    let (answers, _) = bench.describe("f32", "cuda", 1, &bench.images()?[..1])?;
+    let (answers, _) = bench.describe("f32", "cuda", 1, &bench.draw(IMAGES)?[..1])?;
     text_on(&answers[0], "cpu").map(|_| "as it must be".into())
 }
 
 fn training(bench: &Bench) -> Result<String> {
-    let (images, run) = (bench.images()?, bench.path("run"));
+    let run = bench.path("run");
     let mut csv = String::from("file_name,description,split\n");
-    for (number, path) in images.iter().cycle().take(5 * IMAGES).enumerate() {
-        let name = format!("train-{number}.png");
-        let mut image = image::open(path)?.into_rgb8();
-        // One pixel makes another image of it: the trainer refuses one image under two names.
-        image.get_pixel_mut(0, 0).0 = [number as u8, 0, 0];
-        image.save(bench.path(&name))?;
-        let part = if number == 0 { "validation" } else { "train" };
-        csv += &format!("{name},small round cells number {number} lie in sheets with scant neuropil and rosettes,{part}\n");
+    for number in 0..bench.draw(TRAINED + 1)?.len() {
+        let part = if number == TRAINED { "validation" } else { "train" };
+        csv += &format!("{number}.png,small round cells number {number} lie in sheets with scant neuropil and rosettes,{part}\n");
     }
     fs::write(bench.path("data.csv"), csv)?;
     let settings = "rank = 64\nepochs = 4\nbatch_size = 4\naccumulation = 1\nsave_steps = 0\nvalidation_texts = 0\nimage_size = [252, 252]\n";

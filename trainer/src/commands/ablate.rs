@@ -1,6 +1,6 @@
 //! `mmlnb-train ablate`
 
-use super::{Place, describe};
+use super::{describe, place::Place};
 use crate::{
     ablate::{Options, USUAL, lines, markdown, ranks, run as train, variations},
     classify::check_options,

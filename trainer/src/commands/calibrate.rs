@@ -61,7 +61,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroU16>,
     #[command(flatten)]
-    place: super::Place,
+    place: super::place::Place,
     /// Check everything, say what would be read, and stop
     #[arg(long)]
     dry_run: bool,

@@ -1,6 +1,6 @@
 //! `mmlnb-train classify`
 
-use super::Place;
+use super::place::Place;
 use crate::{
     classify::{Options, Protocol, Recipe, RunMeasures, check_options, run as train},
     data::SPLIT_SEED,

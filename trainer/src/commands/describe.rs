@@ -1,6 +1,6 @@
 //! `mmlnb-train describe`.
 
-use super::Place;
+use super::place::Place;
 use crate::{
     data::{
         self, Needs, Overlap, Part, Row, Split, SplitOptions, Summary, Table, TrainingData, Who, check_overlap, salt_of,

@@ -1,6 +1,6 @@
 //! `mmlnb-train evaluate`
 
-use super::Place;
+use super::place::Place;
 use crate::{
     classify,
     data::{self, ClassOrder, Needs, Part, Table, TrainingData, seen_rows, tables_describer},

@@ -1,6 +1,6 @@
 //! `mmlnb-train generate`
 
-use super::Place;
+use super::place::Place;
 use crate::{
     data::{Sheet, TrainingData},
     error::TrainError,

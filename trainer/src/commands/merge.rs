@@ -1,6 +1,6 @@
 //! `mmlnb-train merge`
 
-use super::Place;
+use super::place::Place;
 use crate::{error::TrainError, generate::merge};
 use std::path::PathBuf;
 

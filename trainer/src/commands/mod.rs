@@ -10,11 +10,11 @@ mod generate;
 mod import;
 mod merge;
 mod phantom;
+mod place;
 
-use crate::{error::TrainError, start};
-use clap::{Args, Parser, Subcommand};
+use crate::error::TrainError;
+use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use tch::Device;
 
 /// Trains the describer and the classifier of MMLNB (arXiv 2503.12927), measures and compares them.
 #[derive(Parser)]
@@ -36,24 +36,6 @@ enum Command {
     Import(import::Args),
     Merge(merge::Args),
     Phantom(phantom::Args),
-}
-
-/// Where a command computes.
-#[derive(Args, Clone)]
-struct Place {
-    /// Where to compute: cpu, cuda, cuda:N, or auto for a GPU if there is one
-    #[arg(long = "device", default_value = "auto", value_name = "DEVICE")]
-    name: String,
-}
-
-impl Place {
-    /// The device; starts libtorch.
-    ///
-    /// # Errors
-    /// As [`start::device`].
-    fn device(&self) -> Result<Device, TrainError> {
-        start::device(&self.name)
-    }
 }
 
 /// Parses the command line, runs the command, and says what went wrong.
