@@ -84,3 +84,37 @@ impl<'n> Numbers<'n> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mmlnb_models::weights::{Checkpoint, DType, Naming};
+
+    /// However a stack is cut into rows, also in the midst of its parts, each number has the factors of its tensor's row and column.
+    #[test]
+    fn factors_follow_their_tensors_through_any_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = |count: u8| DType::F32.encode(&(0..count).map(f32::from).collect::<Vec<_>>());
+        let [a, b] = [bytes(15), bytes(6)];
+        let view = |rows, bytes| safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![rows, 3], bytes).unwrap();
+        let file = folder.path().join("model.safetensors");
+        safetensors::serialize_to_file([("a.weight", view(5, &a)), ("b.weight", view(2, &b))], None, &file).unwrap();
+        let checkpoint = Checkpoint::open(folder.path(), Naming::Bert).unwrap();
+        let weights = Weights::new(&checkpoint);
+        let (rows, columns) = (vec![1.0, 2.0, 4.0, 8.0, 16.0], vec![1.0, 0.5, 0.25]);
+        let factors = Factors {
+            rows: BTreeMap::from([("a.weight".to_string(), rows.clone())]),
+            columns: BTreeMap::from([("a.weight".to_string(), columns.clone()), ("b.weight".to_string(), vec![3.0; 3])]),
+        };
+        let numbers = Numbers { weights: &weights, factors: &factors };
+        let stack = Weight::Stack(["a.weight", "b.weight"].map(|key| Weight::Key(key.into())).to_vec());
+        let first = (0..15).map(|index| index as f32 * rows[index / 3] * columns[index % 3]);
+        let expected: Vec<f32> = first.chain((0..6).map(|index| index as f32 * 3.0)).collect();
+        for each in 1..8 {
+            let blocks: Vec<Vec<f32>> = numbers.blocks(&stack, each * 12).unwrap().map(Result::unwrap).collect();
+            assert_eq!((blocks.len(), blocks.concat()), (7_usize.div_ceil(each), expected.clone()), "{each} rows at a time");
+        }
+        let plain = Numbers { weights: &weights, factors: &Factors::default() };
+        assert_eq!(plain.rows(&stack, 4..6).unwrap(), weights.rows(&stack, 4..6).unwrap());
+    }
+}
