@@ -65,6 +65,11 @@ pub fn device(name: &str) -> Result<Device, TrainError> {
     }
 }
 
+/// What a run records of its device: numbers differ between a processor and a GPU, not between two GPUs' places.
+pub fn device_kind(device: Device) -> &'static str {
+    if device.is_cuda() { "cuda" } else { "cpu" }
+}
+
 /// Lets libtorch's operators use this many threads in the whole process.
 pub fn set_threads(threads: NonZeroU16) {
     tch::set_num_threads(i32::from(threads.get()));

@@ -18,7 +18,7 @@ use crate::{
     error::TrainError,
     generate::Source,
     run::{Decided, RunFolder},
-    start::TORCH_VERSION,
+    start::{TORCH_VERSION, device_kind},
     threads,
 };
 use mmlnb_models::{
@@ -176,6 +176,7 @@ impl Given {
             .with("recipe", recipe)?
             .with("data", data)?
             .with("base", base)?
+            .with("device", toml::Table::from_iter([("kind".to_string(), device_kind(options.device).into())]))?
             .with("seeds", toml::Table::from_iter(seeds.map(|(name, seed)| (name.to_string(), seed.into()))))?
             .with("versions", toml::Table::from_iter(versions.map(|(name, version)| (name.to_string(), version.into()))))?
             .with("paths", paths)?;

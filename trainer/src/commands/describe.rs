@@ -96,7 +96,8 @@ pub fn run(args: Args) -> Result<(), TrainError> {
         println!("{}", templates.shown(&train[0].sample).join("\n"));
         return Ok(());
     }
-    let decided = decided(&recipe, &table, &split, &base, &prompter, &args)?;
+    let decided = decided(&recipe, &table, &split, &base, &prompter, &args)?
+        .with("device", json!({ "kind": start::device_kind(device) }))?;
     let (mut folder, state) = match RunFolder::open(&args.output, &decided, args.resume)? {
         Opened::Fresh(folder) => (folder, None),
         Opened::Resumed(folder, state) => (folder, Some(state)),

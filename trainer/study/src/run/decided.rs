@@ -14,7 +14,7 @@ const MAY_BE_NEW: &str = "recipe.threads";
 /// Where things lay; kept for readers of the run, and no part of what decides its result.
 const PATHS: &str = "paths";
 
-/// The sections of `run.toml`: `recipe`, `data`, `base`, `seeds`, `versions`. A section `paths` is written too, but never compared.
+/// The sections of `run.toml`: `recipe`, `data`, `base`, `device`, `seeds`, `versions`. A section `paths` is written too, but never compared.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decided(pub Table);
 
