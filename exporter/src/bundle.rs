@@ -218,7 +218,8 @@ fn write_describer(
         let statistics = calibration.as_ref().map(|calibration| &calibration.statistics);
         let few = FewBits::decide(&source.graph(network)?, &source.weights()?, precision, statistics)?;
         kept.extend_from_slice(few.kept());
-        write_graph(source, network, Form { name, precision, portable: recipe.portable, few: &few }, &dir, progress)
+        let calibrated = statistics.map(|statistics| statistics.sha256());
+        write_graph(source, network, Form { name, precision, portable: recipe.portable, few: &few, calibrated }, &dir, progress)
     };
     let mut write = |network: Network| write_as(network, network.name(), recipe.precision);
     let vision = write(Network::Vision)?.described(&format!("{DESCRIBER}/vision.onnx"));
@@ -275,7 +276,7 @@ fn write_classifier(
             Network::Vision | Network::Embedding | Network::Decoder => continue,
         };
         let few = FewBits::decide(&source.graph(network)?, &source.weights()?, recipe.precision, None)?;
-        let form = Form { name, precision: recipe.precision, portable: recipe.portable, few: &few };
+        let form = Form { name, precision: recipe.precision, portable: recipe.portable, few: &few, calibrated: None };
         *place = Some(write_graph(source, network, form, &dir, progress)?.described(&format!("{CLASSIFIER}/{name}.onnx")));
     }
     copy(source.dir(), &dir, &CLASSIFIER_FILES)?;
@@ -300,12 +301,14 @@ struct Form<'a> {
     portable: bool,
     /// What was decided of its matrices.
     few: &'a FewBits,
+    /// Hash of the statistics by which that was decided.
+    calibrated: Option<&'a str>,
 }
 
 fn write_graph(
     source: &Source,
     network: Network,
-    Form { name, precision, portable, few }: Form<'_>,
+    Form { name, precision, portable, few, calibrated }: Form<'_>,
     dir: &Path,
     progress: &dyn Fn(Step<'_>),
 ) -> Result<GraphInfo, ExportError> {
@@ -313,7 +316,8 @@ fn write_graph(
     let lowered = if portable { lower_portable(&graph, name, precision)? } else { lower_deciding(&graph, name, precision, few)? };
     progress(Step::Begin { name, bytes: weight_bytes(&lowered) });
     let wrote = |bytes| progress(Step::Wrote(bytes));
-    let info = export_decided(&lowered, (&source.weights()?, few), precision, dir, &[], &wrote);
+    let metadata: Vec<(&str, String)> = calibrated.map(|sha256| ("calibration_sha256", sha256.to_string())).into_iter().collect();
+    let info = export_decided(&lowered, (&source.weights()?, few), precision, dir, &metadata, &wrote);
     progress(Step::End);
     info
 }

@@ -92,6 +92,8 @@ fn golden_qwen2_5_vl_calibrate_writes_statistics_that_the_exporter_takes() {
     };
     export_bundle(&recipe, &|_| ()).unwrap();
     assert_eq!(Bundle::open(&bundle).unwrap().manifest.provenance.calibration.unwrap().sha256, all.sha256());
+    let graph = fs::read(bundle.join("describer/decoder.onnx")).unwrap();
+    assert!(graph.windows(64).any(|bytes| bytes == all.sha256().as_bytes()), "the graph's metadata names its statistics");
 
     assert_eq!(ask(&["--rows", "2"]).0, Some(0));
     let few = Statistics::read(&at("made/statistics")).unwrap();
