@@ -125,7 +125,7 @@ struct Form {
     /// Size that the describer's images are brought to, both sides multiples of 28; the aspect is ignored.
     #[arg(long, value_name = "WxH", value_parser = image_size)]
     image_size: Option<[i64; 2]>,
-    /// Operators of the ONNX standard alone (set 21), so that OpenVINO and other runtimes load the graphs; not for int4.
+    /// Operators of the ONNX standard alone (set 21), so that OpenVINO and other runtimes load the graphs; for f32, f16 and int8.
     #[arg(long)]
     portable: bool,
 }

@@ -350,20 +350,14 @@ fn transposed<T: Copy + Default>(rows: &[T], width: usize) -> Vec<T> {
 /// The numbers as the initialiser stores them; what it cannot hold is refused.
 fn stored(initialiser: &Initialiser, weight: &Weight, weights: &Weights<'_>, values: &[f32]) -> Result<Vec<u8>, ExportError> {
     check_finite(weight, weights, values)?;
+    if let Some(value) = values.iter().find(|value| overflows(initialiser.elem, **value)) {
+        let weight = too_large(initialiser.elem, weight, weights);
+        return Err(ExportError::Overflow { into: initialiser.elem.name(), weight, value: *value });
+    }
     match initialiser.elem {
         Elem::F32 => Ok(DType::F32.encode(values)),
-        Elem::F16 => match values.iter().find(|value| half::f16::from_f32(**value).is_infinite()) {
-            Some(value) => {
-                Err(ExportError::Overflow { into: initialiser.elem.name(), weight: too_large(weight, weights), value: *value })
-            }
-            None => Ok(DType::F16.encode(values)),
-        },
-        Elem::Bf16 => match values.iter().find(|value| half::bf16::from_f32(**value).is_infinite()) {
-            Some(value) => {
-                Err(ExportError::Overflow { into: initialiser.elem.name(), weight: too_large(weight, weights), value: *value })
-            }
-            None => Ok(DType::BF16.encode(values)),
-        },
+        Elem::F16 => Ok(DType::F16.encode(values)),
+        Elem::Bf16 => Ok(DType::BF16.encode(values)),
         Elem::I64 | Elem::I32 | Elem::Bool | Elem::U8 | Elem::I8 => Err(not_a_number_of(initialiser, weight)),
     }
 }
@@ -390,11 +384,20 @@ fn spoilt(weight: &Weight, weights: &Weights<'_>) -> ExportError {
     )
 }
 
-/// The tensors of a weight that hold numbers beyond f16; all of the weight's where only merging gives such numbers.
-fn too_large(weight: &Weight, weights: &Weights<'_>) -> String {
+/// Whether a number lies beyond the largest of its type.
+fn overflows(elem: Elem, value: f32) -> bool {
+    match elem {
+        Elem::F16 => half::f16::from_f32(value).is_infinite(),
+        Elem::Bf16 => half::bf16::from_f32(value).is_infinite(),
+        Elem::F32 | Elem::I64 | Elem::I32 | Elem::Bool | Elem::U8 | Elem::I8 => false,
+    }
+}
+
+/// The tensors of a weight that hold numbers beyond their type; all of the weight's where only merging gives such numbers.
+fn too_large(elem: Elem, weight: &Weight, weights: &Weights<'_>) -> String {
     let beyond = |key: &&str| {
         let all = weights.all(&Weight::Key(key.to_string()));
-        all.is_ok_and(|values| values.iter().any(|value| half::f16::from_f32(*value).is_infinite()))
+        all.is_ok_and(|values| values.iter().any(|value| overflows(elem, *value)))
     };
     let keys: Vec<&str> = weight.keys().into_iter().filter(beyond).collect();
     if keys.is_empty() { weight.name() } else { keys.join(", ") }

@@ -15,7 +15,7 @@ const ACCURACY: i64 = 4;
 
 impl Lowering<'_> {
     /// `y = (u - 128) w^T * scale * m + bias`: activations of 8 bits with a scale `m / 127` for each token, products in whole numbers, see
-    /// [`crate::quantise::channels`]. The rows of a batch do not see each other.
+    /// [`crate::quantise`]. The rows of a batch do not see each other.
     pub(super) fn channel_linear(&mut self, node: &Node, weight: &Weight, bias: Option<&Weight>) {
         let [codes, most] = self.tokens_in_8_bits(node.inputs[0]);
         let matrix = self.quantised(weight, Storage::Channels, Form::Codes);
