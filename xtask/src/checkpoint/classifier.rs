@@ -5,9 +5,13 @@ use super::{
     random::{self, Type},
     tokenizer, write_json,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use mmlnb_models::{
+    hash::sha256_hex,
+    provenance::{TRAINING_DATA, TrainingData},
+};
 use serde_json::json;
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 /// What `cargo xtask classifier` writes.
 #[derive(Debug, clap::Args)]
@@ -75,6 +79,11 @@ pub fn write_classifier(options: &ClassifierOptions) -> Result<()> {
     });
     write_json(&options.output, "config.json", &config)?;
     random::write(&options.output, &tensors(options, vocabulary.len()), Type::F32, options.seed)?;
+    // Random weights have seen nothing; without a record nobody could know that, and a training that starts here would be of unknown descent.
+    let salt = sha256_hex(&options.seed.to_le_bytes())[..32].to_string();
+    let record = options.output.join(TRAINING_DATA);
+    fs::write(&record, TrainingData::new(salt, None).to_bytes())
+        .with_context(|| format!("{} cannot be written", record.display()))?;
     eprintln!("{} holds a classifier of random weights", options.output.display());
     Ok(())
 }
@@ -151,6 +160,16 @@ fn linear(key: &str, output: usize, input: usize, gain: f32) -> [Tensor; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn random_weights_say_that_they_have_seen_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("classifier");
+        write_classifier(&ClassifierOptions { image_size: vec![32; 2], ..ClassifierOptions::small(output.clone()) }).unwrap();
+        let record = TrainingData::read(&output).unwrap().expect("a record");
+        assert!(record.is_complete());
+        assert_eq!(record.seen("ab", Some("patient")), None);
+    }
 
     #[test]
     fn convolutions_have_the_indices_of_torchvision() {

@@ -108,13 +108,14 @@ fn describe(recipe: &str, data: &Data, part: &Made, base: &Path, run: &Path) -> 
 
 /// The curriculum on images and the tuned describer's texts.
 fn classify(kept: &Kept, sizes: &Sizes, data: &Data, tuned: &Made) -> Result<Made> {
-    let start = kept.step("untrained-classifier", &["16,32,48,64,64"], &[&data.corpus], |part| {
-        empty(part)?;
-        let classes = ["UD", "PD", "D"].map(String::from).to_vec();
-        let image_size = vec![SIDE as usize; 2];
-        let corpus = Some(data.corpus_file());
-        write_classifier(&ClassifierOptions { classes, image_size, corpus, ..ClassifierOptions::small(part.into()) })
-    })?;
+    let start =
+        kept.step("untrained-classifier", &["16,32,48,64,64", "with a record of what it has seen"], &[&data.corpus], |part| {
+            empty(part)?;
+            let classes = ["UD", "PD", "D"].map(String::from).to_vec();
+            let image_size = vec![SIDE as usize; 2];
+            let corpus = Some(data.corpus_file());
+            write_classifier(&ClassifierOptions { classes, image_size, corpus, ..ClassifierOptions::small(part.into()) })
+        })?;
     let recipe = format!(
         "start = {:?}\nepochs = {}\nlearning_rate = 1e-3\nbatch_size = 16\nflips = true\nrotations = true\naccepted_error = {RISK}\n",
         start.path, sizes.classifier_epochs
