@@ -156,7 +156,7 @@ fn opened(recipe: &Recipe) -> Result<(Option<DescriberInput>, Option<ClassifierI
     if recipe.calibration.is_some() {
         problems.extend(check_calibration(recipe.precision).err());
     }
-    problems.extend(occupied(&recipe.output).err());
+    problems.extend(occupied(&recipe.output, is_bundle, "bundle of mmlnb-export").err());
     let mut keep = |result: Result<(), ExportError>| problems.extend(result.err());
     let mut describer = None;
     if let Some(dir) = &recipe.vlm {
@@ -167,11 +167,7 @@ fn opened(recipe: &Recipe) -> Result<(Option<DescriberInput>, Option<ClassifierI
     if let Some(dir) = &recipe.classifier {
         keep(ClassifierInput::open(dir).map(|input| classifier = Some(input)));
     }
-    match problems.len() {
-        0 => Ok((describer, classifier)),
-        1 => Err(problems.remove(0)),
-        _ => Err(ExportError::Several(problems)),
-    }
+    ExportError::all(problems).map(|()| (describer, classifier))
 }
 
 pub(crate) fn open_describer(dir: &Path, recipe: &Recipe) -> Result<DescriberInput, ExportError> {
@@ -370,22 +366,24 @@ fn folder_name(dir: &Path) -> String {
     full.file_name().map_or_else(|| full.display().to_string(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Refuses a target that is neither absent, nor empty, nor a bundle of this program.
-fn occupied(output: &Path) -> Result<(), ExportError> {
-    let refuse = |problem: &str| Err(ExportError::Occupied { path: output.to_path_buf(), problem: problem.to_string() });
+/// Whether a folder is a bundle of this program.
+fn is_bundle(folder: &Path) -> Result<bool, ExportError> {
+    let manifest =
+        fs::read(folder.join(MANIFEST)).ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    Ok(manifest.is_some_and(|m| m.get("producer").and_then(|p| p.as_str()).is_some_and(|p| p.starts_with(PRODUCER))))
+}
+
+/// Refuses a target that is neither absent, nor empty, nor `ours`, which is called `what`.
+pub(crate) fn occupied(output: &Path, ours: fn(&Path) -> Result<bool, ExportError>, what: &str) -> Result<(), ExportError> {
+    let refuse = |problem: String| Err(ExportError::Occupied { path: output.to_path_buf(), problem });
     if !output.exists() {
         return Ok(());
     }
     if !output.is_dir() {
-        return refuse("is a file; give a folder as --output");
+        return refuse("is a file; give a folder as --output".to_string());
     }
-    if fs::read_dir(output).map_err(ExportError::io("read", output))?.next().is_none() {
-        return Ok(());
-    }
-    let manifest =
-        fs::read(output.join(MANIFEST)).ok().and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
-    let ours = manifest.is_some_and(|m| m.get("producer").and_then(|p| p.as_str()).is_some_and(|p| p.starts_with(PRODUCER)));
-    if ours { Ok(()) } else { refuse("is not empty and no bundle of mmlnb-export; choose another --output") }
+    let empty = fs::read_dir(output).map_err(ExportError::io("read", output))?.next().is_none();
+    if empty || ours(output)? { Ok(()) } else { refuse(format!("is not empty and no {what}; choose another --output")) }
 }
 
 /// The folder under a hidden name beside its target; removed unless finished.

@@ -94,6 +94,15 @@ impl ExportError {
         move |source| ExportError::Io { action, path: path.to_path_buf(), source }
     }
 
+    /// All of these problems as one error; none is no error.
+    pub(crate) fn all(mut problems: Vec<ExportError>) -> Result<(), ExportError> {
+        match problems.len() {
+            0 => Ok(()),
+            1 => Err(problems.remove(0)),
+            _ => Err(ExportError::Several(problems)),
+        }
+    }
+
     /// The exit code: 2 where the input is wrong, 1 where the work itself failed or a bundle was checked and is not right.
     pub fn exit_code(&self) -> u8 {
         match self {

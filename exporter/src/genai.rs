@@ -6,7 +6,7 @@
 //! ```
 
 use crate::{
-    bundle::{DescriberInput, Part, Recipe, copy, open_describer},
+    bundle::{DescriberInput, Part, Recipe, copy, occupied, open_describer},
     error::ExportError,
     export::{Step, export_decided, weight_bytes},
     few_bits::FewBits,
@@ -98,31 +98,22 @@ fn files(dir: &Path, input: &DescriberInput, size: [i64; 2], grid: [i64; 3]) -> 
 
 /// Opens the checkpoint, and says everything that is wrong at once.
 fn opened(dir: &Path, recipe: &Recipe) -> Result<DescriberInput, ExportError> {
+    let target = occupied(&recipe.output, is_folder_for_genai, "folder of `mmlnb-export genai`");
     let template = check_template(dir).map_err(|error| ExportError::Asked(error.to_string()));
-    let (input, unfit) = match open_describer(dir, recipe) {
-        Ok(input) => (Some(input), None),
-        Err(error) => (None, Some(error)),
-    };
-    let mut problems: Vec<ExportError> = [occupied(&recipe.output).err(), template.err(), unfit].into_iter().flatten().collect();
-    match (input, problems.len()) {
-        (Some(input), 0) => Ok(input),
-        (_, 1) => Err(problems.remove(0)),
-        _ => Err(ExportError::Several(problems)),
+    let mut problems: Vec<ExportError> = target.err().into_iter().chain(template.err()).collect();
+    match open_describer(dir, recipe) {
+        Ok(input) => ExportError::all(problems).map(|()| input),
+        Err(unfit) if problems.is_empty() => Err(unfit),
+        Err(unfit) => {
+            problems.push(unfit);
+            Err(ExportError::Several(problems))
+        }
     }
 }
 
-/// Refuses a target that is neither absent, nor empty, nor such a folder of this program.
-fn occupied(output: &Path) -> Result<(), ExportError> {
-    let refuse = |problem: &str| Err(ExportError::Occupied { path: output.to_path_buf(), problem: problem.to_string() });
-    if !output.exists() {
-        return Ok(());
-    }
-    if !output.is_dir() {
-        return refuse("is a file; give a folder as --output");
-    }
-    let empty = fs::read_dir(output).map_err(ExportError::io("read", output))?.next().is_none();
-    let ours = output.join(SETTINGS).is_file() && written_here(&output.join("decoder.onnx"))?;
-    if empty || ours { Ok(()) } else { refuse("is not empty and no folder of `mmlnb-export genai`; choose another --output") }
+/// Whether a folder is such a one of this program.
+fn is_folder_for_genai(folder: &Path) -> Result<bool, ExportError> {
+    Ok(folder.join(SETTINGS).is_file() && written_here(&folder.join("decoder.onnx"))?)
 }
 
 fn write_graph(

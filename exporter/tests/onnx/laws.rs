@@ -2,7 +2,7 @@
 
 use crate::{
     describer::{Batch, Language, Prompt},
-    random::{bert_config, numbers, text_config, write_random},
+    random::{bert_config, numbers, text_config, vision_config, write_random},
     session::{Given, Onnx, Results, assert_near},
 };
 use mmlnb_exporter::{
@@ -203,21 +203,7 @@ fn fusing_changes_nothing_in_the_vision_tower() {
 
 /// A vision tower with one layer of windows and one without, and an image for it.
 fn small_vision() -> (VisionConfig, Vec<(&'static str, Given)>) {
-    let config = VisionConfig {
-        hidden: 24,
-        depth: 2,
-        heads: 3,
-        inner: 36,
-        output: 16,
-        patch: 2,
-        merge: 2,
-        temporal: 2,
-        window: 8,
-        channels: 3,
-        full_attention: vec![1],
-        eps: 1e-6,
-        rope_theta: 1e4,
-    };
+    let config = VisionConfig { patch: 2, window: 8, ..vision_config(2, &[1]) };
     let patches = 24usize;
     let positions = (0..patches as i64).flat_map(|p| [p / 6, p % 6]).collect();
     let inputs = vec![

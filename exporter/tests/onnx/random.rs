@@ -1,7 +1,7 @@
 //! Networks of random sizes with random weights.
 
 use mmlnb_models::{
-    config::{BertConfig, TextConfig},
+    config::{BertConfig, TextConfig, VisionConfig},
     graph::{Graph, Parameter},
 };
 use std::path::Path;
@@ -59,6 +59,25 @@ pub fn bert_config() -> BertConfig {
         dropout: 0.1,
         attention_dropout: 0.1,
         max_length: None,
+    }
+}
+
+/// A small vision tower, whose blocks of these numbers see everything.
+pub fn vision_config(depth: i64, full_attention: &[i64]) -> VisionConfig {
+    VisionConfig {
+        hidden: 24,
+        depth,
+        heads: 3,
+        inner: 36,
+        output: 16,
+        patch: 14,
+        merge: 2,
+        temporal: 2,
+        window: 56,
+        channels: 3,
+        full_attention: full_attention.to_vec(),
+        eps: 1e-6,
+        rope_theta: 1e4,
     }
 }
 

@@ -1,10 +1,10 @@
 //! The text of small graphs: what the lowering makes, to be read and to be compared. `UPDATE_SNAPSHOTS=1 cargo test` writes them anew.
 
-use crate::random::{bert_config, text_config};
+use crate::random::{bert_config, text_config, vision_config};
 use mmlnb_exporter::{lower, nodes::OnnxGraph};
 use mmlnb_models::{
     bundle::Precision,
-    config::{BertConfig, SwinConfig, VisionConfig},
+    config::{BertConfig, SwinConfig},
     networks,
 };
 use std::path::Path;
@@ -47,22 +47,7 @@ fn bert() {
 
 #[test]
 fn vision() {
-    let config = VisionConfig {
-        hidden: 24,
-        depth: 2,
-        heads: 3,
-        inner: 36,
-        output: 16,
-        patch: 14,
-        merge: 2,
-        temporal: 2,
-        window: 56,
-        channels: 3,
-        full_attention: vec![1],
-        eps: 1e-6,
-        rope_theta: 1e4,
-    };
-    compare("vision_f32", &lower(&networks::vision(&config), "vision", Precision::F32).unwrap());
+    compare("vision_f32", &lower(&networks::vision(&vision_config(2, &[1])), "vision", Precision::F32).unwrap());
 }
 
 #[test]

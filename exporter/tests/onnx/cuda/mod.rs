@@ -3,34 +3,16 @@
 mod kernels;
 mod placement;
 
-use crate::random::{bert_config, text_config};
+use crate::random::{bert_config, text_config, vision_config};
 use kernels::{Kernels, elements, types_of};
 use mmlnb_exporter::{OnnxGraph, lower, nodes::Attribute};
 use mmlnb_models::{
     bundle::Precision,
-    config::{BertConfig, ClassifierConfig, Fusion, ImageEncoder, ImageInput, Resample, SwinConfig, Vgg16Config, VisionConfig},
+    config::{BertConfig, ClassifierConfig, Fusion, ImageEncoder, ImageInput, Resample, SwinConfig, Vgg16Config},
     graph::Graph,
     networks,
 };
 use placement::{Placement, placement};
-
-fn vision(full_attention: &[i64]) -> Graph {
-    networks::vision(&VisionConfig {
-        hidden: 24,
-        depth: 3,
-        heads: 3,
-        inner: 36,
-        output: 16,
-        patch: 14,
-        merge: 2,
-        temporal: 2,
-        window: 56,
-        channels: 3,
-        full_attention: full_attention.to_vec(),
-        eps: 1e-6,
-        rope_theta: 1e4,
-    })
-}
 
 /// Two stages with shifted windows; the second map is padded.
 fn swin() -> Graph {
@@ -86,7 +68,7 @@ fn lowered(graph: &Graph, name: &str, precision: Precision) -> OnnxGraph {
 /// Every network, as bundles for GPUs hold it.
 fn all() -> Vec<OnnxGraph> {
     let mut graphs = vec![
-        ("vision", vision(&[2])),
+        ("vision", networks::vision(&vision_config(3, &[2]))),
         ("embedding", networks::embedding(&text_config(16, 1, 2, 1))),
         ("decoder", decoder(16, 2)),
         ("decoder with padded heads", decoder(12, 2)),
