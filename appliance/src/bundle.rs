@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mmlnb_models::bundle::{Bundle, BundleError, Precision};
+use mmlnb_models::bundle::{Bundle, BundleError, Precision, Unchecked};
 
 use crate::engine::{EngineError, EngineOptions, Mode, ProviderChoice};
 use crate::error::{Exit, Failure};
@@ -12,16 +12,44 @@ use crate::error::{Exit, Failure};
 /// # Errors
 /// [`Exit::Configuration`] with the file that is wrong.
 pub fn open(dir: &Path) -> Result<Bundle, Failure> {
-    Bundle::open(dir).map_err(|error| {
-        let mend = match &error {
-            BundleError::Io { .. } => "check the path of the bundle, or export it with `mmlnb-export bundle`",
-            BundleError::Unlisted { .. } => "remove the files that were added, or export or copy the bundle again",
-            BundleError::Manifest { .. } | BundleError::Changed { .. } | BundleError::Record { .. } => {
-                "export or copy the bundle again"
-            }
-        };
-        Failure::new(Exit::Configuration, error.to_string(), dir.display().to_string(), mend)
+    Bundle::open(dir).map_err(|error| refused(&error, dir))
+}
+
+/// Opens a bundle whose weights are still to be checked, by [`checked`].
+///
+/// # Errors
+/// As [`open`].
+pub fn begin(dir: &Path) -> Result<(Bundle, Unchecked), Failure> {
+    Bundle::begin(dir).map_err(|error| refused(&error, dir))
+}
+
+/// Loads a bundle while its weights are checked: nothing is given back that was loaded from others than the bundle's.
+///
+/// # Errors
+/// Those of `load`; [`Exit::Configuration`] with the file that was changed, before them.
+pub fn checked<T: Send>(
+    bundle: &Bundle,
+    unchecked: Unchecked,
+    load: impl FnOnce() -> Result<T, Failure> + Send,
+) -> Result<T, Failure> {
+    std::thread::scope(|scope| {
+        let check = scope.spawn(|| unchecked.check());
+        let loaded = load();
+        let checked = check.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        checked.map_err(|error| refused(&error, &bundle.dir))?;
+        loaded
     })
+}
+
+fn refused(error: &BundleError, dir: &Path) -> Failure {
+    let mend = match error {
+        BundleError::Io { .. } => "check the path of the bundle, or export it with `mmlnb-export bundle`",
+        BundleError::Unlisted { .. } => "remove the files that were added, or export or copy the bundle again",
+        BundleError::Manifest { .. } | BundleError::Changed { .. } | BundleError::Record { .. } => {
+            "export or copy the bundle again"
+        }
+    };
+    Failure::new(Exit::Configuration, error.to_string(), dir.display().to_string(), mend)
 }
 
 /// Refuses a bundle that cannot classify by itself.

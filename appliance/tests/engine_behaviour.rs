@@ -8,8 +8,8 @@ mod golden_files;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use engine_support::{Exported, describe, describer, engine, export, floats, integers, patch, together, traced};
-use golden_files::family;
+use engine_support::{Exported, describe, describer, engine, export, export_portable, floats, integers, patch, together, traced};
+use golden_files::{family, json};
 use mmlnb_appliance::engine::{Assessment, EngineError, Mode, OnToken, PatchImage, ProviderChoice, Request};
 use mmlnb_models::bundle::Precision;
 use mmlnb_models::prepare::decode::Rgb8Image;
@@ -86,6 +86,43 @@ fn numbers_that_are_none_are_an_error_with_the_network_that_gave_them() {
     exported.spoil("describer/vision");
     let error = engine(&exported.bundle, |options| options.load = Mode::Describe).err().expect("warm-up finds it");
     assert!(matches!(&error, EngineError::Numbers(text) if text.contains("the vision tower")), "{error}");
+}
+
+/// A decoder of the standard's operators reads, and then weighs with zero, what stands behind a request's own tokens.
+#[test]
+fn numbers_that_were_none_spoil_nobody_after_them() {
+    let Some(checkpoint) = family("qwen2_5_vl") else { return };
+    let exported = export_portable(Some(&checkpoint), None, Precision::F32);
+    let bundle = exported.with(|generation| {
+        generation.max_new_tokens = 30;
+        generation.end_tokens = vec![-1];
+    });
+    const DAMAGED: i64 = 7;
+    let table = &bundle.manifest.describer.as_ref().unwrap().table.file;
+    let width = json(&bundle.path("describer/config.json"))["hidden_size"].as_u64().unwrap() as usize;
+    let mut bytes = std::fs::read(bundle.path(table)).unwrap();
+    bytes[DAMAGED as usize * width * 4..][..width * 4].fill(0xff);
+    std::fs::write(bundle.path(table), bytes).unwrap();
+    let engine = describer(&bundle, 2);
+    let (small, large) = (patch(&noise(56, 56, 1), 1), patch(&noise(140, 112, 2), 2));
+    let alone = [&small, &large].map(|image| tokens(&describe(&engine, image.clone())));
+    assert!(alone.iter().flatten().all(|token| *token != DAMAGED), "another token has to be damaged");
+    let follow = Request { follow: Some([DAMAGED, 1, 1].into()), ..Request::new(Mode::Describe) };
+    let error = engine.assess(large.clone(), &follow).unwrap_err();
+    assert!(matches!(error, EngineError::Numbers(_)), "{error}");
+    // The small one first: the place of the damaged token lies behind its own, and before the large one's end.
+    let (begun, begins) = std::sync::mpsc::channel();
+    let on_token: OnToken = Arc::new(move |_, _| {
+        let _ = begun.send(());
+    });
+    let first = Request { on_token: Some(on_token), ..traced(Mode::Describe) };
+    std::thread::scope(|scope| {
+        let one = scope.spawn(|| engine.assess(small.clone(), &first));
+        begins.recv().unwrap();
+        let other = describe(&engine, large.clone());
+        assert_eq!(tokens(&one.join().unwrap().unwrap()), alone[0]);
+        assert_eq!(tokens(&other), alone[1]);
+    });
 }
 
 #[test]

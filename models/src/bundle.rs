@@ -37,6 +37,8 @@ pub const MANIFEST: &str = "manifest.json";
 pub const DESCRIBER: &str = "describer";
 /// Features of training images, for the novelty of an image: beside a classifier's config.json, in its folder and in a bundle.
 pub const NOVELTY: &str = "novelty.safetensors";
+/// How the names of files end that hold nothing but a graph's weights.
+const WEIGHTS: &str = ".data";
 /// The classifier's folder in the bundle, itself readable as a classifier's folder without weights.
 pub const CLASSIFIER: &str = "classifier";
 
@@ -283,9 +285,33 @@ pub struct Bundle {
     pub sha256: String,
 }
 
+/// The weights of a bundle that was begun: their sizes are checked, their hashes are not yet.
+#[must_use = "what is not checked may be damaged"]
+#[derive(Debug)]
+pub struct Unchecked {
+    dir: PathBuf,
+    files: Vec<(String, FileEntry)>,
+}
+
+impl Unchecked {
+    /// Compares the hashes, several files at a time.
+    ///
+    /// # Errors
+    /// A file that cannot be read or was changed.
+    pub fn check(self) -> Result<(), BundleError> {
+        in_parallel(&self.files, |(name, entry)| check_hash(&self.dir.join(name), entry)).map(|_| ())
+    }
+}
+
 impl Bundle {
     /// Reads the manifest, refuses files that it does not list, and checks every listed file's size and hash, several files at a time.
     pub fn open(dir: &Path) -> Result<Self, BundleError> {
+        let (bundle, unchecked) = Bundle::begin(dir)?;
+        unchecked.check().map(|()| bundle)
+    }
+
+    /// As [`Bundle::open`], but the hashes of weights, which nobody parses, are left for the time in which they are loaded.
+    pub fn begin(dir: &Path) -> Result<(Self, Unchecked), BundleError> {
         let file = dir.join(MANIFEST);
         let bytes = std::fs::read(&file).map_err(|source| BundleError::Io { file: file.clone(), source })?;
         let manifest = Manifest::parse(&file, &bytes)?;
@@ -296,9 +322,12 @@ impl Bundle {
             files.sort();
             return Err(BundleError::Unlisted { dir: dir.to_path_buf(), files });
         }
-        let names: Vec<&String> = manifest.files.keys().collect();
-        in_parallel(&names, |name| check_file(&dir.join(name), &manifest.files[*name]))?;
-        Ok(Bundle { dir: dir.to_path_buf(), manifest, sha256 })
+        manifest.files.iter().try_for_each(|(name, entry)| check_size(&dir.join(name), entry))?;
+        let (weights, parsed): (Vec<_>, Vec<_>) = manifest.files.iter().partition(|(name, _)| name.ends_with(WEIGHTS));
+        in_parallel(&parsed, |(name, entry)| check_hash(&dir.join(name), entry))?;
+        let files = weights.into_iter().map(|(name, entry)| (name.clone(), entry.clone())).collect();
+        let unchecked = Unchecked { dir: dir.to_path_buf(), files };
+        Ok((Bundle { dir: dir.to_path_buf(), manifest, sha256 }, unchecked))
     }
 
     /// The full path of a file of the bundle.
@@ -440,18 +469,20 @@ fn shortened(files: &[String]) -> String {
     files[..files.len() - more].join(", ") + &rest
 }
 
-fn check_file(path: &Path, expected: &FileEntry) -> Result<(), BundleError> {
-    let io = |source| BundleError::Io { file: path.to_path_buf(), source };
-    let changed = |problem| BundleError::Changed { file: path.to_path_buf(), problem };
-    let size = std::fs::metadata(path).map_err(io)?.len();
-    if size != expected.size {
-        return Err(changed(format!("{size} bytes instead of {}", expected.size)));
+fn check_size(path: &Path, expected: &FileEntry) -> Result<(), BundleError> {
+    let size = std::fs::metadata(path).map_err(|source| BundleError::Io { file: path.to_path_buf(), source })?.len();
+    if size == expected.size {
+        return Ok(());
     }
-    let (_, sha256) = hash::sha256_file(path).map_err(io)?;
-    if sha256 != expected.sha256 {
-        return Err(changed(format!("SHA-256 {sha256} instead of {}", expected.sha256)));
+    Err(BundleError::Changed { file: path.to_path_buf(), problem: format!("{size} bytes instead of {}", expected.size) })
+}
+
+fn check_hash(path: &Path, expected: &FileEntry) -> Result<(), BundleError> {
+    let (_, sha256) = hash::sha256_file(path).map_err(|source| BundleError::Io { file: path.to_path_buf(), source })?;
+    if sha256 == expected.sha256 {
+        return Ok(());
     }
-    Ok(())
+    Err(BundleError::Changed { file: path.to_path_buf(), problem: format!("SHA-256 {sha256} instead of {}", expected.sha256) })
 }
 
 /// `work` on every item, on up to eight threads; results in the items' order, or the first item's error.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use clap::Args;
-use mmlnb_models::bundle::Bundle;
+use mmlnb_models::bundle::{Bundle, Unchecked};
 use serde_json::Value;
 
 use super::print;
@@ -77,11 +77,11 @@ struct Answer {
 /// # Errors
 /// Usage, absent images, bundle.
 pub fn describe(args: &DescribeOnly) -> Result<Exit, Failure> {
-    let opened = check(args)?;
+    let (opened, unchecked) = check(args)?;
     if opened.manifest.describer.is_none() {
         return Err(lacks("a describer", &args.bundle));
     }
-    assess(args, &opened, Mode::Describe, None)
+    assess(args, (&opened, unchecked), Mode::Describe, None)
 }
 
 /// `classify`.
@@ -89,14 +89,14 @@ pub fn describe(args: &DescribeOnly) -> Result<Exit, Failure> {
 /// # Errors
 /// Usage, absent images, bundle.
 pub fn classify(args: &Direct) -> Result<Exit, Failure> {
-    let opened = check(&args.common)?;
+    let (opened, unchecked) = check(&args.common)?;
     let Some(classifier) = &opened.manifest.classifier else { return Err(lacks("a classifier", &args.common.bundle)) };
     let describes = opened.manifest.describer.is_some() && args.description.is_none();
     if classifier.text.is_some() && !describes && args.description.is_none() {
         bundle::require_classifier(&opened)?;
     }
     let mode = if describes { Mode::Both } else { Mode::Classify };
-    assess(&args.common, &opened, mode, args.description.as_deref())
+    assess(&args.common, (&opened, unchecked), mode, args.description.as_deref())
 }
 
 fn lacks(half: &str, dir: &Path) -> Failure {
@@ -109,7 +109,7 @@ fn lacks(half: &str, dir: &Path) -> Failure {
 }
 
 /// Everything that can be wrong before anything starts.
-fn check(args: &DescribeOnly) -> Result<Bundle, Failure> {
+fn check(args: &DescribeOnly) -> Result<(Bundle, Unchecked), Failure> {
     if args.trace.is_some() && args.images.len() != 1 {
         let what = format!("--trace takes one image, not {}", args.images.len());
         return Err(Failure::new(Exit::Usage, what, "", "give one image, or leave --trace out"));
@@ -118,17 +118,23 @@ fn check(args: &DescribeOnly) -> Result<Bundle, Failure> {
     if !absent.is_empty() {
         return Err(Failure { exit: Exit::NotFound, problems: absent });
     }
-    bundle::open(&args.bundle)
+    bundle::begin(&args.bundle)
 }
 
 fn absent(path: &Path) -> Problem {
     Problem::new("there is no such image", path.display().to_string(), "check the path")
 }
 
-fn assess(args: &DescribeOnly, opened: &Bundle, mode: Mode, description: Option<&str>) -> Result<Exit, Failure> {
+fn assess(
+    args: &DescribeOnly,
+    (opened, unchecked): (&Bundle, Unchecked),
+    mode: Mode,
+    description: Option<&str>,
+) -> Result<Exit, Failure> {
     let slots = usize::from(args.slots).min(args.images.len());
     let options = bundle::options(&args.provider, args.threads, slots, mode, opened);
-    let engine = Engine::open(opened, &options).map_err(|error| bundle::failure(&error, &args.bundle))?;
+    let load = || Engine::open(opened, &options).map_err(|error| bundle::failure(&error, &args.bundle));
+    let engine = bundle::checked(opened, unchecked, load)?;
     if let Some(note) = &engine.provider().note {
         eprintln!("warning: {note}");
     }

@@ -54,7 +54,7 @@ pub struct Compare {
     /// One JSON object.
     #[arg(long)]
     pub json: bool,
-    /// Where the reference's logits are kept meanwhile; at most half of what is free there is taken, and at most 16 GiB.
+    /// Where the reference's logits are kept meanwhile; at most half of what is free there is taken, and at most 16 GiB (1 GiB in memory).
     #[arg(long, value_name = "DIR", env = "TMPDIR", default_value = "/var/tmp")]
     pub scratch: PathBuf,
     /// Decides the intervals' draws.

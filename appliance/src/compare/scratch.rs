@@ -9,6 +9,10 @@ use crate::error::{Exit, Failure};
 
 /// Most bytes of one round of images.
 const MOST: u64 = 16 << 30;
+/// The same in a folder that is memory, which the plans of both bundles do not count.
+const MOST_IN_MEMORY: u64 = 1 << 30;
+/// File systems whose files are memory (statfs(2)): tmpfs, ramfs.
+const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// Room for the logits of a round of images, in f32 as the networks gave them, so that equal ones have a divergence of exactly 0.
 pub struct Scratch {
@@ -38,17 +42,18 @@ impl Shape {
         (self.vocabulary * size_of::<f32>()) as u64
     }
 
-    /// How many images of this shape one round may have: they take at most half of what is free in `folder`, and at most 16 GiB.
+    /// How many images of this shape one round may have: they take at most half of what is free in `folder`, and at most 16 GiB, in memory 1 GiB.
     ///
     /// # Errors
     /// The folder cannot be used, or has no room for a single image.
     pub fn images(self, folder: &Path) -> Result<usize, Failure> {
-        let system = rustix::fs::statvfs(folder).map_err(|error| refused(folder, &error.into()))?;
-        let room = MOST.min(system.f_bavail.saturating_mul(system.f_frsize) / 2);
+        let system = rustix::fs::statfs(folder).map_err(|error| refused(folder, &error.into()))?;
+        let most = if IN_MEMORY.contains(&(system.f_type as u64)) { MOST_IN_MEMORY } else { MOST };
+        let room = most.min(system.f_bavail.saturating_mul(system.f_bsize as u64) / 2);
         let one = self.row() * self.tokens as u64;
         if one > room {
             let [one, room] = [one, room].map(|bytes| bytes.div_ceil(1 << 20));
-            let what = format!("the reference's logits for one image may take {one} MiB, but half of what is free is {room} MiB");
+            let what = format!("the reference's logits for one image may take {one} MiB, but there is room for {room} MiB");
             return Err(Failure::new(
                 Exit::Usage,
                 what,
@@ -143,6 +148,9 @@ mod tests {
     #[test]
     fn a_round_is_bounded_and_a_folder_without_room_or_absent_is_refused() {
         let folder = tempfile::tempdir().unwrap();
+        let memory = Path::new("/dev/shm");
+        let in_memory = Shape { vocabulary: 1 << 20, tokens: 1 << 6 }.images(memory).unwrap_or(0);
+        assert!(in_memory <= 4, "{in_memory} images of 256 MiB in memory");
         let few = Shape { vocabulary: 1 << 20, tokens: 1 << 8 }.images(folder.path()).unwrap_or(0);
         assert!(few <= 16, "{few} images of 1 GiB");
         let failure = Shape { vocabulary: 1 << 24, tokens: 1 << 10 }.images(folder.path()).unwrap_err();

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use mmlnb_models::bundle::Bundle;
+use mmlnb_models::bundle::{Bundle, Unchecked};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::assess::pipeline;
@@ -133,17 +133,15 @@ pub fn run_with(file: &Path, load: impl FnOnce(&Config, &Bundle) -> Result<Asses
     if let Adoption::Absent(reason) = folder.adopt(&ledger)? {
         tracing::warn!(event = "inbox_missing", inbox = %config.inbox.display(), reason);
     }
-    let bundle = notify::while_loading(&asked.count, "checking the bundle", || open_bundle(&config), || ())?;
+    let (bundle, unchecked) = notify::while_loading(&asked.count, "opening the bundle", || begin_bundle(&config), || ())?;
     let start = run_start(&bundle);
     let (run, bundle_row) = ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start))?;
     let safe_mode = ledger.read(|connection| safe_mode::due(connection, run, config.safe_mode_after, &start.started_at))?;
-    let assessor = match &safe_mode {
-        Some(reason) => {
-            tracing::error!(event = "safe_mode", reason);
-            nothing_is_assessed()
-        }
-        None => begin_loading(&ledger, run, &asked, || load(&config, &bundle))?,
-    };
+    if let Some(reason) = &safe_mode {
+        tracing::error!(event = "safe_mode", reason);
+    }
+    let load = || if safe_mode.is_some() { Ok(nothing_is_assessed()) } else { load(&config, &bundle) };
+    let assessor = begin_loading(&ledger, run, &asked, || bundle::checked(&bundle, unchecked, load))?;
     let slots = assessor.slots;
     let known = Known { config, folder, ledger, bundle: &bundle, run, bundle_row, safe_mode };
     let intake = Arc::new(put_together(known, assessor, &asked));
@@ -191,10 +189,10 @@ fn open_ledger(config: &Config, asked: &Asked) -> Result<Ledger, Failure> {
     Ok(ledger)
 }
 
-fn open_bundle(config: &Config) -> Result<Bundle, Failure> {
-    let bundle = bundle::open(&config.bundle)?;
+fn begin_bundle(config: &Config) -> Result<(Bundle, Unchecked), Failure> {
+    let (bundle, unchecked) = bundle::begin(&config.bundle)?;
     bundle::require_classifier(&bundle)?;
-    Ok(bundle)
+    Ok((bundle, unchecked))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the kernel's files")]

@@ -76,6 +76,20 @@ impl Cache {
         Ok(())
     }
 
+    /// Puts zeros in the place of a slot's tokens from `from` on.
+    pub fn clear(&mut self, slot: usize, from: usize) -> ort::Result<()> {
+        let numbers = (self.tokens - from) * self.head;
+        let zeros = DynTensor::new(&Allocator::default(), self.element, [numbers as i64])?;
+        for tensor in self.layers.iter_mut().flatten() {
+            for head in 0..self.kv_heads {
+                let start = ((slot * self.kv_heads + head) * self.tokens + from) * self.head;
+                // SAFETY: the view ends with this block.
+                copy_view(&zeros, unsafe { over(tensor, self.element, start, &[numbers as i64])? })?;
+            }
+        }
+        Ok(())
+    }
+
     fn copy_side(&mut self, layer: usize, side: usize, [from, to]: [usize; 2], tokens: usize) -> ort::Result<()> {
         if !self.layers[layer][side].memory_info().is_cpu_accessible() {
             // SAFETY: both views end with this block.

@@ -136,6 +136,12 @@ impl Decoder {
         self.angles.copy(from * tokens, to * tokens, tokens);
         self.cache.copy(from, to, length)
     }
+
+    /// Forgets a slot's tokens from `from` on. What stands there behind another request's own tokens may be read and is then multiplied by zero: it
+    /// must be numbers.
+    pub fn clear(&mut self, slot: usize, from: usize) -> ort::Result<()> {
+        self.cache.clear(slot, from)
+    }
 }
 
 /// The small inputs of one call.
@@ -200,5 +206,81 @@ impl Angles {
         for table in [&mut self.cos, &mut self.sin] {
             table.extract_tensor_mut().1.copy_within(from * self.width..(from + rows) * self.width, to * self.width);
         }
+    }
+}
+
+#[cfg(test)]
+#[path = "../../../models/tests/golden_files/mod.rs"]
+mod golden_files;
+
+#[cfg(test)]
+mod tests {
+    use mmlnb_exporter::{Recipe, export_bundle};
+    use mmlnb_models::bundle::{Bundle, DESCRIBER, Precision};
+    use mmlnb_models::config::QwenConfig;
+    use mmlnb_models::prepare::rotary::rotary_table;
+
+    use super::super::{EngineOptions, runtime::Runtime};
+    use super::golden_files::family;
+    use super::*;
+
+    const ROOM: usize = 48;
+    const SLOTS: usize = 2;
+
+    /// What is copied to a card in a step must not grow with the slots' room, and must say the same as the whole table.
+    #[test]
+    fn the_angles_of_a_call_say_what_the_whole_table_says() {
+        let Some(checkpoint) = family("qwen2_5_vl") else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("bundle");
+        let recipe = Recipe {
+            output: output.clone(),
+            vlm: Some(checkpoint),
+            adapter: None,
+            allow_partial: false,
+            classifier: None,
+            settings: None,
+            precision: Precision::F16,
+            portable: false,
+            calibration: None,
+            image_size: None,
+        };
+        export_bundle(&recipe, &|_| ()).unwrap();
+        let bundle = Bundle::open(&output).unwrap();
+        let text = QwenConfig::from_dir(&bundle.path(DESCRIBER)).unwrap().text;
+        let (hidden, half) = (text.hidden as usize, text.head_size as usize / 2);
+        let logits = |by_call: bool| -> Vec<f32> {
+            let mut decoder = decoder(&bundle, text.vocabulary as usize);
+            assert!(decoder.angles.by_call, "in f16 the graph rotates outside of its attention");
+            decoder.angles.by_call = by_call;
+            let places: Vec<i64> = (0..ROOM as i64).collect();
+            // A token's row and column differ, so that no slot's angles are those of its places.
+            for slot in 0..SLOTS {
+                let shifted: Vec<i64> = places.iter().map(|place| place + 3 * slot as i64).collect();
+                decoder.place(slot, 0, &rotary_table(&[places.clone(), shifted, places.clone()], &text));
+            }
+            let row = |seed: usize| (0..hidden).map(move |place| ((place * 31 + seed * 17) % 23) as f32 / 23.0 - 0.5);
+            let mut all = Vec::new();
+            let lengths = [9, 5];
+            for (slot, length) in lengths.into_iter().enumerate() {
+                let prompt: Vec<f32> = (0..length).flat_map(|token| row(slot * 100 + token)).collect();
+                all.extend_from_slice(decoder.read(slot, 0, &prompt, hidden).unwrap());
+            }
+            all.extend_from_slice(decoder.step((0..SLOTS).flat_map(|slot| row(7 + slot)).collect(), &lengths).unwrap());
+            all
+        };
+        let [own, whole] = [true, false].map(logits);
+        assert!(own.iter().all(|logit| logit.is_finite()) && own == whole, "to the bit");
+        let decoder = decoder(&bundle, text.vocabulary as usize);
+        let rows = decoder.angles.rows(&[3, ROOM + 4]).unwrap();
+        let numbers: usize = rows.iter().map(|side| side.extract_tensor().1.len()).sum();
+        assert_eq!(numbers, 2 * SLOTS * half, "one row a token and side");
+    }
+
+    fn decoder(bundle: &Bundle, vocabulary: usize) -> Decoder {
+        let part = &bundle.manifest.describer.as_ref().unwrap().decoder;
+        let runtime = Runtime::open(&EngineOptions::default(), Precision::F16).unwrap();
+        let sessions = Sessions { steps: runtime.load(&bundle.path(&part.graph.file)).unwrap(), prompts: None };
+        Decoder::new(sessions, part, Room { slots: SLOTS, group: 1, tokens: ROOM, vocabulary }, false).unwrap()
     }
 }

@@ -12,6 +12,7 @@ mod classifier;
 mod cuda;
 mod decoder;
 mod describer;
+mod integers;
 mod line;
 mod memory;
 mod pace;
@@ -60,6 +61,7 @@ impl Engine {
         let plans = describer.iter().map(|(part, layout)| layout.plan(bundle, part));
         let plans = plans.chain(classifier.iter().map(|(part, layout)| layout.plan(bundle, part)));
         check_memory(plans.fold(Plan::default(), Plan::plus), options, &runtime.provider)?;
+        integers::check(&runtime, bundle.manifest.precision)?;
         let (describer, classifier) = std::thread::scope(|scope| {
             let describer = describer.map(|(part, layout)| scope.spawn(|| layout.start(bundle, part, &runtime)));
             let classifier = classifier.map(|(part, layout)| layout.start(bundle, part, &runtime));

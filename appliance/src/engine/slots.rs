@@ -233,7 +233,10 @@ impl Worker {
         match row.write(logits) {
             Ok(None) => self.writing.push(row),
             Ok(Some(stop)) => row.answer(Ok(stop)),
-            Err(error) => row.answer(Err(error)),
+            Err(error) => {
+                self.forget(slot, &error);
+                row.answer(Err(error));
+            }
         }
     }
 
@@ -275,6 +278,9 @@ impl Worker {
 
     /// Answers the request of a slot; the last one that writes moves into the gap, and the one that is being read behind it.
     fn leave(&mut self, slot: usize, outcome: Result<StopReason, EngineError>) {
+        if let Err(error) = &outcome {
+            self.forget(slot, error);
+        }
         self.writing.swap_remove(slot).answer(outcome);
         let last = self.writing.len();
         let moved = if slot < last { self.decoder.relocate(last, slot, self.writing[slot].length) } else { Ok(()) };
@@ -286,6 +292,16 @@ impl Worker {
         }
         if let Err(error) = moved {
             self.leave(slot, Err(self.unmoved(&error)));
+        }
+    }
+
+    /// After numbers that are none, the slot holds some of them: what comes after must not read them.
+    fn forget(&mut self, slot: usize, error: &EngineError) {
+        if matches!(error, EngineError::Numbers(_))
+            && let Err(error) = self.decoder.clear(slot, self.opening)
+        {
+            // Requests that meet them will end in the same error, and in no wrong answer.
+            tracing::error!(event = "slot_not_cleared", slot, %error);
         }
     }
 
