@@ -15,7 +15,7 @@ use crate::error::Failure;
 /// Images that are counted for each slot; another one for each fills the slots before, and one keeps them full until the end.
 const DESCRIBED: usize = 1;
 /// The same where the classifier is alone, which takes less time.
-const CLASSIFIED: usize = 4;
+const CLASSIFIED: usize = 2;
 
 /// Images an hour through all that the bundle has, with every slot kept full.
 ///
