@@ -65,4 +65,5 @@ def main():
         print(json.dumps({"phase": phase, "seconds": seconds, "processor": processor}), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::assess::child;
+use crate::bench::Bench;
 use crate::commands::assess::{DescribeOnly, Direct};
 use crate::commands::reports::Reports;
 use crate::commands::retry::Retry;
@@ -47,6 +48,9 @@ enum Command {
     /// Measure how far a bundle's answers are from a reference's, usually the same networks in f32. Texts are greedy here, whatever
     /// the bundles' settings for sampling.
     Compare(Compare),
+    /// Measure how fast a bundle is on this machine: start-up, vision, prompt, first token, tokens a second with several rows, images
+    /// an hour, the classifier, memory. Every description has the same fixed tokens.
+    Bench(Bench),
     /// Put copies of files into the inbox.
     Submit(Submit),
     /// What the appliance is doing.
@@ -100,6 +104,10 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Compare(compare) => {
             log_to_stderr("warn");
             crate::compare::run(&compare)
+        }
+        Command::Bench(bench) => {
+            log_to_stderr("warn");
+            crate::bench::run(&bench)
         }
         Command::Submit(submit) => commands::submit::run(&submit),
         Command::Status(status) => commands::status::run(&status),

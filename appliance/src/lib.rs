@@ -4,6 +4,7 @@
 
 mod accounts;
 pub mod assess;
+pub mod bench;
 pub mod bundle;
 pub mod cli;
 pub mod clock;

@@ -6,6 +6,7 @@ mod classify;
 mod decode;
 mod describe;
 mod growth;
+mod serve;
 
 use crate::{
     appliance::{Appliance, Daemon, say},
@@ -32,6 +33,8 @@ pub enum Bench {
     Describe(describe::Options),
     /// Processor time an item at three sizes of each kind of work; fails where it more than doubles
     Growth(growth::Options),
+    /// Serving beside other programs: onnxruntime-genai, OpenVINO, llama.cpp, transformers, each where it is installed
+    Serve(serve::Options),
 }
 
 /// Files dropped.
@@ -51,6 +54,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Decode(options) => decode::run(options),
         Bench::Describe(options) => describe::run(options),
         Bench::Growth(options) => growth::run(options),
+        Bench::Serve(options) => serve::run(options),
     }
 }
 

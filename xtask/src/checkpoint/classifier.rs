@@ -22,6 +22,9 @@ pub struct ClassifierOptions {
     /// Channels of VGG16's five stages; the real ones are 64,128,256,512,512
     #[arg(long, value_delimiter = ',', default_values_t = [16, 32, 48, 64, 64])]
     pub channels: Vec<usize>,
+    /// The text encoder's sizes
+    #[arg(long, value_enum, default_value_t = Text::Small)]
+    pub text: Text,
     /// Width and height that images are resized to
     #[arg(long, value_delimiter = ',', num_args = 1, default_values_t = [224, 224])]
     pub image_size: Vec<usize>,
@@ -36,18 +39,45 @@ pub struct ClassifierOptions {
     pub corpus: Option<PathBuf>,
 }
 
+/// A text encoder's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Text {
+    /// 2 layers, 64 wide, for tests.
+    Small,
+    /// 12 layers, 768 wide: BERT-base.
+    Base,
+}
+
+struct TextSizes {
+    hidden: usize,
+    layers: usize,
+    heads: usize,
+    inner: usize,
+}
+
+impl Text {
+    fn sizes(self) -> TextSizes {
+        match self {
+            Text::Small => TextSizes { hidden: 64, layers: 2, heads: 4, inner: 128 },
+            Text::Base => TextSizes { hidden: 768, layers: 12, heads: 12, inner: 3072 },
+        }
+    }
+}
+
 impl ClassifierOptions {
     /// What the command's defaults give.
     pub fn small(output: PathBuf) -> Self {
         let classes = ["A", "B", "C"].map(String::from).to_vec();
-        Self { output, channels: vec![16, 32, 48, 64, 64], image_size: vec![224, 224], classes, seed: 0, corpus: None }
+        let channels = vec![16, 32, 48, 64, 64];
+        Self { output, channels, text: Text::Small, image_size: vec![224, 224], classes, seed: 0, corpus: None }
+    }
+
+    /// VGG16 and BERT-base as they are published.
+    pub fn full(output: PathBuf) -> Self {
+        Self { channels: vec![64, 128, 256, 512, 512], text: Text::Base, ..Self::small(output) }
     }
 }
 
-const HIDDEN: usize = 64;
-const LAYERS: usize = 2;
-const HEADS: usize = 4;
-const INNER: usize = 128;
 const MAX_LENGTH: usize = 128;
 
 /// Convolutions in each of VGG16's five stages.
@@ -60,6 +90,7 @@ pub fn write_classifier(options: &ClassifierOptions) -> Result<()> {
     make_folder(&options.output)?;
     let vocabulary = tokenizer::bert_vocabulary(&tokenizer::corpus(options.corpus.as_deref())?);
     tokenizer::write_bert(&options.output, &vocabulary, MAX_LENGTH)?;
+    let sizes = options.text.sizes();
     let config = json!({
         "model_type": "mmlnb_classifier",
         "classes": options.classes,
@@ -69,8 +100,8 @@ pub fn write_classifier(options: &ClassifierOptions) -> Result<()> {
         },
         "text_encoder": {
             "architectures": ["BertModel"], "attention_probs_dropout_prob": 0.0, "hidden_act": "gelu", "hidden_dropout_prob": 0.0,
-            "hidden_size": HIDDEN, "initializer_range": 0.02, "intermediate_size": INNER, "layer_norm_eps": 1e-12,
-            "max_position_embeddings": MAX_LENGTH, "model_type": "bert", "num_attention_heads": HEADS, "num_hidden_layers": LAYERS,
+            "hidden_size": sizes.hidden, "initializer_range": 0.02, "intermediate_size": sizes.inner, "layer_norm_eps": 1e-12,
+            "max_position_embeddings": MAX_LENGTH, "model_type": "bert", "num_attention_heads": sizes.heads, "num_hidden_layers": sizes.layers,
             "pad_token_id": 0, "position_embedding_type": "absolute", "type_vocab_size": 2, "use_cache": true,
             "vocab_size": vocabulary.len(), "max_length": MAX_LENGTH,
         },
@@ -90,12 +121,13 @@ pub fn write_classifier(options: &ClassifierOptions) -> Result<()> {
 
 fn tensors(options: &ClassifierOptions, vocabulary: usize) -> Vec<Tensor> {
     let classes = options.classes.len();
+    let TextSizes { hidden, .. } = options.text.sizes();
     let image = options.channels[4];
     let mut tensors = vgg16(&options.channels);
-    tensors.extend(bert(vocabulary));
-    tensors.extend(linear("prmf.confidence", 1, image + HIDDEN, 1.0));
-    tensors.extend(linear("prmf.projection", HIDDEN, image, 1.0));
-    tensors.extend(linear("classifier", classes, HIDDEN, 2.0));
+    tensors.extend(bert(&options.text.sizes(), vocabulary));
+    tensors.extend(linear("prmf.confidence", 1, image + hidden, 1.0));
+    tensors.extend(linear("prmf.projection", hidden, image, 1.0));
+    tensors.extend(linear("classifier", classes, hidden, 2.0));
     tensors.extend(linear("image_head", classes, image, 2.0));
     tensors
 }
@@ -118,33 +150,34 @@ fn vgg16(channels: &[usize]) -> Vec<Tensor> {
     tensors
 }
 
-fn bert(vocabulary: usize) -> Vec<Tensor> {
+fn bert(sizes: &TextSizes, vocabulary: usize) -> Vec<Tensor> {
+    let TextSizes { hidden, layers, inner, .. } = *sizes;
     let norm = |key: String| {
         [
-            Tensor::new(format!("{key}.weight"), [HIDDEN], Fill::Constant(1.0)),
-            Tensor::new(format!("{key}.bias"), [HIDDEN], Fill::Constant(0.0)),
+            Tensor::new(format!("{key}.weight"), [hidden], Fill::Constant(1.0)),
+            Tensor::new(format!("{key}.bias"), [hidden], Fill::Constant(0.0)),
         ]
     };
     let embedding =
-        |name: &str, rows: usize| Tensor::new(format!("text.embeddings.{name}.weight"), [rows, HIDDEN], Fill::Normal(1.0));
+        |name: &str, rows: usize| Tensor::new(format!("text.embeddings.{name}.weight"), [rows, hidden], Fill::Normal(1.0));
     let mut tensors = vec![
         embedding("word_embeddings", vocabulary),
         embedding("position_embeddings", MAX_LENGTH),
         embedding("token_type_embeddings", 2),
     ];
     tensors.extend(norm("text.embeddings.LayerNorm".to_owned()));
-    for layer in 0..LAYERS {
+    for layer in 0..layers {
         let at = format!("text.encoder.layer.{layer}");
         for part in ["query", "key", "value"] {
-            tensors.extend(linear(&format!("{at}.attention.self.{part}"), HIDDEN, HIDDEN, 1.0));
+            tensors.extend(linear(&format!("{at}.attention.self.{part}"), hidden, hidden, 1.0));
         }
-        tensors.extend(linear(&format!("{at}.attention.output.dense"), HIDDEN, HIDDEN, 1.0));
+        tensors.extend(linear(&format!("{at}.attention.output.dense"), hidden, hidden, 1.0));
         tensors.extend(norm(format!("{at}.attention.output.LayerNorm")));
-        tensors.extend(linear(&format!("{at}.intermediate.dense"), INNER, HIDDEN, 1.0));
-        tensors.extend(linear(&format!("{at}.output.dense"), HIDDEN, INNER, 1.0));
+        tensors.extend(linear(&format!("{at}.intermediate.dense"), inner, hidden, 1.0));
+        tensors.extend(linear(&format!("{at}.output.dense"), hidden, inner, 1.0));
         tensors.extend(norm(format!("{at}.output.LayerNorm")));
     }
-    tensors.extend(linear("text.pooler.dense", HIDDEN, HIDDEN, 1.0));
+    tensors.extend(linear("text.pooler.dense", hidden, hidden, 1.0));
     tensors
 }
 
