@@ -4,7 +4,7 @@ use crate::{
     classifier::{ClassifierInput, damaged_record},
     error::ExportError,
     export::{GraphInfo, Step, export_decided, weight_bytes},
-    few_bits::{Calibration, FewBits, Kept, check_calibration},
+    few_bits::{Calibration, Convolutions, FewBits, Kept, check_calibration},
     lower::{cache_head_size, lower_deciding, lower_portable, not_portable},
     model_card::model_card,
     policy::Policy,
@@ -118,14 +118,15 @@ pub fn export_bundle(recipe: &Recipe, progress: &dyn Fn(Step<'_>)) -> Result<Str
         manifest.known_answers.extend(known_answers(trained, "describer", recipe.precision, &part.path)?);
     }
     if let Some(input) = &classifier {
+        let warning = input.convolutions.warning().map(|warning| format!("image encoder: {warning}"));
+        warning.iter().for_each(|warning| progress(Step::Warning(warning)));
         manifest.classifier = Some(write_classifier(input, recipe, &part.path, progress)?);
         manifest.provenance.classifier = Some(provenance(&input.source, &CLASSIFIER_FILES)?);
         manifest.provenance.data.extend(input.data_sha256.clone());
         manifest.known_answers.extend(known_answers(input.source.dir(), "classifier", recipe.precision, &part.path)?);
     }
     let card = part.path.join("MODEL_CARD.md");
-    fs::write(&card, model_card(&manifest, &kept, classifier.as_ref().and_then(|input| input.measures.as_ref())))
-        .map_err(ExportError::io("write", &card))?;
+    fs::write(&card, model_card(&manifest, &kept, classifier.as_ref())).map_err(ExportError::io("write", &card))?;
     manifest.files = bundle::list_files(&part.path)?;
     let sha256 = manifest.write(&part.path)?;
     part.finish(&recipe.output)?;
@@ -165,7 +166,7 @@ fn opened(recipe: &Recipe) -> Result<(Option<DescriberInput>, Option<ClassifierI
     }
     let mut classifier = None;
     if let Some(dir) = &recipe.classifier {
-        keep(ClassifierInput::open(dir).map(|input| classifier = Some(input)));
+        keep(ClassifierInput::open(dir, recipe.precision).map(|input| classifier = Some(input)));
     }
     ExportError::all(problems).map(|()| (describer, classifier))
 }
@@ -261,17 +262,19 @@ fn write_classifier(
     part: &Path,
     progress: &dyn Fn(Step<'_>),
 ) -> Result<bundle::Classifier, ExportError> {
-    let ClassifierInput { source, config, calibration, trained_on, .. } = input;
+    let ClassifierInput { source, config, calibration, convolutions, trained_on, .. } = input;
     let dir = part.join(CLASSIFIER);
     let (mut image, mut text, mut prmf) = (None, None, None);
     for network in source.networks() {
-        let (name, place) = match network {
-            Network::Vgg16 | Network::Swin => ("image", &mut image),
-            Network::Bert => ("bert", &mut text),
-            Network::Prmf => ("prmf", &mut prmf),
+        let none = Convolutions::None;
+        let (name, place, convolutions) = match network {
+            Network::Vgg16 | Network::Swin => ("image", &mut image, convolutions),
+            Network::Bert => ("bert", &mut text, &none),
+            Network::Prmf => ("prmf", &mut prmf, &none),
             Network::Vision | Network::Embedding | Network::Decoder => continue,
         };
         let few = FewBits::decide(&source.graph(network)?, &source.weights()?, recipe.precision, None)?;
+        let few = few.with_convolutions(convolutions.clone());
         let form = Form { name, precision: recipe.precision, portable: recipe.portable, few: &few, calibrated: None };
         *place = Some(write_graph(source, network, form, &dir, progress)?.described(&format!("{CLASSIFIER}/{name}.onnx")));
     }
@@ -309,7 +312,8 @@ fn write_graph(
     progress: &dyn Fn(Step<'_>),
 ) -> Result<GraphInfo, ExportError> {
     let graph = source.graph(network)?;
-    let lowered = if portable { lower_portable(&graph, name, precision)? } else { lower_deciding(&graph, name, precision, few)? };
+    let lowered =
+        if portable { lower_portable(&graph, name, precision, few)? } else { lower_deciding(&graph, name, precision, few)? };
     progress(Step::Begin { name, bytes: weight_bytes(&lowered) });
     let wrote = |bytes| progress(Step::Wrote(bytes));
     let metadata: Vec<(&str, String)> = calibrated.map(|sha256| ("calibration_sha256", sha256.to_string())).into_iter().collect();

@@ -2,10 +2,11 @@
 
 use crate::{
     error::ExportError,
-    source::{Sizes, Source},
+    few_bits::Convolutions,
+    source::{Network, Sizes, Source},
 };
 use mmlnb_models::{
-    bundle::{Calibration, NOVELTY},
+    bundle::{Calibration, NOVELTY, Precision},
     config::ClassifierConfig,
     json,
     measures::intervals::Estimates,
@@ -26,12 +27,14 @@ pub(crate) struct ClassifierInput {
     pub data_sha256: Option<String>,
     /// What the trainer measured, if it recorded that.
     pub measures: Option<Estimates>,
+    /// How the convolutions of its image encoder are stored.
+    pub convolutions: Convolutions,
     /// What it has seen, if it says.
     pub trained_on: Option<TrainingData>,
 }
 
 impl ClassifierInput {
-    pub fn open(dir: &Path) -> Result<ClassifierInput, ExportError> {
+    pub fn open(dir: &Path, precision: Precision) -> Result<ClassifierInput, ExportError> {
         let source = Source::open(dir, None)?;
         let Sizes::Classifier(config) = source.sizes().clone() else {
             return Err(ExportError::Asked(format!("--classifier is for a classifier's folder, but {} is none", dir.display())));
@@ -62,7 +65,9 @@ impl ClassifierInput {
         let measures = measures.map(|found| serde_json::from_value(found.clone())).transpose();
         let measures = measures.map_err(|error| wrong(format!("key `measures.estimates`: {error}")))?;
         let trained_on = TrainingData::read(dir).map_err(|error| damaged_record(&error))?;
-        Ok(ClassifierInput { source, config, calibration, data_sha256, measures, trained_on })
+        let image = source.networks().into_iter().find(|network| matches!(network, Network::Vgg16 | Network::Swin));
+        let convolutions = image.map(|network| Convolutions::open(&source, network, precision)).transpose()?.unwrap_or_default();
+        Ok(ClassifierInput { source, config, calibration, data_sha256, measures, convolutions, trained_on })
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::progress::{Progress, megabytes};
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
 use mmlnb_exporter::{
-    Calibration, ExportError, FewBits, Network, Recipe, Report, Source, Step, check_calibration, export_bundle, export_decided,
-    export_genai, inspect, lower_deciding, lower_portable, not_portable, weight_bytes,
+    Calibration, Convolutions, ExportError, FewBits, Network, Recipe, Report, Source, Step, check_calibration, export_bundle,
+    export_decided, export_genai, inspect, lower_deciding, lower_portable, not_portable, weight_bytes,
 };
 use mmlnb_models::bundle::Precision;
 use std::{cell::RefCell, io::Write, path::PathBuf};
@@ -163,9 +163,11 @@ fn graph(args: &GraphArgs) -> Result<(), ExportError> {
     let calibration = calibration(args, &source)?;
     let statistics = calibration.as_ref().map(|calibration| &calibration.statistics);
     let (graph, weights, name) = (source.graph(args.network)?, source.weights()?, args.network.name());
-    let few = FewBits::decide(&graph, &weights, precision, statistics)?;
+    let convolutions = Convolutions::open(&source, args.network, precision)?;
+    convolutions.warning().iter().for_each(|warning| eprintln!("warning: {name}: {warning}"));
+    let few = FewBits::decide(&graph, &weights, precision, statistics)?.with_convolutions(convolutions);
     let lowered =
-        if portable { lower_portable(&graph, name, precision)? } else { lower_deciding(&graph, name, precision, &few)? };
+        if portable { lower_portable(&graph, name, precision, &few)? } else { lower_deciding(&graph, name, precision, &few)? };
     let size = image_size.map(|[width, height]| ("image_size", format!("{width}x{height}")));
     let calibrated = statistics.map(|statistics| ("calibration_sha256", statistics.sha256().to_string()));
     let metadata: Vec<(&str, String)> = size.into_iter().chain(calibrated).collect();

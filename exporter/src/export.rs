@@ -100,6 +100,7 @@ pub fn export_decided(
     if !few.kept().is_empty() {
         metadata.push(("eight_bits", few.kept().iter().map(Kept::to_string).collect::<Vec<_>>().join("; ")));
     }
+    metadata.extend(few.convolutions().told().map(|told| ("convolutions", told)));
     metadata.extend_from_slice(more_metadata);
     let file = write(graph, (weights, few), &metadata, out_dir, progress)?;
     Ok(GraphInfo { file, inputs: graph.inputs.clone(), outputs: graph.outputs.clone(), parameters: graph.parameters })

@@ -23,7 +23,7 @@ mod write;
 pub use bundle::{Recipe, export_bundle};
 pub use error::ExportError;
 pub use export::{GraphInfo, Step, export_decided, export_graph, export_lowered, weight_bytes};
-pub use few_bits::{Calibration, FewBits, Kept, check_calibration};
+pub use few_bits::{Calibration, Convolutions, FewBits, Kept, check_calibration};
 pub use genai::export_genai;
 pub use inspect::{BundleReport, GraphReport, Report, inspect};
 pub use lower::{Genai, cache_head_size, lower, lower_as_is, lower_deciding, lower_genai, lower_portable, not_portable};

@@ -1,11 +1,11 @@
 //! The model card: what a bundle is, for people.
 
-use crate::few_bits::Kept;
+use crate::{classifier::ClassifierInput, few_bits::Kept};
 use mmlnb_models::bundle::{Classifier, Describer, Manifest, Provenance, Source};
 use mmlnb_models::measures::intervals::{Estimate, Estimates};
 
-/// The text of `MODEL_CARD.md`, with the matrices that stayed at 8 bits and what the trainer measured of the classifier.
-pub(crate) fn model_card(manifest: &Manifest, kept: &[Kept], measures: Option<&Estimates>) -> String {
+/// The text of `MODEL_CARD.md`, with the matrices that stayed at 8 bits, how the classifier's convolutions are stored, and what the trainer measured of it.
+pub(crate) fn model_card(manifest: &Manifest, kept: &[Kept], input: Option<&ClassifierInput>) -> String {
     let mut card = String::from(
         "# MMLNB bundle\n\nFor research use only; not a medical device. A model of neuroblastoma histology patches after MMLNB \
          (arXiv 2503.12927).\n\n",
@@ -22,7 +22,10 @@ pub(crate) fn model_card(manifest: &Manifest, kept: &[Kept], measures: Option<&E
         Some(classifier) => card += &classifier_section(classifier),
         None => card += "\n## Classifier\n\nNone: this bundle describes only.\n",
     }
-    if let Some(measures) = measures {
+    if let Some(told) = input.and_then(|input| input.convolutions.told()) {
+        card += &format!("- convolutions of the image encoder: {told}\n");
+    }
+    if let Some(measures) = input.and_then(|input| input.measures.as_ref()) {
         card += &measures_section(measures);
     }
     card += &provenance_section(&manifest.provenance);

@@ -144,6 +144,49 @@ pub enum Content {
         /// Which of its parts this is.
         form: Form,
     },
+    /// A convolution's kernel in 7 bits.
+    Kernel {
+        /// The kernel.
+        kernel: Kernel,
+        /// Which of its parts this is.
+        part: KernelPart,
+    },
+}
+
+/// A convolution that is made in whole numbers.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Kernel {
+    /// `[outputs, inputs, side, side]`.
+    pub weight: Weight,
+    /// `[outputs]`.
+    pub bias: Option<Weight>,
+    /// What one step of the codes is worth that go in.
+    pub step: f32,
+}
+
+/// The parts of a convolution in whole numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KernelPart {
+    /// The kernel's weights, in its shape.
+    Codes,
+    /// What those of an output are multiplied with.
+    Scales,
+    /// Biases as whole numbers, in steps of an output's products.
+    Biases,
+    /// What those steps are worth.
+    BiasScales,
+}
+
+impl KernelPart {
+    /// codes, scales, biases or bias_scales.
+    pub fn name(self) -> &'static str {
+        match self {
+            KernelPart::Codes => "codes",
+            KernelPart::Scales => "scales",
+            KernelPart::Biases => "biases",
+            KernelPart::BiasScales => "bias_scales",
+        }
+    }
 }
 
 /// The parts of a matrix in few bits.
@@ -196,6 +239,7 @@ pub const OPERATORS: &[(&str, &str, i64)] = &[
     ("Conv", "", 11),
     ("Cos", "", 7),
     ("CumSum", "", 14),
+    ("DequantizeLinear", "", 21),
     ("Div", "", 14),
     ("Equal", "", 19),
     ("Expand", "", 13),
@@ -306,6 +350,7 @@ impl fmt::Display for OnnxGraph {
                 Content::Rows(weight) | Content::Table(weight) => weight.to_string(),
                 Content::Transposed(weight) => format!("transposed {weight}"),
                 Content::Quantised { weight, storage, form } => format!("{} of {weight} in {storage:?}", form.name()),
+                Content::Kernel { kernel, part } => format!("{} of {} at steps of {}", part.name(), kernel.weight, kernel.step),
             };
             writeln!(f, "init {name} {}{dims:?} = {from}", elem.name())?;
         }

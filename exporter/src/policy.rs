@@ -1,23 +1,26 @@
-//! How the weights of a network are stored and multiplied at a precision: one policy, asked for every linear layer.
+//! How the weights of a network are stored and multiplied at a precision: one policy, asked for every linear layer and convolution.
 //!
-//! | precision | the language model on its cache | vision tower, BERT, Swin | everything else |
-//! |---|---|---|---|
-//! | `f32`, `f16` | floats | floats | floats |
-//! | `bf16` | floats | floats, BERT and Swin f16 | f16, tables bf16 |
-//! | `int8` | 7 bits a channel | 7 bits a channel | f32, tables f16 |
-//! | `int4` | 4 bits in blocks | 7 bits a channel | f32, tables f16 |
+//! | precision | the language model on its cache | vision tower, BERT, Swin | convolutions between ReLUs | everything else |
+//! |---|---|---|---|---|
+//! | `f32`, `f16` | floats | floats | floats | floats |
+//! | `bf16` | floats | floats, BERT and Swin f16 | f16 | f16, tables bf16 |
+//! | `int8` | 7 bits a channel | 7 bits a channel | 7 bits a channel | f32, tables f16 |
+//! | `int4` | 4 bits in blocks | 7 bits a channel | 7 bits a channel | f32, tables f16 |
+//!
+//! Convolutions are so where it is known how large their ReLUs' results become ([`crate::Convolutions`]), and f32 elsewhere.
 //!
 //! Of the matrices in 4 bits those that suffer most keep 8 bits in blocks ([`crate::FewBits`]).
 //!
 //! `int4+int8` is two readings of the language model: prompts as `int8`, steps as `int4`. Few bits win where memory is read for few rows, integer
 //! products of whole matrices where there are many. Four bits are too coarse for a vision tower (cosine 0.88).
 
-use crate::nodes::Elem;
+use crate::{few_bits::FewBits, nodes::Elem};
 use mmlnb_models::{
     bundle::Precision,
     graph::{AttentionKind, Graph, Op, Weight},
+    statistics::module,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Weights that share one scale in blocks.
 pub const BLOCK: i64 = 128;
@@ -48,7 +51,7 @@ enum Purpose {
 }
 
 /// The policy of one network.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Policy {
     precision: Precision,
     purpose: Purpose,
@@ -56,6 +59,8 @@ pub(crate) struct Policy {
     uneven: bool,
     /// Matrices that stay at 8 bits where the others have 4.
     kept: BTreeSet<String>,
+    /// What one step of a ReLU's codes of 8 bits is worth, by the module of the convolution before it.
+    steps: BTreeMap<String, f32>,
     /// Whether it is one of the describer's networks.
     describes: bool,
 }
@@ -75,12 +80,12 @@ impl Policy {
         let uneven = any(|op| matches!(op, Op::LayerNorm { .. } | Op::AddLayerNorm { .. }));
         let describes = any(|op| matches!(op, Op::RmsNorm { .. } | Op::AddRmsNorm { .. }))
             || (any(|op| matches!(op, Op::Embedding { .. })) && !uneven);
-        Policy { precision, purpose, describes, uneven, kept: BTreeSet::new() }
+        Policy { precision, purpose, describes, uneven, kept: BTreeSet::new(), steps: BTreeMap::new() }
     }
 
-    /// The same, the matrices of these names staying at 8 bits where the others have 4.
-    pub fn keeping(self, kept: BTreeSet<String>) -> Policy {
-        Policy { kept, ..self }
+    /// The same, with what was decided of the network's weights.
+    pub fn deciding(self, few: &FewBits) -> Policy {
+        Policy { kept: few.kept_names(), steps: few.steps(), ..self }
     }
 
     /// Type of activations in products and in the cache.
@@ -113,6 +118,11 @@ impl Policy {
             Storage::Blocks { bits: 4 } if self.kept.contains(&weight.name()) => Storage::Blocks { bits: 8 },
             usual => usual,
         }
+    }
+
+    /// What one step of the codes is worth in which the results of a convolution leave the ReLU that alone reads them; `None`: they stay floats.
+    pub fn step(&self, weight: &Weight) -> Option<f32> {
+        self.steps.get(module(weight)).copied()
     }
 
     /// Whether the codes of a token's activations go from its least to its largest number, and not as far above zero as below it.

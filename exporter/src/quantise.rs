@@ -19,6 +19,8 @@ const MOST: f32 = 63.0;
 
 /// Scales that are tried, relative to the one that uses the whole range.
 const TRIED: [f32; 12] = [0.55, 0.62, 0.69, 0.76, 0.82, 0.87, 0.92, 0.96, 1.0, 1.04, 1.08, 1.14];
+/// Largest bias of a convolution in whole numbers; half of 32 bits is left for the sum of the products (255 * 63 * 9 * 512 are 74 million).
+const LARGEST_BIAS: f32 = (1 << 30) as f32;
 /// Sums run in so many lanes, on every processor in the same order.
 const LANES: usize = 8;
 /// Below this many weights one thread is faster.
@@ -31,6 +33,17 @@ pub(crate) struct Coded {
     pub codes: Vec<u8>,
     /// One for each row, or for each block of a row.
     pub scales: Vec<f32>,
+}
+
+/// A convolution in whole numbers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct CodedKernel {
+    /// Signed codes, in the kernel's shape.
+    pub codes: Vec<u8>,
+    /// One for each output.
+    pub scales: Vec<f32>,
+    /// One for each output, in steps of `step * scale`.
+    pub biases: Vec<i32>,
 }
 
 /// The codes of one scale: from `lowest` to `highest`.
@@ -65,6 +78,22 @@ pub(crate) fn coded(storage: Storage, rows: &[f32], width: usize, importance: Op
         whole.scales.extend(part.scales);
     }
     Some(whole)
+}
+
+/// A kernel of `biases.len()` outputs in 7 bits, rounded to nearest, what goes in being codes of 8 bits of which one step is worth `step`.
+///
+/// An output whose weights are so small beside its bias that the bias, in steps of their products, would not fit 32 bits gets a larger scale: it is all bias.
+pub(crate) fn kernel(rows: &[f32], biases: &[f32], step: f32) -> CodedKernel {
+    let mut coded = CodedKernel::default();
+    let range = Range { lowest: -MOST, highest: MOST };
+    for (row, bias) in rows.chunks_exact(rows.len() / biases.len()).zip(biases) {
+        let scale = range.scale(row, None).max(bias.abs() / step / LARGEST_BIAS);
+        let scale = if reciprocal(scale) == 0.0 { 1.0 } else { scale };
+        coded.codes.extend(row.iter().map(|value| range.code(value / scale) as i8 as u8));
+        coded.scales.push(scale);
+        coded.biases.push((f64::from(*bias) / f64::from(step) / f64::from(scale)).round_ties_even() as i32);
+    }
+    coded
 }
 
 /// What rounding costs: `[sum of importance * (w - scale * code)^2, sum of importance * w^2]`.
@@ -280,6 +309,27 @@ mod tests {
         assert!((found[5] - row[5]).abs() < 1e-4, "{} became {}", row[5], found[5]);
         let plain = decoded(FOUR, &nearest(FOUR, &row, 128), 128);
         assert!((plain[5] - row[5]).abs() > 1e-3, "{} became {}", row[5], plain[5]);
+    }
+
+    /// Every number of a convolution comes out near itself, also where an output is nearly or wholly its bias.
+    #[test]
+    fn kernels_keep_weights_and_biases() {
+        let rows = [0.5, -1.0, 0.25, 1e-12, -1e-12, 0.0, 0.0, 0.0, 0.0, f32::from_bits(3), 0.0, 0.0];
+        let biases = [-0.75, 2.0, -3.0, 0.0];
+        let step = 0.01;
+        let CodedKernel { codes, scales, biases: whole } = kernel(&rows, &biases, step);
+        for (output, bias) in biases.iter().enumerate() {
+            let scale = scales[output];
+            assert!(scale.recip().is_finite() && scale > 0.0);
+            let back = f64::from(whole[output]) * f64::from(step) * f64::from(scale);
+            assert!((back - f64::from(*bias)).abs() <= f64::from(0.51 * step * scale), "{bias} became {back}");
+            for (value, code) in rows[3 * output..][..3].iter().zip(&codes[3 * output..]) {
+                let back = f32::from(*code as i8) * scale;
+                assert!((back - value).abs() <= 0.51 * scale && (*code as i8).unsigned_abs() <= 63, "{value} became {back}");
+            }
+        }
+        assert_eq!(scales[0], 1.0 / 63.0);
+        assert!(scales[1] * 255.0 * 63.0 < 1e-3, "what weights are rounded by is nothing beside the bias");
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use crate::{
     error::ExportError,
     few_bits::FewBits,
-    nodes::{Attribute, Content, Elem, Form, Initialiser, OnnxGraph, OnnxNode, Port},
+    nodes::{Attribute, Content, Elem, Form, Initialiser, Kernel, KernelPart, OnnxGraph, OnnxNode, Port},
     numbers::Numbers,
     onnx::{
         AttributeProto, AttributeType, DataLocation, Dimension, GraphProto, IR_VERSION, MICROSOFT, ModelProto, NodeProto,
         OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
     },
     policy::Storage,
-    quantise::{self, Coded},
+    quantise::{self, Coded, CodedKernel},
 };
 use mmlnb_models::{
     graph::{Dim, Weight},
@@ -261,7 +261,32 @@ impl<'s> Source<'s> {
                 progress(4 * values.len() as u64);
                 sink(0, &DType::F32.encode(&values))
             }
+            Content::Kernel { kernel, part } => {
+                let CodedKernel { codes, scales, biases } = self.coded_kernel(kernel)?;
+                let bytes = match part {
+                    KernelPart::Codes => codes,
+                    KernelPart::Scales => DType::F32.encode(&scales),
+                    KernelPart::BiasScales => {
+                        DType::F32.encode(&scales.iter().map(|scale| kernel.step * scale).collect::<Vec<_>>())
+                    }
+                    KernelPart::Biases => biases.iter().flat_map(|bias| bias.to_le_bytes()).collect(),
+                };
+                progress(bytes.len() as u64);
+                sink(0, &bytes)
+            }
         }
+    }
+
+    /// A convolution in whole numbers. The kernels of a network are small enough (9 MB in VGG16) to be read at once, and for each part again.
+    fn coded_kernel(&self, Kernel { weight, bias, step }: &Kernel) -> Result<CodedKernel, ExportError> {
+        let all = |weight: &Weight| -> Result<Vec<f32>, ExportError> {
+            let values = self.numbers.rows(weight, 0..self.numbers.weights.shape(weight)?[0])?;
+            check_finite(weight, self.numbers.weights, &values)?;
+            Ok(values)
+        };
+        let outputs = self.numbers.weights.shape(weight)?[0];
+        let biases = bias.as_ref().map_or(Ok(vec![0.0; outputs]), all)?;
+        Ok(quantise::kernel(&all(weight)?, &biases, *step))
     }
 
     /// What belongs to the codes of a matrix; where they were not written just before, they are made again.

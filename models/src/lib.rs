@@ -1,5 +1,6 @@
 //! MMLNB: models.
 
+pub mod activations;
 pub mod base64;
 pub mod bundle;
 pub mod config;

@@ -1,11 +1,13 @@
 //! What is decided of a network before its matrices are written in few bits: which factors go from one layer to its neighbour, how much each input channel
-//! counts, and which matrices stay at 8 bits.
+//! counts, which matrices stay at 8 bits, and which convolutions are in few bits at all.
 
 mod calibration;
+mod convolutions;
 mod equalise;
 mod sensitive;
 
 pub use calibration::{Calibration, check_calibration};
+pub use convolutions::Convolutions;
 pub use sensitive::Kept;
 
 use crate::{
@@ -29,6 +31,7 @@ pub struct FewBits {
     /// Mean square of what is multiplied with each column, by module.
     importance: BTreeMap<String, Vec<f32>>,
     kept: Vec<Kept>,
+    convolutions: Convolutions,
 }
 
 impl FewBits {
@@ -56,6 +59,21 @@ impl FewBits {
             decided.kept = sensitive::kept(&fused(graph, precision), &numbers, &|weight| decided.importance(weight))?;
         }
         Ok(decided)
+    }
+
+    /// The same, with what is known of the network's convolutions.
+    pub fn with_convolutions(self, convolutions: Convolutions) -> FewBits {
+        FewBits { convolutions, ..self }
+    }
+
+    /// How its convolutions are stored.
+    pub fn convolutions(&self) -> &Convolutions {
+        &self.convolutions
+    }
+
+    /// What one step of each ReLU's codes is worth, by the module of the convolution before it.
+    pub(crate) fn steps(&self) -> BTreeMap<String, f32> {
+        self.convolutions.steps()
     }
 
     /// Factors of rows and columns.

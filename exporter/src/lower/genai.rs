@@ -50,7 +50,7 @@ pub fn lower_genai(
     few: &FewBits,
     part: Genai<'_>,
 ) -> Result<OnnxGraph, ExportError> {
-    let policy = Policy::new(precision, graph).keeping(few.kept_names());
+    let policy = Policy::new(precision, graph).deciding(few);
     let mut graph = super::fused(graph, precision);
     if matches!(part, Genai::Vision { .. }) {
         graph.outputs.iter_mut().for_each(|(name, _)| *name = "image_features".into());

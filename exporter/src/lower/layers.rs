@@ -2,7 +2,7 @@
 
 use super::{Lowering, Storage};
 use crate::nodes::{Attribute, Content, Elem};
-use mmlnb_models::graph::{Node, Weight};
+use mmlnb_models::graph::{Node, Op, Weight};
 
 impl Lowering<'_> {
     pub(super) fn embedding(&mut self, node: &Node, table: &Weight) {
@@ -55,18 +55,41 @@ impl Lowering<'_> {
 
     pub(super) fn conv2d(&mut self, node: &Node, weight: &Weight, bias: Option<&Weight>, [kernel, stride, pad]: [i64; 3]) {
         let elem = self.compute();
-        let mut inputs = vec![self.want(node.inputs[0], elem), self.parameter(weight, elem)];
-        inputs.extend(bias.map(|bias| self.parameter(bias, elem)));
+        let codes = self.steps.get(&self.tensors[&node.inputs[0]].name).copied();
+        let mut inputs = vec![self.want(node.inputs[0], elem)];
+        match codes {
+            Some(step) => inputs.extend(self.kernel_in_codes(weight, bias, step)),
+            None => {
+                inputs.push(self.parameter(weight, elem));
+                inputs.extend(bias.map(|bias| self.parameter(bias, elem)));
+            }
+        }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let sides = |name, value| (name, Attribute::Ints(vec![value; 2]));
         let attributes = vec![sides("kernel_shape", kernel), sides("strides", stride), ("pads", Attribute::Ints(vec![pad; 4]))];
         self.last(node, "Conv", &inputs, attributes, elem);
     }
 
+    /// With codes for its results where it is known what their step is worth.
+    pub(super) fn relu(&mut self, node: &Node) {
+        let step = match &self.graph.nodes[node.inputs[0].node as usize].op {
+            Op::Conv2d { weight, .. } => self.policy.step(weight),
+            _ => None,
+        };
+        match step {
+            Some(step) => self.relu_into_codes(node, step),
+            None => self.keeping_type(node, "Relu"),
+        }
+    }
+
+    /// Order is all that matters, so codes stay what they are.
     pub(super) fn max_pool(&mut self, node: &Node) {
         let super::Tensor { name, elem } = self.tensors[&node.inputs[0]].clone();
         let two = || Attribute::Ints(vec![2, 2]);
         self.last(node, "MaxPool", &[&name], vec![("kernel_shape", two()), ("strides", two())], elem);
+        if let Some(step) = self.steps.get(&name).copied() {
+            self.mark(step);
+        }
     }
 
     pub(super) fn mean(&mut self, node: &Node, axes: &[usize]) {

@@ -40,12 +40,12 @@ pub fn lower(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGrap
     lower_deciding(graph, name, precision, &FewBits::default())
 }
 
-/// As [`lower()`], with what was decided of its matrices.
+/// As [`lower()`], with what was decided of its weights.
 ///
 /// # Errors
 /// As [`lower()`].
 pub fn lower_deciding(graph: &Graph, name: &str, precision: Precision, few: &FewBits) -> Result<OnnxGraph, ExportError> {
-    let policy = Policy::new(precision, graph).keeping(few.kept_names());
+    let policy = Policy::new(precision, graph).deciding(few);
     read(&fused(graph, precision), name, policy, Form::Runtime)
 }
 
@@ -64,11 +64,11 @@ fn stacked(graph: &Graph, precision: Precision) -> Graph {
 ///
 /// # Errors
 /// As [`lower()`], and for precisions whose products have no form in the standard.
-pub fn lower_portable(graph: &Graph, name: &str, precision: Precision) -> Result<OnnxGraph, ExportError> {
+pub fn lower_portable(graph: &Graph, name: &str, precision: Precision, few: &FewBits) -> Result<OnnxGraph, ExportError> {
     if let Some(problem) = not_portable(precision) {
         return Err(ExportError::Asked(problem));
     }
-    read(&stacked(graph, precision), name, Policy::new(precision, graph), Form::Portable)
+    read(&stacked(graph, precision), name, Policy::new(precision, graph).deciding(few), Form::Portable)
 }
 
 /// Why a precision has no portable form, if it has none.
@@ -110,6 +110,7 @@ fn read(graph: &Graph, name: &str, policy: Policy, form: Form<'_>) -> Result<Onn
         emit: Emitter::default(),
         tensors: HashMap::new(),
         shared: HashMap::new(),
+        steps: HashMap::new(),
         absorbed: match form {
             Form::Runtime => cached::absorbed(graph, policy.compute()),
             Form::Portable | Form::Genai(_) => HashSet::new(),
@@ -156,6 +157,8 @@ struct Lowering<'g> {
     tensors: HashMap<Value, Tensor>,
     /// What several nodes use, by a description of it: casts, padded tables, window indices.
     shared: HashMap<String, Vec<String>>,
+    /// Values in codes of 8 bits from zero up, by name, with what one step is worth.
+    steps: HashMap<String, f32>,
     /// Nodes that a fused attention takes over.
     absorbed: HashSet<u32>,
     /// The node that is being lowered.
@@ -180,7 +183,7 @@ impl Lowering<'_> {
             Op::RmsNorm { weight, eps } => self.rms_norm(node, weight, *eps),
             Op::AddLayerNorm { weight, bias, eps } => self.add_layer_norm(node, weight, bias, *eps),
             Op::AddRmsNorm { weight, eps } => self.add_rms_norm(node, weight, *eps),
-            Op::Relu => self.keeping_type(node, "Relu"),
+            Op::Relu => self.relu(node),
             Op::Gelu => self.keeping_type(node, "Gelu"),
             Op::Tanh => self.keeping_type(node, "Tanh"),
             Op::Sigmoid => self.in_f32(node, "Sigmoid", vec![]),
@@ -292,19 +295,20 @@ impl Lowering<'_> {
         Value { node: self.node, slot }
     }
 
-    /// A value in this type; one cast serves all who want it.
+    /// A value in this type; one cast serves all who want it. Codes become the numbers that they stand for.
     fn want(&mut self, value: Value, elem: Elem) -> String {
-        let tensor = self.tensors[&value].clone();
-        if tensor.elem == elem {
-            return tensor.name;
+        let Tensor { name, elem: own } = self.tensors[&value].clone();
+        if own == elem {
+            return name;
         }
-        let cast = self.share(&format!("{} as {}", tensor.name, elem.name()), |emit| {
-            vec![emit.named(
-                "Cast",
-                &[&tensor.name],
-                vec![("to", Attribute::Int(elem.code().into()))],
-                &format!("{}/{}", tensor.name, elem.name()),
-            )]
+        let step = self.steps.get(&name).copied();
+        let cast = self.share(&format!("{name} as {}", elem.name()), |emit| {
+            let cast = format!("{name}/{}", elem.name());
+            let Some(step) = step else {
+                return vec![emit.named("Cast", &[&name], vec![("to", Attribute::Int(elem.code().into()))], &cast)];
+            };
+            let (step, zero) = (emit.float(step), emit.byte(0));
+            vec![emit.named("DequantizeLinear", &[&name, &step, &zero], vec![], &cast)]
         });
         cast[0].clone()
     }

@@ -1,8 +1,8 @@
-//! Linear layers whose weights are stored in few bits.
+//! Linear layers and convolutions whose weights are stored in few bits.
 
 use super::{Lowering, Storage};
 use crate::{
-    nodes::{Attribute, Content, Elem, Form},
+    nodes::{Attribute, Content, Elem, Form, Kernel, KernelPart},
     policy::BLOCK,
     quantise::ZERO8,
 };
@@ -70,6 +70,39 @@ impl Lowering<'_> {
         let settings = [("K", shape[1]), ("N", shape[0]), ("bits", bits), ("block_size", BLOCK), ("accuracy_level", ACCURACY)];
         let attributes = settings.map(|(name, value)| (name, Attribute::Int(value))).to_vec();
         self.last(node, "MatMulNBits", &inputs, attributes, Elem::F32);
+    }
+
+    /// Kernel and bias of a convolution on codes of one `step`, each as codes with what they are multiplied with: the form in which ONNX says that
+    /// `codes out = round((sum of x w + b) * step in * scale / step out)` is to be made in whole numbers, x from 0 to 255, w from -63 to 63. ONNX Runtime makes one
+    /// operator (QLinearConv) of it; others that do not still compute the same network.
+    pub(super) fn kernel_in_codes(&mut self, weight: &Weight, bias: Option<&Weight>, step: f32) -> Vec<String> {
+        let shape = self.shape(weight);
+        let kernel = Kernel { weight: weight.clone(), bias: bias.cloned(), step };
+        let mut decoded = |[codes, scales]: [KernelPart; 2], elem: Elem, dims: &[i64]| {
+            let mut part = |part: KernelPart, elem: Elem, dims: &[i64]| {
+                let content = Content::Kernel { kernel: kernel.clone(), part };
+                self.emit.content(&format!("{}/{}", weight.name(), part.name()), elem, dims.to_vec(), content)
+            };
+            let (codes, scales) = (part(codes, elem, dims), part(scales, Elem::F32, &dims[..1]));
+            self.emit.op_with("DequantizeLinear", &[&codes, &scales], vec![("axis", Attribute::Int(0))])
+        };
+        let weights = decoded([KernelPart::Codes, KernelPart::Scales], Elem::I8, &shape);
+        let biases = bias.map(|_| decoded([KernelPart::Biases, KernelPart::BiasScales], Elem::I32, &shape[..1]));
+        std::iter::once(weights).chain(biases).collect()
+    }
+
+    /// The codes of a ReLU's results: negative numbers are cut to the lowest code, which is zero's, so that no other operator is needed.
+    pub(super) fn relu_into_codes(&mut self, node: &Node, step: f32) {
+        let x = self.want(node.inputs[0], Elem::F32);
+        let (size, zero) = (self.emit.float(step), self.emit.byte(0));
+        self.last(node, "QuantizeLinear", &[&x, &size, &zero], vec![], Elem::U8);
+        self.mark(step);
+    }
+
+    /// Says what one step of the codes is worth that the node being lowered gives.
+    pub(super) fn mark(&mut self, step: f32) {
+        let name = self.tensors[&self.slot(0)].name.clone();
+        self.steps.insert(name, step);
     }
 
     /// Codes, scales or sums of a matrix as an initialiser.

@@ -6,7 +6,7 @@ use crate::{
     random::{numbers, text_config, write_random},
     session::{Onnx, assert_near},
 };
-use mmlnb_exporter::{Network, Source, export_lowered, lower_portable, not_portable, onnx::ModelProto};
+use mmlnb_exporter::{FewBits, Network, Source, export_lowered, lower_portable, not_portable, onnx::ModelProto};
 use mmlnb_models::{
     bundle::Precision,
     networks,
@@ -44,7 +44,8 @@ fn golden_qwen2_5_vl_and_all_others_name_no_operators_of_onnx_runtime() {
     let folder = tempfile::tempdir().unwrap();
     for (source, network) in sources() {
         for precision in PORTABLE {
-            let lowered = lower_portable(&source.graph(network).unwrap(), network.name(), precision).unwrap();
+            let lowered =
+                lower_portable(&source.graph(network).unwrap(), network.name(), precision, &FewBits::default()).unwrap();
             let written = export_lowered(&lowered, &source.weights().unwrap(), precision, folder.path(), &[], &|_| ()).unwrap();
             let model = ModelProto::decode(fs::read(&written.file).unwrap().as_slice()).unwrap();
             let domains: Vec<&str> = model.opset_import.iter().map(|set| set.domain.as_deref().unwrap()).collect();
@@ -64,7 +65,7 @@ fn four_bits_have_no_portable_form() {
     for precision in [Precision::Int4, Precision::Int4Int8] {
         let problem = not_portable(precision).unwrap();
         let graph = networks::decoder(&text_config(16, 1, 2, 1), true);
-        assert_eq!(lower_portable(&graph, "decoder", precision).unwrap_err().to_string(), problem);
+        assert_eq!(lower_portable(&graph, "decoder", precision, &FewBits::default()).unwrap_err().to_string(), problem);
         assert!(problem.contains("--precision"), "{problem}");
     }
 }

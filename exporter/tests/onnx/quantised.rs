@@ -9,13 +9,14 @@ use crate::{
     session::{Given, Onnx},
 };
 use mmlnb_exporter::{
-    BLOCK, Network, OnnxGraph, Sizes, Source, Storage, lower,
+    BLOCK, Convolutions, FewBits, Network, OnnxGraph, Sizes, Source, Storage, lower, lower_deciding, lower_portable,
     nodes::{Attribute, Content, Elem, Form, Initialiser, OnnxNode, Port},
 };
 use mmlnb_models::{
+    activations::Activations,
     bundle::Precision,
     config::BertConfig,
-    graph::{Builder, Dim, Graph, Kind, Weight},
+    graph::{Builder, Dim, Graph, Kind, Op, Parameter, Weight},
     networks,
     weights::{Checkpoint, Naming, Weights},
 };
@@ -199,6 +200,114 @@ fn blocks_are_multiplied_in_exact_whole_numbers() {
     }
 }
 
+/// Two convolutions with ReLUs, the second in whole numbers, and a pool.
+fn convolutions() -> Graph {
+    let b = Builder::new();
+    let dims = [Dim::named("batch"), Dim::from(3), Dim::named("height"), Dim::named("width")];
+    let x = b.input("x", Kind::Float, dims);
+    let x = x.conv2d("a", CHANNELS as i64, 1, 1, 0).apply(Op::Relu).conv2d("b", OUTPUTS as i64, 3, 1, 1).apply(Op::Relu);
+    b.output("y", x.apply(Op::MaxPool2d));
+    b.finish()
+}
+
+/// Channels that go into the second convolution: of 3 x 3 weights each, so that 288 products are added up.
+const CHANNELS: usize = 32;
+
+/// A folder with the graph's weights and the largest activations of its ReLUs.
+fn with_activations(
+    graph: &Graph,
+    largest: &[(&str, f32)],
+    values: impl Fn(&Parameter) -> Vec<f32>,
+) -> (tempfile::TempDir, Activations) {
+    let folder = tempfile::tempdir().unwrap();
+    write_checkpoint(folder.path(), graph, values);
+    let weights = Checkpoint::open(folder.path(), Naming::Bert).unwrap().sha256().unwrap().to_string();
+    let largest = largest.iter().map(|(module, value)| (module.to_string(), *value)).collect();
+    (folder, Activations::new("test".into(), weights, "data".into(), 1, largest))
+}
+
+/// Pixels 0 and 1 are copied with gains by the first convolution, so that the codes which go into the second are known: one image has all of them at the end of
+/// the range, the other has any. Even outputs have all weights at the end of theirs.
+#[test]
+fn convolutions_are_made_in_exact_whole_numbers() {
+    check_processor();
+    const SIDE: usize = 6;
+    let (steps, graph) = ([0.02f32, 16.0], convolutions());
+    let matrix: Vec<f32> = numbers(21, OUTPUTS * CHANNELS * 9);
+    let row = |output: usize| -> Vec<f32> {
+        match output % 4 {
+            0 => vec![0.9; CHANNELS * 9],
+            2 => vec![-0.9; CHANNELS * 9],
+            _ => matrix[output * CHANNELS * 9..][..CHANNELS * 9].to_vec(),
+        }
+    };
+    let bias = numbers(22, OUTPUTS).iter().map(|value| 3000.0 * value).collect::<Vec<f32>>();
+    let gain = |channel: usize, pixel: usize| if pixel == channel % 3 { 1.0f32 } else { 0.0 };
+    let tops = [("a", 255.0 * steps[0]), ("b", 255.0 * steps[1])];
+    let (folder, activations) = with_activations(&graph, &tops, |p| match p.key.as_str() {
+        "a.weight" => (0..CHANNELS * 3).map(|index| gain(index / 3, index % 3)).collect(),
+        "b.weight" => (0..OUTPUTS).flat_map(row).collect(),
+        "b.bias" => bias.clone(),
+        _ => vec![0.0; CHANNELS],
+    });
+    let checkpoint = Checkpoint::open(folder.path(), Naming::Bert).unwrap();
+    let few = FewBits::default().with_convolutions(Convolutions::Codes(activations));
+    for (portable, lowered) in [
+        (false, lower_deciding(&graph, "graph", Precision::Int8, &few).unwrap()),
+        (true, lower_portable(&graph, "graph", Precision::Int8, &few).unwrap()),
+    ] {
+        let operators: Vec<&str> = lowered.nodes.iter().map(|node| node.op).collect();
+        assert_eq!(
+            operators,
+            [
+                "Conv",
+                "QuantizeLinear",
+                "DequantizeLinear",
+                "DequantizeLinear",
+                "DequantizeLinear",
+                "Conv",
+                "QuantizeLinear",
+                "MaxPool",
+                "DequantizeLinear"
+            ],
+            "portable: {portable}"
+        );
+        let mut onnx = Onnx::of_decided(&lowered, &Weights::new(&checkpoint), &few, Precision::Int8);
+        // Beyond the range, below zero, and anything.
+        let any = numbers(23, 3 * SIDE * SIDE).into_iter().map(|value| 3.0 + 3.0 * value);
+        let pixels: Vec<f32> = vec![9.0; 3 * SIDE * SIDE].into_iter().chain(any).chain(vec![-1.0; 3 * SIDE * SIDE]).collect();
+        let found = onnx.run(vec![("x", Given::f32(&[3, 3, SIDE, SIDE], pixels.clone()))]).remove("y").unwrap().1;
+        let codes: Vec<i64> = pixels.iter().map(|value| ((value / steps[0]).round_ties_even() as i64).clamp(0, 255)).collect();
+        let sum = |image: usize, output: usize, y: usize, x: usize| -> i64 {
+            let row = row(output);
+            let scale = largest(&row) / 63.0;
+            let weights = self::codes(&row, scale);
+            let mut sum = (f64::from(bias[output]) / f64::from(steps[0]) / f64::from(scale)).round_ties_even() as i64;
+            for (index, weight) in weights.iter().enumerate() {
+                let (channel, dy, dx) = (index / 9, index % 9 / 3, index % 3);
+                let (Some(y), Some(x)) = ((y + dy).checked_sub(1), (x + dx).checked_sub(1)) else { continue };
+                if y < SIDE && x < SIDE {
+                    sum += weight * codes[((image * 3 + channel % 3) * SIDE + y) * SIDE + x];
+                }
+            }
+            sum
+        };
+        let half = SIDE / 2;
+        for (place, found) in found.iter().enumerate() {
+            let (image, output, y, x) =
+                (place / (OUTPUTS * half * half), place / (half * half) % OUTPUTS, place / half % half, place % half);
+            let scale = f64::from(largest(&row(output)) / 63.0) * f64::from(steps[0]) / f64::from(steps[1]);
+            let most =
+                [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(dy, dx)| sum(image, output, 2 * y + dy, 2 * x + dx)).into_iter().max();
+            let exact = (most.unwrap() as f64 * scale).clamp(0.0, 255.0);
+            let off = (f64::from(*found) / f64::from(steps[1]) - exact).abs();
+            assert!(off <= 0.5 + 1e-4, "portable: {portable}, image {image}, output {output}: {off} codes off {exact}");
+        }
+        let alone = onnx.run(vec![("x", Given::f32(&[1, 3, SIDE, SIDE], pixels[3 * SIDE * SIDE..][..3 * SIDE * SIDE].to_vec()))]);
+        assert!(alone["y"].1 == found[OUTPUTS * half * half..][..OUTPUTS * half * half], "no image sees another");
+    }
+}
+
 /// Set for the tests below where they run on an emulated processor.
 const EMULATED: &str = "MMLNB_TEST_EMULATED";
 
@@ -210,13 +319,13 @@ fn check_processor() {
     }
 }
 
-/// The three tests before on an emulated processor of AVX2, whose instructions saturate where those of the processor at hand may not.
+/// The tests before on an emulated processor of AVX2, whose instructions saturate where those of the processor at hand may not.
 #[test]
 fn products_are_exact_where_whole_dot_products_are_no_instruction() {
     let emulator = std::process::Command::new("qemu-x86_64")
         .args(["-cpu", "Haswell"])
         .arg(std::env::current_exe().unwrap())
-        .args(["quantised::channels", "quantised::blocks"])
+        .args(["quantised::channels", "quantised::convolutions", "quantised::blocks"])
         .env(EMULATED, "1")
         .output();
     let output = match emulator {
@@ -226,14 +335,14 @@ fn products_are_exact_where_whole_dot_products_are_no_instruction() {
         output => output.unwrap(),
     };
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("3 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("4 passed"), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Every precision of few bits, the least cosine of the first logits to the reference's, and how far one may lie off, relative to the largest. The networks of the reference data are small and
 /// random, which is the worst case of few bits: their weights use the whole range evenly, and errors do not average out.
 const FEW_BITS: [(Precision, f64, f32); 2] = [(Precision::Int8, 0.995, 0.1), (Precision::Int4, 0.8, 0.7)];
 
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

@@ -1,6 +1,6 @@
 //! Graphs exported into a temporary folder and run in ONNX Runtime.
 
-use mmlnb_exporter::{OnnxGraph, export_graph, export_lowered, lower_portable};
+use mmlnb_exporter::{FewBits, OnnxGraph, export_decided, export_graph, export_lowered, lower_portable};
 use mmlnb_models::{bundle::Precision, graph::Graph, weights::Weights};
 use ort::{
     environment::Environment,
@@ -90,13 +90,19 @@ impl Onnx {
 
     /// A network in operators of the standard alone, exported and loaded.
     pub fn portable(graph: &Graph, weights: &Weights<'_>, precision: Precision) -> Onnx {
-        Onnx::of_lowered(&lower_portable(graph, "graph", precision).unwrap(), weights, precision)
+        Onnx::of_lowered(&lower_portable(graph, "graph", precision, &FewBits::default()).unwrap(), weights, precision)
     }
 
     /// A lowered graph, exported and loaded.
     pub fn of_lowered(graph: &OnnxGraph, weights: &Weights<'_>, precision: Precision) -> Onnx {
         let folder = tempfile::tempdir().unwrap();
         Onnx::load(&export_lowered(graph, weights, precision, folder.path(), &[], &|_| ()).unwrap().file)
+    }
+
+    /// A graph that was lowered with `few`, exported and loaded.
+    pub fn of_decided(graph: &OnnxGraph, weights: &Weights<'_>, few: &FewBits, precision: Precision) -> Onnx {
+        let folder = tempfile::tempdir().unwrap();
+        Onnx::load(&export_decided(graph, (weights, few), precision, folder.path(), &[], &|_| ()).unwrap().file)
     }
 
     /// What ONNX Runtime says to inputs that it cannot work on.

@@ -115,17 +115,33 @@ impl Corpus {
             return Ok(None);
         }
         let mut parts = Vec::new();
+        self.each_batch_of_images(network, rows, |pixels| {
+            parts.push(network.image_features(pixels)?);
+            Ok(())
+        })?;
+        Ok(Some(Tensor::f_cat(&parts, 0)?))
+    }
+
+    /// Shows `see` the images of rows as they are served, `[batch, 3, height, width]`, in their order.
+    ///
+    /// # Errors
+    /// An image that cannot be read, what libtorch refuses, and those of `see`.
+    pub fn each_batch_of_images(
+        &self,
+        network: &Network,
+        rows: &[usize],
+        mut see: impl FnMut(&Tensor) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
         let batches: Vec<&[usize]> = rows.chunks(self.batch).collect();
         prefetch(
             &batches,
             |rows| self.pixels(rows, None, true),
             |rows, pixels| {
-                let pixels = pixels.expect("there are pictures, and no features are known");
-                parts.push(network.image_features(&self.shaped(network, &pixels, rows.len())?)?);
+                let pixels = pixels.ok_or_else(|| TrainError::Failed("there are no images to look at".into()))?;
+                see(&self.shaped(network, &pixels, rows.len())?)?;
                 Ok(ControlFlow::Continue(()))
             },
-        )?;
-        Ok(Some(Tensor::f_cat(&parts, 0)?))
+        )
     }
 }
 

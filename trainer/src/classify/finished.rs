@@ -1,6 +1,7 @@
 //! What is made of a trained classifier: calibrated, measured, written.
 
 use super::{
+    activations::{self, IMAGES},
     assess::{PartMeasures, measures, predictions},
     calibrate::{Calibrated, Found, calibrate},
     corpus::{Corpus, Known, Opinion, judge},
@@ -160,8 +161,13 @@ impl Finished<'_> {
             self.network.leaves().map(|leaf| (leaf.name.clone(), leaf.tensor.detach())).collect();
         let tokenizer = self.given.start.tokenizer.as_deref();
         let answers = known_answers::record(table, self.texts, rows, said)?;
+        let looked_at = activations::spread(&self.given.split.rows(Part::Train), IMAGES);
+        let largest = activations::largest(self.network, self.corpus, &looked_at)?;
         run.replace("best", |folder| {
             folder::write(folder, self.config, &tensors, tokenizer, &extras)?;
+            if !largest.is_empty() {
+                activations::write(folder, &largest, table.sha256())?;
+            }
             known_answers::write(folder, &answers)
         })?;
         let path = run.path().to_path_buf();

@@ -1,5 +1,6 @@
 //! Stage 2: the classifier and its curriculum (MMLNB, arXiv 2503.12927).
 
+mod activations;
 mod assess;
 mod calibrate;
 mod corpus;
@@ -22,6 +23,7 @@ mod step;
 mod texts;
 mod train;
 
+pub use activations::{IMAGES, Recorder};
 pub use assess::{Accepted, PartMeasures};
 pub use calibrate::Calibrated;
 pub use corpus::Opinion;

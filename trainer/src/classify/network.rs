@@ -3,7 +3,7 @@
 use super::schedule::Frozen;
 use crate::{
     error::TrainError,
-    torch::{Leaf, Outputs, Pass, Plan, PlanOptions, Randomness, TorchError, Trainable, first_line},
+    torch::{Leaf, Outputs, Pass, Plan, PlanOptions, Randomness, TorchError, Trainable, Watch, first_line},
 };
 use mmlnb_models::{
     config::{ClassifierConfig, Fusion},
@@ -121,6 +121,15 @@ impl Network {
     pub fn image_features(&self, pixels: &Tensor) -> Result<Tensor, TorchError> {
         let plan = self.image.as_ref().ok_or_else(|| absent("image_features"))?;
         Ok(plan.forward(&[("pixel_values", pixels)])?.get("image_features")?.shallow_clone())
+    }
+
+    /// Runs the image encoder as [`Network::image_features`]; `watch` is shown what goes into each of its nodes.
+    ///
+    /// # Errors
+    /// As there, and those of `watch`.
+    pub fn watch_images(&self, pixels: &Tensor, watch: &mut Watch<'_>) -> Result<(), TorchError> {
+        let plan = self.image.as_ref().ok_or_else(|| absent("image_features"))?;
+        plan.forward_watched(&[("pixel_values", pixels)], watch).map(drop)
     }
 
     /// `[batch, hidden]` of ids and mask, without gradients and dropout.

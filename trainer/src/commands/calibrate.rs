@@ -2,6 +2,7 @@
 
 use crate::{
     calibrate::{Example, Found, calibrate},
+    classify::{IMAGES, Recorder},
     data::{self, Needs, Row, Table},
     error::TrainError,
     generate::{BATCH, Prompter, computed_in},
@@ -9,6 +10,7 @@ use crate::{
     start, threads,
 };
 use mmlnb_models::{
+    activations::ACTIVATIONS,
     cost,
     graph::Graph,
     problems::Problems,
@@ -23,11 +25,15 @@ use std::{
 };
 use tch::{Device, Kind};
 
-/// Gathers statistics of what goes into a describer's linear layers, for `mmlnb-export --calibration`.
+/// Gathers statistics of what goes through a network, for weights in few bits: of a describer for `mmlnb-export --calibration`, of a classifier into its folder.
 ///
-/// The describer (base, or base with adapter) reads images and prompts of a CSV file as it does when it is served, and after them the column `description`;
+/// With --base, the describer (base, or base with adapter) reads images and prompts of a CSV file as it does when it is served, and after them the column `description`;
 /// where that is absent or empty, it writes a description itself, by the likeliest tokens. OUTPUT holds statistics.safetensors (two numbers for each input channel
 /// of each layer) and calibration.json, which names base, adapter and data by their hashes; it appears whole or not at all. A hundred images are usually enough.
+///
+/// With --classifier, the image encoder (VGG16) sees the images as it does when it is served, and the largest activation behind each of its convolutions is written into the
+/// folder as activations.json, with the hashes of weights and data. Every training does this at its end; older runs, and weights that did not come from a training, need it for
+/// convolutions in 8 bits. Give images like those that trained.
 #[derive(clap::Args)]
 pub struct Args {
     /// CSV file with the column `file_name`; `description` is used if there
@@ -37,25 +43,28 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
     /// The Qwen2.5-VL checkpoint
+    #[arg(long, value_name = "DIR", required_unless_present = "classifier", requires = "output", conflicts_with = "classifier")]
+    base: Option<PathBuf>,
+    /// A classifier's folder, which gets activations.json; one that is there is replaced
     #[arg(long, value_name = "DIR")]
-    base: PathBuf,
-    /// An adapter, in PEFT's format, merged into it
-    #[arg(long, value_name = "DIR")]
+    classifier: Option<PathBuf>,
+    /// An adapter, in PEFT's format, merged into the checkpoint
+    #[arg(long, value_name = "DIR", conflicts_with = "classifier")]
     adapter: Option<PathBuf>,
     /// Accept an adapter that lacks modules that its configuration names: they stay as in the base
     #[arg(long, requires = "adapter")]
     allow_partial: bool,
-    /// The folder to be written; statistics of an earlier time there are replaced
-    #[arg(long, value_name = "DIR")]
-    output: PathBuf,
+    /// The folder of a describer's statistics; those of an earlier time there are replaced
+    #[arg(long, value_name = "DIR", conflicts_with = "classifier")]
+    output: Option<PathBuf>,
     /// Prompt and generation settings (TOML), as for `mmlnb-export bundle`
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "classifier")]
     settings: Option<PathBuf>,
     /// Width and height that every image gets, multiples of 28 [default: those of the adapter's training, else by smart_resize]
-    #[arg(long, value_name = "WxH", value_parser = super::image_size)]
+    #[arg(long, value_name = "WxH", value_parser = super::image_size, conflicts_with = "classifier")]
     image_size: Option<[i64; 2]>,
     /// Most rows that are read; they are spread evenly over the file
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = super::at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = IMAGES, value_parser = super::at_least_one)]
     rows: usize,
     /// Threads of libtorch [default: one for small networks, else the physical cores]
     #[arg(long, value_name = "N")]
@@ -73,11 +82,34 @@ pub struct Args {
 /// Everything that is wrong with settings, data and weights, before anything is computed; then whatever stops the work.
 pub fn run(args: Args) -> Result<(), TrainError> {
     listen();
+    match (&args.classifier, &args.base, &args.output) {
+        (Some(folder), ..) => classifier(&args, folder),
+        (None, Some(base), Some(output)) => describer(&args, base, output),
+        _ => Err(TrainError::Asked("give --base and --output for a describer, or --classifier".into())),
+    }
+}
+
+/// The largest activations of a classifier's image encoder.
+fn classifier(args: &Args, folder: &Path) -> Result<(), TrainError> {
+    let recorder = Recorder::open(folder, args.place.device()?)?;
+    let table = data::load(&args.data, &args.images, &Needs::default())?;
+    eprintln!("{} of {} images", table.rows.len().min(args.rows), table.rows.len());
+    if args.dry_run {
+        return Ok(());
+    }
+    start::set_threads(recorder.threads(args.threads)?);
+    let recorded = recorder.record(&table, args.rows)?;
+    println!("{}: {} layers, {} images", folder.join(ACTIVATIONS).display(), recorded.largest.len(), recorded.images);
+    Ok(())
+}
+
+/// Statistics of a describer's linear layers.
+fn describer(args: &Args, base: &Path, output: &Path) -> Result<(), TrainError> {
     let device = args.place.device()?;
-    free_for_output(&args)?;
-    let prompter = Prompter::open(&args.base, args.adapter.as_deref(), args.settings.as_deref(), args.image_size)?;
-    let table = checked_data(&args, &prompter)?;
-    let checkpoint = Checkpoint::open(&args.base, Naming::Qwen)?;
+    free_for_output(args, base, output)?;
+    let prompter = Prompter::open(base, args.adapter.as_deref(), args.settings.as_deref(), args.image_size)?;
+    let table = checked_data(args, &prompter)?;
+    let checkpoint = Checkpoint::open(base, Naming::Qwen)?;
     let adapter = args.adapter.as_deref().map(Adapter::open).transpose()?;
     let adapter = adapter.map(|adapter| adapter.allowing_partial(args.allow_partial));
     let weights = match &adapter {
@@ -110,16 +142,14 @@ pub fn run(args: Args) -> Result<(), TrainError> {
         tokens,
         statistics_sha256: String::new(),
     };
-    files::replace_folder(&args.output, |folder| -> Result<(), TrainError> {
-        Ok(Statistics::write(&layers, gathered, folder)?)
-    })?;
-    println!("{}: {} layers, {} images, {tokens} tokens", args.output.display(), layers.len(), examples.len());
+    files::replace_folder(output, |folder| -> Result<(), TrainError> { Ok(Statistics::write(&layers, gathered, folder)?) })?;
+    println!("{}: {} layers, {} images, {tokens} tokens", output.display(), layers.len(), examples.len());
     Ok(())
 }
 
 /// Refuses an output that is an input, or holds something else than statistics.
-fn free_for_output(args: &Args) -> Result<(), TrainError> {
-    let Args { data, images, base, adapter, output, .. } = args;
+fn free_for_output(args: &Args, base: &Path, output: &Path) -> Result<(), TrainError> {
+    let Args { data, images, adapter, .. } = args;
     let inputs = [("--data", data.as_path()), ("--images", images), ("--base", base)];
     let inputs: Vec<(&str, &Path)> = inputs.into_iter().chain(adapter.iter().map(|dir| ("--adapter", dir.as_path()))).collect();
     files::not_an_input(output, &inputs)?;

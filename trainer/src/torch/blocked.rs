@@ -18,7 +18,7 @@ pub(super) fn brought(x: &Tensor, op: &Op, kind: Kind) -> Result<Option<Tensor>,
 }
 
 /// The same numbers in libtorch's own layout.
-pub(super) fn in_rows(x: Tensor) -> Result<Tensor, TchError> {
+pub(crate) fn in_rows(x: Tensor) -> Result<Tensor, TchError> {
     if x.is_mkldnn() { x.f_to_dense(None, false) } else { Ok(x) }
 }
 

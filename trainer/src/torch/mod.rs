@@ -27,6 +27,7 @@ mod surroundings;
 mod swin;
 mod widen;
 
+pub(crate) use blocked::in_rows;
 pub use dropout::Randomness;
 pub use error::TorchError;
 pub(crate) use error::first_line;

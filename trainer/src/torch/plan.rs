@@ -15,7 +15,7 @@ use mmlnb_models::{
 use std::borrow::Borrow;
 use tch::{TchError, Tensor};
 
-/// Is shown each node with what goes into it, before the node runs.
+/// Is shown each node with what goes into it, before the node runs; between convolutions that may be in oneDNN's layout (`in_rows`).
 pub type Watch<'w> = dyn FnMut(&Node, &[&Tensor]) -> Result<(), TchError> + 'w;
 
 /// A graph bound to tensors on a device, ready to run.

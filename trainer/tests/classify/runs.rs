@@ -2,17 +2,18 @@
 
 use crate::data::{options, written};
 use mmlnb_models::{
+    activations::{ACTIVATIONS, Activations},
     bundle::{KnownAnswer, Precision},
     config::ClassifierConfig,
 };
 use mmlnb_trainer::{
-    classify::{Options, Protocol, Recipe, RunMeasures, check_options, run},
-    data::Part,
+    classify::{Options, Protocol, Recipe, Recorder, RunMeasures, check_options, run},
+    data::{Needs, Part, load},
     run::predictions,
 };
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 fn ran(options: &Options) -> RunMeasures {
     run(options).unwrap_or_else(|error| panic!("{}: {error}", options.recipe_name)).expect("the run is fresh")
@@ -71,7 +72,26 @@ fn a_run_leaves_everything_that_readers_expect() {
     assert_eq!(read.best, measured.best);
     let answers = KnownAnswer::read_all(&run_folder.join("best")).unwrap();
     assert_eq!(answers.len(), 4);
+    activations_are_recorded(&asked);
     assert!(!run_folder.join(".start.new").exists());
+}
+
+/// The activations of the training images are beside the weights, and recording those of all images anew finds at least as large ones.
+fn activations_are_recorded(asked: &Options) {
+    let best = asked.output.join("best");
+    let recorded = Activations::read(&best).unwrap().expect("a VGG16 has some");
+    assert_eq!(recorded.largest.len(), 13);
+    assert!(recorded.largest.values().any(|value| *value > 0.0), "{recorded:?}");
+    let run: toml::Table = fs::read_to_string(asked.output.join("run.toml")).unwrap().parse().unwrap();
+    assert_eq!(Some(recorded.images as i64), run["data"]["train"].as_integer(), "few enough to be looked at all");
+    assert_eq!(Some(recorded.data_sha256.as_str()), run["data"]["sha256"].as_str());
+    let table = load(&asked.data, &asked.images, &Needs::default()).unwrap();
+    let all = Recorder::open(&best, Device::Cpu).unwrap().record(&table, 1000).unwrap();
+    assert_eq!((all.images, &all.weights_sha256), (72, &recorded.weights_sha256));
+    for (module, value) in &recorded.largest {
+        assert!(all.largest[module] >= value * 0.9999, "{module}: {value}, of all images {}", all.largest[module]);
+    }
+    assert_eq!(Activations::read(&best).unwrap(), Some(all));
 }
 
 #[test]
@@ -158,6 +178,8 @@ fn every_network_of_the_recipes_trains() {
         let asked = options(folder.path(), recipe, recipe, &format!("epochs = 1\n{changes}"));
         let measured = ran(&asked);
         assert_eq!(measured.validation.alpha.is_some(), !recipe.starts_with("no-prmf") && !recipe.ends_with("only"), "{recipe}");
+        let vgg = !recipe.contains("swin") && recipe != "text-only";
+        assert_eq!(asked.output.join("best").join(ACTIVATIONS).is_file(), vgg, "{recipe}");
         let bundle = mmlnb_exporter::Recipe {
             output: folder.path().join(format!("{recipe}.bundle")),
             vlm: None,
@@ -170,7 +192,13 @@ fn every_network_of_the_recipes_trains() {
             calibration: None,
             image_size: None,
         };
-        mmlnb_exporter::export_bundle(&bundle, &|_| ()).unwrap_or_else(|error| panic!("{recipe}: {error}"));
+        for precision in [Precision::F32, Precision::Int8] {
+            let bundle = mmlnb_exporter::Recipe { precision, ..bundle.clone() };
+            mmlnb_exporter::export_bundle(&bundle, &|_| ()).unwrap_or_else(|error| panic!("{recipe} at {precision}: {error}"));
+            let card = fs::read_to_string(bundle.output.join("MODEL_CARD.md")).unwrap();
+            assert_eq!(card.contains("image encoder: 7 bits"), vgg && precision == Precision::Int8, "{recipe}: {card}");
+            assert_eq!(card.contains("image encoder: f32"), recipe == "swin" && precision == Precision::Int8, "{recipe}: {card}");
+        }
     }
 }
 

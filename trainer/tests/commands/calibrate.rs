@@ -1,6 +1,7 @@
 use crate::{family, mmlnb_train, outcome};
-use mmlnb_exporter::{Recipe, export_bundle};
+use mmlnb_exporter::{Recipe, Step, export_bundle, inspect};
 use mmlnb_models::{
+    activations::Activations,
     bundle::{Bundle, Precision},
     config::QwenConfig,
     prepare::{
@@ -9,7 +10,7 @@ use mmlnb_models::{
     },
     statistics::Statistics,
 };
-use std::{fs, path::Path};
+use std::{cell::RefCell, fs, path::Path};
 
 /// Three images, two of them described, and one row more than is asked for.
 fn data(base: &Path, folder: &Path) {
@@ -143,4 +144,87 @@ fn golden_qwen2_5_vl_and_golden_lora_calibrate_refuses_wrong_input_and_names_the
     let found = Statistics::read(Path::new(&output)).unwrap();
     let expected = mmlnb_models::weights::Adapter::open(&adapter).unwrap().sha256().unwrap().to_string();
     assert_eq!(found.gathered.adapter_sha256, Some(expected));
+}
+
+/// A bundle of a classifier alone.
+fn of_classifier(output: &Path, classifier: &Path) -> Recipe {
+    Recipe {
+        output: output.to_path_buf(),
+        vlm: None,
+        adapter: None,
+        allow_partial: false,
+        classifier: Some(classifier.to_path_buf()),
+        settings: None,
+        precision: Precision::F32,
+        portable: false,
+        calibration: None,
+        image_size: None,
+    }
+}
+
+/// A classifier that was not trained here, or before activations were recorded: its convolutions are f32 at int8, and told so, until it is calibrated.
+#[test]
+fn golden_curriculum_calibrate_lets_a_classifiers_convolutions_be_in_8_bits() {
+    let Some(golden) = family("curriculum") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let path = |name: &str| at(name).to_str().unwrap().to_string();
+    for (from, to) in [("checkpoint", "classifier"), ("images", "images")] {
+        fs::create_dir(at(to)).unwrap();
+        for file in fs::read_dir(golden.join(from)).unwrap().map(Result::unwrap) {
+            fs::copy(file.path(), at(to).join(file.file_name())).unwrap();
+        }
+    }
+    let mut names: Vec<String> =
+        fs::read_dir(at("images")).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    fs::write(at("data.csv"), format!("file_name\n{}\n", names.join("\n"))).unwrap();
+    let bundle = |precision: Precision, portable: bool| {
+        let warnings = RefCell::new(Vec::new());
+        let recipe = Recipe { precision, portable, ..of_classifier(&at("bundle"), &at("classifier")) };
+        export_bundle(&recipe, &|step| match step {
+            Step::Warning(warning) => warnings.borrow_mut().push(warning.to_string()),
+            Step::Begin { .. } | Step::Wrote(_) | Step::End => {}
+        })
+        .unwrap();
+        let card = fs::read_to_string(at("bundle/MODEL_CARD.md")).unwrap();
+        (inspect(&at("bundle")).unwrap().to_string(), card, warnings.into_inner().join("\n"))
+    };
+    let (report, card, warnings) = bundle(Precision::Int8, false);
+    assert!(!report.contains(" DequantizeLinear") && card.contains("image encoder: f32"), "{report}{card}");
+    assert!(warnings.contains("activations.json") && warnings.contains("calibrate --classifier"), "{warnings}");
+    assert_eq!(bundle(Precision::F32, false).2, "", "f32 wants nothing");
+
+    let (csv, images, classifier) = (path("data.csv"), path("images"), path("classifier"));
+    let ask = |more: &[&str]| {
+        let mut arguments = vec!["calibrate", "--data", &csv, "--images", &images, "--classifier", &classifier];
+        arguments.extend(more);
+        outcome(&mmlnb_train(&arguments))
+    };
+    let (code, told) = ask(&["--dry-run"]);
+    assert_eq!((code, at("classifier/activations.json").exists()), (Some(0), false), "{told}");
+    assert_eq!(ask(&["--output", "elsewhere"]).0, Some(2), "the folder itself gets the file");
+    let (code, told) = ask(&["--rows", "2"]);
+    assert_eq!(code, Some(0), "{told}");
+    let few = Activations::read(&at("classifier")).unwrap().unwrap();
+    assert_eq!((few.images, few.largest.len()), (2, 13));
+    assert_eq!(ask(&[]).0, Some(0));
+    let all = Activations::read(&at("classifier")).unwrap().unwrap();
+    assert_eq!(all.images, names.len());
+    for precision in [Precision::Int8, Precision::Int4, Precision::Int4Int8] {
+        let (report, card, warnings) = bundle(precision, false);
+        assert!(report.contains(" DequantizeLinear") && card.contains("image encoder: 7 bits"), "{report}{card}");
+        assert_eq!(warnings, "");
+    }
+    assert!(bundle(Precision::Int8, true).0.contains(" DequantizeLinear"), "in operators of the standard too");
+
+    fs::write(
+        at("classifier/activations.json"),
+        String::from_utf8(all.to_bytes()).unwrap().replace("features.28", "features.30"),
+    )
+    .unwrap();
+    let recipe = Recipe { precision: Precision::Int8, ..of_classifier(&at("other"), &at("classifier")) };
+    let told = export_bundle(&recipe, &|_| ()).unwrap_err().to_string();
+    assert!(told.contains("missing: image.features.28; surplus: image.features.30"), "{told}");
+    assert!(!at("other").exists());
 }

@@ -115,7 +115,10 @@ pub fn write_classifier(options: &ClassifierOptions) -> Result<()> {
     let record = options.output.join(TRAINING_DATA);
     fs::write(&record, TrainingData::new(salt, None).to_bytes())
         .with_context(|| format!("{} cannot be written", record.display()))?;
-    eprintln!("{} holds a classifier of random weights", options.output.display());
+    eprintln!(
+        "{} holds a classifier of random weights, without activations: at int8 its convolutions stay f32 until mmlnb-train calibrate --classifier has looked at images",
+        options.output.display()
+    );
     Ok(())
 }
 

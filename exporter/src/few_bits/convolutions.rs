@@ -1,0 +1,97 @@
+//! Which convolutions are brought to 8 bits: those of a network for which it is known how large the results of their ReLUs become.
+
+use crate::{
+    error::ExportError,
+    source::{Network, Source},
+};
+use mmlnb_models::{
+    activations::{Activations, rectified},
+    bundle::Precision,
+    graph::Op,
+    record::RecordError,
+};
+use std::{collections::BTreeMap, fmt};
+
+/// Highest code of an activation; the lowest, zero, is the ReLU's.
+const HIGHEST: f32 = 255.0;
+/// The largest activation that is assumed at least: a layer that was silent in all images still gets a step that can be divided by.
+const LEAST: f32 = 1e-6;
+
+/// How the convolutions of a network are stored in few bits.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Convolutions {
+    /// There are none, or nothing is in few bits.
+    #[default]
+    None,
+    /// Floats, though the network's precision is one of few bits.
+    Floats(Floats),
+    /// Those whose input is a ReLU's result in codes; steps by these activations.
+    Codes(Activations),
+}
+
+/// Why convolutions stay floats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Floats {
+    /// No ReLU follows them, so their results have signs, and no fixed limit is known.
+    Signed,
+    /// Nobody recorded how large their results become.
+    Unrecorded,
+}
+
+impl Convolutions {
+    /// Looks into the folder of a network's weights.
+    ///
+    /// # Errors
+    /// Activations that cannot be read, of other weights, or of other layers.
+    pub fn open(source: &Source, network: Network, precision: Precision) -> Result<Convolutions, ExportError> {
+        let few = match precision {
+            Precision::F32 | Precision::F16 | Precision::Bf16 => false,
+            Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => true,
+        };
+        let graph = source.graph(network)?;
+        if !few || !graph.nodes.iter().any(|node| matches!(node.op, Op::Conv2d { .. })) {
+            return Ok(Convolutions::None);
+        }
+        if rectified(&graph).next().is_none() {
+            return Ok(Convolutions::Floats(Floats::Signed));
+        }
+        let wrong = |error: RecordError| ExportError::Checkpoint { path: error.file, problem: error.problem };
+        let Some(activations) = Activations::read(source.dir()).map_err(wrong)? else {
+            return Ok(Convolutions::Floats(Floats::Unrecorded));
+        };
+        activations.check(&graph, source.checkpoint().sha256()?, source.dir()).map_err(wrong)?;
+        Ok(Convolutions::Codes(activations))
+    }
+
+    /// What one step of each ReLU's codes is worth, by the module of the convolution before it.
+    pub(super) fn steps(&self) -> BTreeMap<String, f32> {
+        let Convolutions::Codes(activations) = self else { return BTreeMap::new() };
+        activations.largest.iter().map(|(module, largest)| (module.clone(), largest.max(LEAST) / HIGHEST)).collect()
+    }
+
+    /// What the user should know before the graph is used.
+    pub fn warning(&self) -> Option<String> {
+        matches!(self, Convolutions::Floats(_)).then(|| format!("convolutions stay {self}"))
+    }
+
+    /// How they are stored, for whoever reads the graph; nothing where that is not in question.
+    pub fn told(&self) -> Option<String> {
+        (*self != Convolutions::None).then(|| self.to_string())
+    }
+}
+
+impl fmt::Display for Convolutions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Convolutions::None => f.write_str("as the rest"),
+            Convolutions::Floats(Floats::Signed) => f.write_str("f32: no ReLU follows, which would give codes a fixed range"),
+            Convolutions::Floats(Floats::Unrecorded) => f.write_str(
+                "f32: there is no activations.json beside the weights; mmlnb-train calibrate --classifier writes it for a classifier's folder",
+            ),
+            Convolutions::Codes(Activations { images, data_sha256, .. }) => write!(
+                f,
+                "7 bits, but f32 where pixels go in; steps by the largest activations of {images} images (data of SHA-256 {data_sha256})"
+            ),
+        }
+    }
+}
