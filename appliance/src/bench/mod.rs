@@ -67,12 +67,15 @@ pub struct Bench {
 /// # Errors
 /// Bundle, image, or more tokens than the bundle allows.
 pub fn run(args: &Bench) -> Result<Exit, Failure> {
-    let opened = bundle::open(&args.bundle)?;
+    let begun = Instant::now();
+    let (opened, unchecked) = bundle::begin(&args.bundle)?;
+    let opening = begun.elapsed();
     let question = Question::new(args, &opened)?;
     let options = options(args, &opened);
     let begun = Instant::now();
-    let engine = Engine::open(&opened, &options).map_err(|error| unopened(&error, args))?;
-    let startup = begun.elapsed().as_secs_f64();
+    let load = || Engine::open(&opened, &options).map_err(|error| unopened(&error, args));
+    let engine = bundle::checked(&opened, unchecked, load)?;
+    let startup = (opening + begun.elapsed()).as_secs_f64();
     if let Some(note) = &engine.provider().note {
         eprintln!("warning: {note}");
     }

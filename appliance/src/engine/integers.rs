@@ -21,6 +21,8 @@ const OUTPUTS: usize = 16;
 const ROWS: [usize; 4] = [1, 2, 5, 40];
 /// Weights that share a scale in MatMulNBits.
 const BLOCK: usize = 128;
+/// Of a convolution's results, a power of two so that a sum's share of it is exact; the largest sum is within a byte.
+const STEP: f32 = 32768.0;
 const MICROSOFT: &str = "com.microsoft";
 
 /// The operators that a bundle in few bits is multiplied with.
@@ -30,6 +32,8 @@ enum Product {
     Channels,
     /// MatMulNBits with so many bits, on activations in 8.
     Blocks(usize),
+    /// QLinearConv: unsigned bytes with signed codes of 7 bits, into bytes.
+    Convolution,
 }
 
 /// Multiplies codes of the whole range, with the operators of a bundle at `precision`, and compares.
@@ -39,8 +43,10 @@ enum Product {
 pub(super) fn check(runtime: &Runtime, precision: Precision) -> Result<(), EngineError> {
     let products: &[Product] = match precision {
         Precision::F32 | Precision::F16 | Precision::Bf16 => &[],
-        Precision::Int8 => &[Product::Channels],
-        Precision::Int4 | Precision::Int4Int8 => &[Product::Channels, Product::Blocks(4), Product::Blocks(8)],
+        Precision::Int8 => &[Product::Channels, Product::Convolution],
+        Precision::Int4 | Precision::Int4Int8 => {
+            &[Product::Channels, Product::Convolution, Product::Blocks(4), Product::Blocks(8)]
+        }
     };
     for product in products {
         let failed = |error: ort::Error| runtime.error("products of whole numbers cannot be checked", &error);
@@ -71,13 +77,22 @@ impl Product {
         match self {
             Product::Channels => "MatMulIntegerToFloat",
             Product::Blocks(_) => "MatMulNBits",
+            Product::Convolution => "QLinearConv",
+        }
+    }
+
+    /// Shape of its activations or its results for so many rows (-1: any) of `width`: a convolution's image is a single pixel.
+    fn shape(self, rows: i64, width: usize) -> Vec<i64> {
+        match self {
+            Product::Channels | Product::Blocks(_) => vec![rows, width as i64],
+            Product::Convolution => vec![rows, width as i64, 1, 1],
         }
     }
 
     /// The least and the largest weight.
     fn range(self) -> [i32; 2] {
         match self {
-            Product::Channels => [-63, 63],
+            Product::Channels | Product::Convolution => [-63, 63],
             Product::Blocks(bits) => [-(1 << (bits - 1)), (1 << (bits - 1)) - 1],
         }
     }
@@ -95,14 +110,16 @@ impl Product {
     /// A session of this one product, prepared as a bundle's weights are.
     fn session(self, runtime: &Runtime) -> ort::Result<Session> {
         let mut graph = Graph::new()?;
-        let element = match self {
-            Product::Channels => TensorElementType::Uint8,
-            Product::Blocks(_) => TensorElementType::Float32,
+        let (bytes, floats) = (TensorElementType::Uint8, TensorElementType::Float32);
+        let (of_x, of_y, domain) = match self {
+            Product::Channels => (bytes, floats, MICROSOFT),
+            Product::Blocks(_) => (floats, floats, MICROSOFT),
+            Product::Convolution => (bytes, bytes, ""),
         };
-        graph.set_inputs([outlet("x", element, INPUTS)])?;
-        graph.set_outputs([outlet("y", TensorElementType::Float32, OUTPUTS)])?;
+        graph.set_inputs([outlet("x", of_x, self.shape(-1, INPUTS))])?;
+        graph.set_outputs([outlet("y", of_y, self.shape(-1, OUTPUTS))])?;
         let inputs = self.weights(&mut graph)?;
-        graph.add_node(Node::new(self.operator(), MICROSOFT, "product", inputs, ["y"], self.attributes()?)?)?;
+        graph.add_node(Node::new(self.operator(), domain, "product", inputs, ["y"], self.attributes()?)?)?;
         let mut model = Model::new([Opset::new("", 21)?, Opset::new(MICROSOFT, 1)?])?;
         model.set_graph(graph)?;
         model.into_session(&runtime.builder()?)
@@ -118,6 +135,16 @@ impl Product {
                 let codes = filled::<i8>(&[INPUTS, OUTPUTS], |place| self.weight(place % OUTPUTS, place / OUTPUTS) as i8)?;
                 graph.add_initializer("codes", codes, false)?;
                 Ok(vec!["x", "codes", "one", "scales", "zero"])
+            }
+            Product::Convolution => {
+                graph.add_initializer("one", filled::<f32>(&[], |_| 1.0)?, false)?;
+                graph.add_initializer("step", filled::<f32>(&[], |_| STEP)?, false)?;
+                graph.add_initializer("zero", filled::<u8>(&[], |_| 0)?, false)?;
+                graph.add_initializer("scales", filled::<f32>(&[OUTPUTS], |_| 1.0)?, false)?;
+                graph.add_initializer("zeros", filled::<i8>(&[OUTPUTS], |_| 0)?, false)?;
+                let codes = |place: usize| self.weight(place / INPUTS, place % INPUTS) as i8;
+                graph.add_initializer("codes", filled::<i8>(&[OUTPUTS, INPUTS, 1, 1], codes)?, false)?;
+                Ok(vec!["x", "one", "zero", "codes", "scales", "zeros", "step", "zero"])
             }
             Product::Blocks(bits) => {
                 let (blocks, per_byte) = (INPUTS / BLOCK, 8 / bits);
@@ -143,22 +170,43 @@ impl Product {
     /// The product of so many rows of activations, `[rows, OUTPUTS]`.
     fn run(self, session: &mut Session, rows: usize) -> ort::Result<Vec<f32>> {
         let place = |place: usize| activation(place / INPUTS, place % INPUTS);
-        let shape = [rows, INPUTS];
+        let shape: Vec<usize> = self.shape(rows as i64, INPUTS).into_iter().map(|size| size as usize).collect();
         let x = match self {
-            Product::Channels => filled::<u8>(&shape, |at| (place(at) + 128) as u8)?.upcast(),
+            Product::Channels | Product::Convolution => filled::<u8>(&shape, |at| (place(at) + 128) as u8)?.upcast(),
             Product::Blocks(_) => filled::<f32>(&shape, |at| place(at) as f32)?.upcast(),
         };
         let outputs = session.run(ort::inputs! { "x" => x })?;
-        Ok(outputs["y"].try_extract_tensor::<f32>()?.1.to_vec())
+        match self {
+            Product::Channels | Product::Blocks(_) => Ok(outputs["y"].try_extract_tensor::<f32>()?.1.to_vec()),
+            Product::Convolution => Ok(outputs["y"].try_extract_tensor::<u8>()?.1.iter().map(|byte| f32::from(*byte)).collect()),
+        }
     }
 
-    /// Each number must be the whole one that it stands for; the last bit of a scale may be off.
+    /// What a row's product with the weights of an output is, in whole numbers.
+    fn expected(self, row: usize, output: usize) -> f32 {
+        let sum =
+            |shift: i32| -> i32 { (0..INPUTS).map(|input| (activation(row, input) + shift) * self.weight(output, input)).sum() };
+        match self {
+            Product::Channels | Product::Blocks(_) => sum(0) as f32,
+            Product::Convolution => (sum(128) as f32 / STEP).round_ties_even().clamp(0.0, 255.0),
+        }
+    }
+
+    /// How far a result may be off: the last bit of a scale, but nothing where it is a byte.
+    fn allowed(self) -> f32 {
+        match self {
+            Product::Channels | Product::Blocks(_) => 1.0,
+            Product::Convolution => 0.0,
+        }
+    }
+
+    /// Each number must be the whole one that it stands for.
     fn compare(self, rows: usize, found: &[f32]) -> Result<(), EngineError> {
         for row in 0..rows {
             for output in 0..OUTPUTS {
-                let expected: i32 = (0..INPUTS).map(|input| activation(row, input) * self.weight(output, input)).sum();
+                let expected = self.expected(row, output);
                 let found = found.get(row * OUTPUTS + output).copied().unwrap_or(f32::NAN);
-                if (found - expected as f32).abs() <= 1.0 {
+                if (found - expected).abs() <= self.allowed() {
                     continue;
                 }
                 return Err(EngineError::Bundle(format!(
@@ -172,10 +220,9 @@ impl Product {
     }
 }
 
-/// `[rows, width]`.
-fn outlet(name: &str, ty: TensorElementType, width: usize) -> Outlet {
-    let dimension_symbols = SymbolicDimensions::new(["rows".to_string(), String::new()]);
-    Outlet::new(name, ValueType::Tensor { ty, shape: Shape::new([-1, width as i64]), dimension_symbols })
+fn outlet(name: &str, ty: TensorElementType, shape: Vec<i64>) -> Outlet {
+    let dimension_symbols = SymbolicDimensions::empty(shape.len());
+    Outlet::new(name, ValueType::Tensor { ty, shape: Shape::new(shape), dimension_symbols })
 }
 
 /// A tensor in ONNX Runtime's memory with a number for each place.
@@ -202,16 +249,13 @@ mod tests {
 
     #[test]
     fn a_sum_that_saturates_is_found() {
-        for product in [Product::Channels, Product::Blocks(4), Product::Blocks(8)] {
-            let sum = |place: usize| -> f32 {
-                let of = |input| activation(place / OUTPUTS, input) * product.weight(place % OUTPUTS, input);
-                (0..INPUTS).map(of).sum::<i32>() as f32
-            };
-            let right: Vec<f32> = (0..2 * OUTPUTS).map(sum).collect();
+        for product in [Product::Channels, Product::Convolution, Product::Blocks(4), Product::Blocks(8)] {
+            let right: Vec<f32> = (0..2 * OUTPUTS).map(|place| product.expected(place / OUTPUTS, place % OUTPUTS)).collect();
             product.compare(2, &right).unwrap();
-            let saturated: Vec<f32> = right.iter().map(|sum| sum.clamp(-32768.0, 32767.0)).collect();
+            let most = if product == Product::Convolution { 127.0 } else { 32767.0 };
+            let saturated: Vec<f32> = right.iter().map(|sum| sum.clamp(-most, most)).collect();
             let told = product.compare(2, &saturated).unwrap_err().to_string();
-            assert!(told.contains("32767 instead of") || told.contains("-32768 instead of"), "{told}");
+            assert!(told.contains(&format!("{most} instead of")), "{told}");
             assert!(product.compare(2, &[]).is_err(), "nothing is no answer");
         }
     }
