@@ -83,7 +83,7 @@ fn golden_vgg16_in_f16() {
 }
 
 /// Least cosine of the features in few bits to the reference's.
-const LEAST: f64 = 0.999;
+const LEAST: f64 = 0.9995;
 
 /// Largest activations and means of all cases' images, by module: the graph in f32 tells them.
 fn activations_of(folder: &Path, source: &Source) -> BTreeMap<String, Layer> {
