@@ -82,16 +82,25 @@ pub(crate) fn coded(storage: Storage, rows: &[f32], width: usize, importance: Op
 
 /// A kernel of `biases.len()` outputs in 7 bits, rounded to nearest, what goes in being codes of 8 bits of which one step is worth `step`.
 ///
-/// An output whose weights are so small beside its bias that the bias, in steps of their products, would not fit 32 bits gets a larger scale: it is all bias.
-pub(crate) fn kernel(rows: &[f32], biases: &[f32], step: f32) -> CodedKernel {
+/// Behind a ReLU nothing is below zero, so what rounding takes from an output's weights shifts all its results to one side: by the `means` of what goes in, one for
+/// each channel, the bias takes that back (Nagel et al., arXiv 1906.04721, 4.2.1). An output whose weights are so small beside its bias that the bias, in steps of
+/// their products, would not fit 32 bits gets a larger scale: it is all bias.
+pub(crate) fn kernel(rows: &[f32], biases: &[f32], means: Option<&[f32]>, step: f32) -> CodedKernel {
     let mut coded = CodedKernel::default();
     let range = Range { lowest: -MOST, highest: MOST };
-    for (row, bias) in rows.chunks_exact(rows.len() / biases.len()).zip(biases) {
+    let width = rows.len() / biases.len();
+    for (row, bias) in rows.chunks_exact(width).zip(biases) {
         let scale = range.scale(row, None).max(bias.abs() / step / LARGEST_BIAS);
         let scale = if reciprocal(scale) == 0.0 { 1.0 } else { scale };
-        coded.codes.extend(row.iter().map(|value| range.code(value / scale) as i8 as u8));
+        let codes: Vec<f32> = row.iter().map(|value| range.code(value / scale)).collect();
+        let lost = |(index, (value, code)): (usize, (&f32, &f32))| {
+            let mean = means.map_or(0.0, |means| means[index * means.len() / width]);
+            f64::from(mean) * (f64::from(*value) - f64::from(scale) * f64::from(*code))
+        };
+        let shift: f64 = row.iter().zip(&codes).enumerate().map(lost).sum();
+        coded.codes.extend(codes.iter().map(|code| *code as i8 as u8));
         coded.scales.push(scale);
-        coded.biases.push((f64::from(*bias) / f64::from(step) / f64::from(scale)).round_ties_even() as i32);
+        coded.biases.push(((f64::from(*bias) + shift) / f64::from(step) / f64::from(scale)).round_ties_even() as i32);
     }
     coded
 }
@@ -317,7 +326,7 @@ mod tests {
         let rows = [0.5, -1.0, 0.25, 1e-12, -1e-12, 0.0, 0.0, 0.0, 0.0, f32::from_bits(3), 0.0, 0.0];
         let biases = [-0.75, 2.0, -3.0, 0.0];
         let step = 0.01;
-        let CodedKernel { codes, scales, biases: whole } = kernel(&rows, &biases, step);
+        let CodedKernel { codes, scales, biases: whole } = kernel(&rows, &biases, None, step);
         for (output, bias) in biases.iter().enumerate() {
             let scale = scales[output];
             assert!(scale.recip().is_finite() && scale > 0.0);
@@ -328,8 +337,22 @@ mod tests {
                 assert!((back - value).abs() <= 0.51 * scale && (*code as i8).unsigned_abs() <= 63, "{value} became {back}");
             }
         }
+        // In the mean nothing is lost: what goes in is 5 in the first channel and 7 in the others.
+        let means = [5.0f32, 7.0, 7.0];
+        let CodedKernel { codes: same, biases: shifted, .. } = kernel(&rows, &biases, Some(&means), step);
+        assert_eq!(same, codes);
+        for (output, row) in rows.chunks_exact(3).enumerate() {
+            let scale = scales[output];
+            let mean = |weight: &dyn Fn(usize) -> f32| (0..3).map(|at| means[at] * weight(at)).sum::<f32>();
+            let found = mean(&|at| f32::from(codes[3 * output + at] as i8) * scale) + shifted[output] as f32 * step * scale;
+            let expected = mean(&|at| row[at]) + biases[output];
+            assert!((found - expected).abs() <= 0.51 * step * scale + 1e-5, "output {output}: {found}, expected {expected}");
+        }
         assert_eq!(scales[0], 1.0 / 63.0);
-        assert!(scales[1] * 255.0 * 63.0 < 1e-3, "what weights are rounded by is nothing beside the bias");
+        assert!(
+            3.0 * 0.5 * scales[1] * 255.0 * step < 1e-5 * biases[1],
+            "what weights are rounded by is nothing beside the bias"
+        );
     }
 
     #[test]

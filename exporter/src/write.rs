@@ -286,7 +286,7 @@ impl<'s> Source<'s> {
         };
         let outputs = self.numbers.weights.shape(weight)?[0];
         let biases = bias.as_ref().map_or(Ok(vec![0.0; outputs]), all)?;
-        Ok(quantise::kernel(&all(weight)?, &biases, *step))
+        Ok(quantise::kernel(&all(weight)?, &biases, self.few.means(weight), *step))
     }
 
     /// What belongs to the codes of a matrix; where they were not written just before, they are made again.

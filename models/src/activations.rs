@@ -1,20 +1,17 @@
 //! How large the activations of a classifier's image encoder become, recorded when a training ends or by `mmlnb-train calibrate --classifier`, and used where
 //! its convolutions are brought to 8 bits (`mmlnb-export`).
 //!
-//! One number for each convolution that a ReLU alone reads: the largest of the ReLU's results on images prepared as they are served. It says what one step
-//! of the results' codes is worth. The step is the same for all images, so no image of a batch sees another.
+//! Of each convolution that a ReLU alone reads, on images prepared as they are served: the largest of the ReLU's results, which says what one step of their
+//! codes is worth (the same for all images, so that no image of a batch sees another), and the mean of what goes into the convolution, by which the shift
+//! is taken back that rounded weights give its results (Nagel et al., arXiv 1906.04721).
 
 use crate::{
-    graph::{Graph, Op, Value},
+    graph::{Dim, Graph, Op, Value},
     record::RecordError,
     statistics::module,
 };
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs, io,
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 /// The file's name in a classifier's folder.
 pub const ACTIVATIONS: &str = "activations.json";
@@ -36,8 +33,18 @@ pub struct Activations {
     pub data_sha256: String,
     /// Images that were looked at.
     pub images: usize,
-    /// The largest result of the ReLU behind each convolution, by the convolution's module.
-    pub largest: BTreeMap<String, f32>,
+    /// By the convolution's module.
+    pub layers: BTreeMap<String, Layer>,
+}
+
+/// What was seen of one convolution.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    /// The largest result of the ReLU behind it.
+    pub largest: f32,
+    /// Mean of what goes in, one for each channel.
+    pub means: Vec<f32>,
 }
 
 /// The convolutions of a network that a ReLU alone reads: module, and what goes into the ReLU.
@@ -59,9 +66,9 @@ impl Activations {
         weights_sha256: String,
         data_sha256: String,
         images: usize,
-        largest: BTreeMap<String, f32>,
+        layers: BTreeMap<String, Layer>,
     ) -> Activations {
-        Activations { format: FORMAT, producer, weights_sha256, data_sha256, images, largest }
+        Activations { format: FORMAT, producer, weights_sha256, data_sha256, images, layers }
     }
 
     /// The file of a folder; `None` when there is none.
@@ -83,11 +90,15 @@ impl Activations {
             None => return Err(failed("has no `format`".into())),
         }
         let read: Activations = serde_json::from_value(value).map_err(|error| failed(error.to_string()))?;
-        match read.largest.iter().find(|(_, value)| !(value.is_finite() && **value >= 0.0)) {
-            Some((module, value)) => Err(failed(format!("the largest activation of `{module}` is {value}, which is no size"))),
-            None if read.images == 0 => Err(failed("no image was looked at".into())),
-            None => Ok(Some(read)),
+        for (module, Layer { largest, means }) in &read.layers {
+            if !(largest.is_finite() && *largest >= 0.0) {
+                return Err(failed(format!("the largest activation of `{module}` is {largest}, which is no size")));
+            }
+            if let Some(mean) = means.iter().find(|mean| !mean.is_finite()) {
+                return Err(failed(format!("a mean of `{module}` is {mean}, which is no number")));
+            }
         }
+        if read.images == 0 { Err(failed("no image was looked at".into())) } else { Ok(Some(read)) }
     }
 
     /// The file's bytes.
@@ -106,16 +117,27 @@ impl Activations {
         if self.weights_sha256 != weights_sha256 {
             problems.push(format!("it is of weights of SHA-256 {}, those beside it have {weights_sha256}", self.weights_sha256));
         }
-        let expected: BTreeSet<&str> = rectified(graph).map(|(module, _)| module).collect();
-        let missing = expected.iter().filter(|module| !self.largest.contains_key(**module));
+        let expected: BTreeMap<&str, usize> = rectified(graph).map(|(module, made)| (module, channels(graph, made))).collect();
+        let missing = expected.keys().filter(|module| !self.layers.contains_key(**module));
         problems.extend(missing.map(|module| format!("missing: {module}")));
-        let surplus = self.largest.keys().filter(|module| !expected.contains(module.as_str()));
-        problems.extend(surplus.map(|module| format!("surplus: {module}")));
+        problems.extend(self.layers.iter().filter_map(|(module, layer)| match expected.get(module.as_str()) {
+            None => Some(format!("surplus: {module}")),
+            Some(channels) if *channels != layer.means.len() => {
+                Some(format!("{module}: {} channels, expected {channels}", layer.means.len()))
+            }
+            Some(_) => None,
+        }));
         match problems.is_empty() {
             true => Ok(()),
             false => Err(RecordError { file: folder.join(ACTIVATIONS), problem: format!("{}; {MEND}", problems.join("; ")) }),
         }
     }
+}
+
+/// Channels that go into the convolution which makes this value.
+fn channels(graph: &Graph, made: Value) -> usize {
+    let given = graph.nodes[made.node as usize].inputs[0];
+    graph.type_of(given).dims.get(1).and_then(Dim::known).map_or(0, |count| count as usize)
 }
 
 #[cfg(test)]
@@ -128,8 +150,12 @@ mod tests {
     }
 
     fn activations() -> Activations {
-        let largest = rectified(&graph()).map(|(module, value)| (module.to_string(), 0.1 + value.node as f32)).collect();
-        Activations::new("test".into(), "aa".into(), "bb".into(), 3, largest)
+        let graph = graph();
+        let layers = rectified(&graph).map(|(module, value)| {
+            let layer = Layer { largest: 0.1 + value.node as f32, means: vec![-0.7; channels(&graph, value)] };
+            (module.to_string(), layer)
+        });
+        Activations::new("test".into(), "aa".into(), "bb".into(), 3, layers.collect())
     }
 
     #[test]
@@ -151,8 +177,9 @@ mod tests {
         let mut read = Activations::read(folder.path()).unwrap().unwrap();
         assert_eq!(read, activations());
         read.check(&graph(), "aa", folder.path()).unwrap();
-        let last = read.largest.remove("image.features.28").unwrap();
-        read.largest.insert("image.features.29".into(), last);
+        let last = read.layers.remove("image.features.28").unwrap();
+        read.layers.insert("image.features.29".into(), last);
+        read.layers.get_mut("image.features.2").unwrap().means.push(1.0);
         let told = read.check(&graph(), "cc", folder.path()).unwrap_err().to_string();
         for part in
             [ACTIVATIONS, "SHA-256 aa", "missing: image.features.28", "surplus: image.features.29", "calibrate --classifier"]
@@ -176,9 +203,11 @@ mod tests {
         refused(&|value| drop(value.as_object_mut().unwrap().remove("format")), "no `format`");
         refused(&|value| value["more"] = 2.into(), "more");
         refused(&|value| value["images"] = 0.into(), "no image");
-        refused(&|value| value["largest"]["image.features.0"] = (-1.0).into(), "`image.features.0` is -1");
-        refused(&|value| value["largest"]["image.features.0"] = "huge".into(), "`image.features.0` is inf");
-        refused(&|value| value["largest"]["image.features.0"] = serde_json::Value::Null, "null");
+        refused(&|value| value["layers"]["image.features.0"]["largest"] = (-1.0).into(), "`image.features.0` is -1");
+        refused(&|value| value["layers"]["image.features.0"]["largest"] = "huge".into(), "`image.features.0` is inf");
+        refused(&|value| value["layers"]["image.features.0"]["largest"] = serde_json::Value::Null, "null");
+        refused(&|value| value["layers"]["image.features.0"]["means"][1] = "huge".into(), "a mean of `image.features.0` is inf");
+        refused(&|value| value["layers"]["image.features.0"]["least"] = 1.into(), "least");
         fs::write(folder.path().join(ACTIVATIONS), "{").unwrap();
         assert!(Activations::read(folder.path()).unwrap_err().to_string().contains("not valid JSON"));
     }

@@ -22,7 +22,7 @@ fn every_command_of_the_surface_takes_its_options() {
         ("describe", &["--base"]),
         ("classify", &["--describer", "--recipe"]),
         ("generate", &["--data", "--images", "--base", "--adapter", "--output"]),
-        ("calibrate", &["--data", "--images", "--base", "--adapter", "--output", "--dry-run"]),
+        ("calibrate", &["--data", "--images", "--base", "--classifier", "--adapter", "--output", "--dry-run"]),
         ("merge", &["--base", "--adapter", "--output"]),
         ("phantom", &["--output", "--patients", "--seed", "--size", "--set"]),
         ("import", &["FILE.pth", "--output", "--text"]),

@@ -5,12 +5,13 @@ use crate::{
     source::{Network, Source},
 };
 use mmlnb_models::{
-    activations::{Activations, rectified},
+    activations::{ACTIVATIONS, Activations, rectified},
     bundle::Precision,
-    graph::Op,
+    graph::{Op, Weight},
     record::RecordError,
+    statistics::module,
 };
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 /// Highest code of an activation; the lowest, zero, is the ReLU's.
 const HIGHEST: f32 = 255.0;
@@ -23,19 +24,12 @@ pub enum Convolutions {
     /// There are none, or nothing is in few bits.
     #[default]
     None,
-    /// Floats, though the network's precision is one of few bits.
-    Floats(Floats),
+    /// Floats: no ReLU follows them, so their results have signs and no fixed limit.
+    Signed,
+    /// Floats: nobody recorded how large their results become.
+    Unrecorded,
     /// Those whose input is a ReLU's result in codes; steps by these activations.
     Codes(Activations),
-}
-
-/// Why convolutions stay floats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Floats {
-    /// No ReLU follows them, so their results have signs, and no fixed limit is known.
-    Signed,
-    /// Nobody recorded how large their results become.
-    Unrecorded,
 }
 
 impl Convolutions {
@@ -53,11 +47,11 @@ impl Convolutions {
             return Ok(Convolutions::None);
         }
         if rectified(&graph).next().is_none() {
-            return Ok(Convolutions::Floats(Floats::Signed));
+            return Ok(Convolutions::Signed);
         }
         let wrong = |error: RecordError| ExportError::Checkpoint { path: error.file, problem: error.problem };
         let Some(activations) = Activations::read(source.dir()).map_err(wrong)? else {
-            return Ok(Convolutions::Floats(Floats::Unrecorded));
+            return Ok(Convolutions::Unrecorded);
         };
         activations.check(&graph, source.checkpoint().sha256()?, source.dir()).map_err(wrong)?;
         Ok(Convolutions::Codes(activations))
@@ -66,32 +60,34 @@ impl Convolutions {
     /// What one step of each ReLU's codes is worth, by the module of the convolution before it.
     pub(super) fn steps(&self) -> BTreeMap<String, f32> {
         let Convolutions::Codes(activations) = self else { return BTreeMap::new() };
-        activations.largest.iter().map(|(module, largest)| (module.clone(), largest.max(LEAST) / HIGHEST)).collect()
+        activations.layers.iter().map(|(module, layer)| (module.clone(), layer.largest.max(LEAST) / HIGHEST)).collect()
+    }
+
+    /// Mean of what goes into a convolution, one for each channel.
+    pub(super) fn means(&self, weight: &Weight) -> Option<&[f32]> {
+        let Convolutions::Codes(activations) = self else { return None };
+        activations.layers.get(module(weight)).map(|layer| layer.means.as_slice())
     }
 
     /// What the user should know before the graph is used.
     pub fn warning(&self) -> Option<String> {
-        matches!(self, Convolutions::Floats(_)).then(|| format!("convolutions stay {self}"))
+        match self {
+            Convolutions::None | Convolutions::Codes(_) => None,
+            Convolutions::Signed | Convolutions::Unrecorded => self.told().map(|told| format!("convolutions stay {told}")),
+        }
     }
 
     /// How they are stored, for whoever reads the graph; nothing where that is not in question.
     pub fn told(&self) -> Option<String> {
-        (*self != Convolutions::None).then(|| self.to_string())
-    }
-}
-
-impl fmt::Display for Convolutions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Convolutions::None => f.write_str("as the rest"),
-            Convolutions::Floats(Floats::Signed) => f.write_str("f32: no ReLU follows, which would give codes a fixed range"),
-            Convolutions::Floats(Floats::Unrecorded) => f.write_str(
-                "f32: there is no activations.json beside the weights; mmlnb-train calibrate --classifier writes it for a classifier's folder",
-            ),
-            Convolutions::Codes(Activations { images, data_sha256, .. }) => write!(
-                f,
-                "7 bits, but f32 where pixels go in; steps by the largest activations of {images} images (data of SHA-256 {data_sha256})"
-            ),
+            Convolutions::None => None,
+            Convolutions::Signed => Some("f32: no ReLU follows, which would give codes a fixed range".into()),
+            Convolutions::Unrecorded => Some(format!(
+                "f32: there is no {ACTIVATIONS} beside the weights; mmlnb-train calibrate --classifier writes it for a classifier's folder"
+            )),
+            Convolutions::Codes(Activations { images, data_sha256, .. }) => Some(format!(
+                "7 bits, but f32 where pixels go in; by the activations of {images} images (data of SHA-256 {data_sha256})"
+            )),
         }
     }
 }

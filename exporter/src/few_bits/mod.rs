@@ -76,6 +76,11 @@ impl FewBits {
         self.convolutions.steps()
     }
 
+    /// Mean of what goes into a convolution in whole numbers, one for each channel.
+    pub(crate) fn means(&self, weight: &Weight) -> Option<&[f32]> {
+        self.convolutions.means(weight)
+    }
+
     /// Factors of rows and columns.
     pub(crate) fn factors(&self) -> &Factors {
         &self.factors

@@ -13,7 +13,7 @@ use mmlnb_exporter::{
     nodes::{Attribute, Content, Elem, Form, Initialiser, OnnxNode, Port},
 };
 use mmlnb_models::{
-    activations::Activations,
+    activations::{Activations, Layer},
     bundle::Precision,
     config::BertConfig,
     graph::{Builder, Dim, Graph, Kind, Op, Parameter, Weight},
@@ -213,7 +213,7 @@ fn convolutions() -> Graph {
 /// Channels that go into the second convolution: of 3 x 3 weights each, so that 288 products are added up.
 const CHANNELS: usize = 32;
 
-/// A folder with the graph's weights and the largest activations of its ReLUs.
+/// A folder with the graph's weights, and the largest activations of its ReLUs, whose means are nothing.
 fn with_activations(
     graph: &Graph,
     largest: &[(&str, f32)],
@@ -222,8 +222,9 @@ fn with_activations(
     let folder = tempfile::tempdir().unwrap();
     write_checkpoint(folder.path(), graph, values);
     let weights = Checkpoint::open(folder.path(), Naming::Bert).unwrap().sha256().unwrap().to_string();
-    let largest = largest.iter().map(|(module, value)| (module.to_string(), *value)).collect();
-    (folder, Activations::new("test".into(), weights, "data".into(), 1, largest))
+    let layers =
+        largest.iter().map(|(module, value)| (module.to_string(), Layer { largest: *value, means: vec![0.0; CHANNELS] }));
+    (folder, Activations::new("test".into(), weights, "data".into(), 1, layers.collect()))
 }
 
 /// Pixels 0 and 1 are copied with gains by the first convolution, so that the codes which go into the second are known: one image has all of them at the end of

@@ -162,11 +162,11 @@ impl Finished<'_> {
         let tokenizer = self.given.start.tokenizer.as_deref();
         let answers = known_answers::record(table, self.texts, rows, said)?;
         let looked_at = activations::spread(&self.given.split.rows(Part::Train), IMAGES);
-        let largest = activations::largest(self.network, self.corpus, &looked_at)?;
+        let seen = activations::see(self.network, self.corpus, &looked_at)?;
         run.replace("best", |folder| {
             folder::write(folder, self.config, &tensors, tokenizer, &extras)?;
-            if !largest.is_empty() {
-                activations::write(folder, &largest, table.sha256())?;
+            if !seen.is_empty() {
+                activations::write(folder, &seen, table.sha256())?;
             }
             known_answers::write(folder, &answers)
         })?;

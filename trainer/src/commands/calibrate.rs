@@ -31,8 +31,8 @@ use tch::{Device, Kind};
 /// where that is absent or empty, it writes a description itself, by the likeliest tokens. OUTPUT holds statistics.safetensors (two numbers for each input channel
 /// of each layer) and calibration.json, which names base, adapter and data by their hashes; it appears whole or not at all. A hundred images are usually enough.
 ///
-/// With --classifier, the image encoder (VGG16) sees the images as it does when it is served, and the largest activation behind each of its convolutions is written into the
-/// folder as activations.json, with the hashes of weights and data. Every training does this at its end; older runs, and weights that did not come from a training, need it for
+/// With --classifier, the image encoder (VGG16) sees the images as it does when it is served, and the largest activation behind each of its convolutions, and the mean of what goes in,
+/// are written into the folder as activations.json, with the hashes of weights and data. Every training does this at its end; older runs, and weights that did not come from a training, need it for
 /// convolutions in 8 bits. Give images like those that trained.
 #[derive(clap::Args)]
 pub struct Args {
@@ -89,7 +89,7 @@ pub fn run(args: Args) -> Result<(), TrainError> {
     }
 }
 
-/// The largest activations of a classifier's image encoder.
+/// The activations of a classifier's image encoder.
 fn classifier(args: &Args, folder: &Path) -> Result<(), TrainError> {
     let recorder = Recorder::open(folder, args.place.device()?)?;
     let table = data::load(&args.data, &args.images, &Needs::default())?;
@@ -99,7 +99,7 @@ fn classifier(args: &Args, folder: &Path) -> Result<(), TrainError> {
     }
     start::set_threads(recorder.threads(args.threads)?);
     let recorded = recorder.record(&table, args.rows)?;
-    println!("{}: {} layers, {} images", folder.join(ACTIVATIONS).display(), recorded.largest.len(), recorded.images);
+    println!("{}: {} layers, {} images", folder.join(ACTIVATIONS).display(), recorded.layers.len(), recorded.images);
     Ok(())
 }
 

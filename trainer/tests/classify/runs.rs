@@ -80,16 +80,20 @@ fn a_run_leaves_everything_that_readers_expect() {
 fn activations_are_recorded(asked: &Options) {
     let best = asked.output.join("best");
     let recorded = Activations::read(&best).unwrap().expect("a VGG16 has some");
-    assert_eq!(recorded.largest.len(), 13);
-    assert!(recorded.largest.values().any(|value| *value > 0.0), "{recorded:?}");
+    assert_eq!(recorded.layers.len(), 13);
+    assert!(recorded.layers.values().any(|layer| layer.largest > 0.0), "{recorded:?}");
     let run: toml::Table = fs::read_to_string(asked.output.join("run.toml")).unwrap().parse().unwrap();
     assert_eq!(Some(recorded.images as i64), run["data"]["train"].as_integer(), "few enough to be looked at all");
     assert_eq!(Some(recorded.data_sha256.as_str()), run["data"]["sha256"].as_str());
     let table = load(&asked.data, &asked.images, &Needs::default()).unwrap();
     let all = Recorder::open(&best, Device::Cpu).unwrap().record(&table, 1000).unwrap();
     assert_eq!((all.images, &all.weights_sha256), (72, &recorded.weights_sha256));
-    for (module, value) in &recorded.largest {
-        assert!(all.largest[module] >= value * 0.9999, "{module}: {value}, of all images {}", all.largest[module]);
+    for (module, layer) in &recorded.layers {
+        let other = &all.layers[module];
+        assert!(other.largest >= layer.largest * 0.9999, "{module}: {}, of all images {}", layer.largest, other.largest);
+        assert_eq!(layer.means.len(), other.means.len());
+        let behind_relu = module != "image.features.0";
+        assert!(!behind_relu || layer.means.iter().all(|mean| (0.0..=1e4).contains(mean)), "{module}: {:?}", layer.means);
     }
     assert_eq!(Activations::read(&best).unwrap(), Some(all));
 }

@@ -207,7 +207,7 @@ fn golden_curriculum_calibrate_lets_a_classifiers_convolutions_be_in_8_bits() {
     let (code, told) = ask(&["--rows", "2"]);
     assert_eq!(code, Some(0), "{told}");
     let few = Activations::read(&at("classifier")).unwrap().unwrap();
-    assert_eq!((few.images, few.largest.len()), (2, 13));
+    assert_eq!((few.images, few.layers.len()), (2, 13));
     assert_eq!(ask(&[]).0, Some(0));
     let all = Activations::read(&at("classifier")).unwrap().unwrap();
     assert_eq!(all.images, names.len());
