@@ -7,6 +7,7 @@ mod decode;
 mod describe;
 mod growth;
 mod serve;
+mod size;
 
 use crate::{
     appliance::{Appliance, Daemon, say},
@@ -35,6 +36,8 @@ pub enum Bench {
     Growth(growth::Options),
     /// Serving beside other programs: onnxruntime-genai, OpenVINO, llama.cpp, transformers, each where it is installed
     Serve(serve::Options),
+    /// A describer of real size through the whole chain, with the memory of each part; the 7B takes 22 GB of disk
+    Size(size::Options),
 }
 
 /// Files dropped.
@@ -55,6 +58,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Describe(options) => describe::run(options),
         Bench::Growth(options) => growth::run(options),
         Bench::Serve(options) => serve::run(options),
+        Bench::Size(options) => size::run(options),
     }
 }
 

@@ -38,10 +38,13 @@ impl Made {
         made.once("describer", "", |output| {
             write_describer(&DescriberOptions { shape: Shape::Half, output: output.to_owned(), seed: 0, corpus: None })
         })?;
-        made.once("classifier", "", |output| write_classifier(&ClassifierOptions::full(output.to_owned())))?;
+        made.images(options.images)?;
+        made.once("classifier", "with activations", |output| {
+            write_classifier(&ClassifierOptions::full(output.to_owned()))?;
+            made.calibrate(output)
+        })?;
         made.bundle(MOST_TOKENS)?;
         made.bundle(options.description)?;
-        made.images(options.images)?;
         made.prompt_tokens = made.count_prompt()?;
         Ok(made)
     }
@@ -97,6 +100,16 @@ impl Made {
             export.arg("--classifier").arg(self.path("classifier")).arg("--settings").arg(&settings);
             finish(export.args(["--precision", "int4+int8", "--image-size", &format!("{SIDE}x{SIDE}")]).stdout(Stdio::null()))
         })
+    }
+
+    /// Records what goes through the classifier's convolutions, as a training does at its end.
+    fn calibrate(&self, classifier: &Path) -> Result<()> {
+        let table = self.path("images.csv");
+        let names = self.image_files()?.into_iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
+        fs::write(&table, names.fold("file_name\n".to_owned(), |text, name| text + &name + "\n"))?;
+        let mut calibrate = program("mmlnb-train");
+        calibrate.arg("calibrate").arg("--classifier").arg(classifier).arg("--data").arg(&table);
+        finish(calibrate.arg("--images").arg(self.path("images")).args(["--device", "cpu"]).stdout(Stdio::null()))
     }
 
     /// Different images, a pixel apart.
