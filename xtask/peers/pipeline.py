@@ -15,7 +15,7 @@ from torch_classify import Classifier
 
 given = arguments(dtype=dict(choices=["bf16", "f32"], required=True), images=dict(required=True), question=dict(required=True))
 torch.set_num_threads(given.threads)
-paths = files(given.images)
+paths = files(given.images)[:4]
 begun = clock()
 dtype = {"bf16": torch.bfloat16, "f32": torch.float32}[given.dtype]
 model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(given.checkpoint, dtype=dtype).eval()

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::answer::{part, unanswered};
+use super::args::Bench;
 use super::figure::{Figure, Run, watched};
 use super::question::Question;
-use super::{Bench, part, unanswered};
 use crate::engine::{Engine, Mode, Request};
 use crate::error::Failure;
 

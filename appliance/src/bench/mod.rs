@@ -8,59 +8,27 @@
 //! ```
 #![expect(clippy::disallowed_methods, reason = "the bundle, and the system's own figures below /proc")]
 
+mod answer;
+mod args;
 mod figure;
 mod full;
 mod question;
 mod tell;
 mod writing;
 
-use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::Args;
 use mmlnb_models::bundle::Bundle;
 use serde_json::{Value, json};
 
 use crate::bundle;
 use crate::commands::print;
-use crate::engine::{Assessment, Engine, EngineError, EngineOptions, Mode};
+use crate::engine::{Engine, EngineError, EngineOptions, Mode};
 use crate::error::{Exit, Failure};
 use crate::qualify::mode;
+pub use args::Bench;
 use figure::peak_memory;
 use question::Question;
-
-/// `bench`.
-#[derive(Args, Clone, Debug)]
-pub struct Bench {
-    /// The bundle that mmlnb-export wrote.
-    #[arg(long, value_name = "DIR", env = "MMLNB_BUNDLE")]
-    pub bundle: PathBuf,
-    /// The image that is described over and over; without it one is drawn.
-    #[arg(long, value_name = "FILE")]
-    pub image: Option<PathBuf>,
-    /// How many images write together, one measurement of the decoder for each.
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_values_t = [1, 4, 16],
-          value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub rows: Vec<u16>,
-    /// Images that are in work at any time where images an hour are counted.
-    #[arg(long, default_value_t = 4, env = "MMLNB_SLOTS", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub slots: u16,
-    /// Tokens of every description; 0: as many as the bundle allows.
-    #[arg(long, default_value_t = 0)]
-    pub tokens: usize,
-    /// How often each measurement is made.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub runs: u16,
-    /// auto, cpu or cuda.
-    #[arg(long, value_parser = ["auto", "cpu", "cuda"], default_value = "auto", env = "MMLNB_PROVIDER")]
-    pub provider: String,
-    /// Threads for computing; 0: all cores less one.
-    #[arg(long, default_value_t = 0, env = "MMLNB_THREADS")]
-    pub threads: usize,
-    /// One JSON object.
-    #[arg(long)]
-    pub json: bool,
-}
 
 /// `bench`.
 ///
@@ -119,11 +87,6 @@ fn measure(args: &Bench, opened: &Bundle, engine: &Engine, question: &Question, 
     }))
 }
 
-/// Seconds of a part of an answer, which is 0 where it was not needed.
-fn part(assessment: &Assessment, name: &str) -> f64 {
-    assessment.elapsed.iter().filter(|(known, _)| *known == name).map(|(_, milliseconds)| milliseconds / 1e3).sum()
-}
-
 /// The slots of this command are its rows.
 fn unopened(error: &EngineError, args: &Bench) -> Failure {
     let mut failure = bundle::failure(error, &args.bundle);
@@ -131,16 +94,4 @@ fn unopened(error: &EngineError, args: &Bench) -> Failure {
         failure.problems.iter_mut().for_each(|problem| problem.mend = "give fewer --rows and --slots, or free memory".to_owned());
     }
     failure
-}
-
-fn unanswered(error: EngineError) -> Failure {
-    match error {
-        EngineError::Image(message) | EngineError::Numbers(message) => Failure::new(
-            Exit::Usage,
-            message,
-            "",
-            "give another --image; a bundle that fails on every image has to be exported again",
-        ),
-        other => Failure::internal("an image was not assessed", other),
-    }
 }

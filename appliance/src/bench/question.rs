@@ -7,7 +7,7 @@ use mmlnb_models::bundle::{Bundle, DESCRIBER};
 use mmlnb_models::config::QwenConfig;
 use mmlnb_models::prepare::decode::Rgb8Image;
 
-use super::Bench;
+use super::args::Bench;
 use super::figure::{Figure, watched};
 use crate::assess::pipeline;
 use crate::assess::reader::Reader;

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::answer::{part, unanswered};
+use super::args::Bench;
 use super::figure::{Figure, Run, watched};
 use super::question::Question;
-use super::{Bench, part, unanswered};
 use crate::engine::{Assessment, Engine, Mode, OnToken, Values};
 use crate::error::Failure;
 

@@ -72,11 +72,11 @@ fn preparation(found: &Value) -> Result<Sample> {
     Ok(Sample { figure: "preparation".to_owned(), value: parts.iter().map(|part| part.value).sum(), waited })
 }
 
-/// `mmlnb-appliance classify` over all images. Answers are counted from the one that has filled every slot: the start-up is a figure of its own.
-/// Towards the end slots run empty, which counts against us.
+/// `mmlnb-appliance classify` over all images. Answers are counted from the one that has filled every slot to the last one after which they
+/// still are full: at both ends as many images are begun. The start-up is a figure of its own.
 fn pipeline(options: &Options, made: &Made) -> Result<Vec<Sample>> {
     let mut classify = program("mmlnb-appliance");
-    let slots = options.slots.min(options.images / 2);
+    let slots = options.slots;
     classify.arg("classify").arg("--bundle").arg(made.pipeline_bundle(options)).args(["--json", "--provider", "cpu"]);
     classify.args(["--threads", &options.threads.to_string(), "--slots", &slots.to_string()]).args(made.image_files()?);
     let ended = process::run(&mut classify, &made.log("classify"))?;
@@ -94,8 +94,8 @@ fn pipeline(options: &Options, made: &Made) -> Result<Vec<Sample>> {
 
 fn images_an_hour(ended: &Ended, slots: usize) -> f64 {
     let times: Vec<f64> = ended.lines.iter().map(|(time, _)| *time).collect();
-    let (from, to) = (times[slots - 1], times[times.len() - 1]);
-    (times.len() - slots) as f64 * 3600.0 / (to - from)
+    let (from, to) = (slots - 1, times.len() - 1 - slots);
+    (to - from) as f64 * 3600.0 / (times[to] - times[from])
 }
 
 /// `mmlnb-export graph` of the decoder in int4: what onnxruntime-genai's builder makes.
@@ -106,4 +106,16 @@ fn export(_: &Options, made: &Made) -> Result<Vec<Sample>> {
     export.args(["graph", "--network", "decoder", "--precision", "int4"]);
     export.arg("--checkpoint").arg(made.path("describer")).arg("--output").arg(&output);
     Ok(peers::export(&process::run(&mut export, &made.log("export"))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_answers_between_full_slots_are_counted() {
+        let lines = [9.0, 10.0, 12.0, 14.0, 14.1, 14.2].map(|time| (time, Value::Null)).to_vec();
+        let ended = Ended { lines, seconds: 15.0, peak_bytes: 0, waited: None };
+        assert_eq!(images_an_hour(&ended, 2), 2.0 * 3600.0 / 4.0, "two images from 10 s to 14 s");
+    }
 }
