@@ -118,6 +118,9 @@ impl Peer {
         }
         let work = if exports { fresh } else { made.path("peers") };
         let ended = process::run(&mut self.command(python, options, made, &work), &made.log(self.name))?;
+        if let Some(version) = ended.lines.iter().find_map(|(_, line)| line["version"].as_str()) {
+            println!("  {version}");
+        }
         let samples = if exports { export(&ended) } else { told(&ended) };
         ensure!(!samples.is_empty(), "{} told no figure", self.script);
         Ok(samples)
