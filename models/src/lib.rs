@@ -8,6 +8,7 @@ pub mod cost;
 pub mod exchange;
 pub mod graph;
 pub mod hash;
+pub mod integers;
 pub mod json;
 pub mod measures;
 pub mod networks;

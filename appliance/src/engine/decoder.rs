@@ -210,10 +210,6 @@ impl Angles {
 }
 
 #[cfg(test)]
-#[path = "../../../models/tests/golden_files/mod.rs"]
-mod golden_files;
-
-#[cfg(test)]
 mod tests {
     use mmlnb_exporter::{Recipe, export_bundle};
     use mmlnb_models::bundle::{Bundle, DESCRIBER, Precision};
@@ -221,7 +217,6 @@ mod tests {
     use mmlnb_models::prepare::rotary::rotary_table;
 
     use super::super::{EngineOptions, runtime::Runtime};
-    use super::golden_files::family;
     use super::*;
 
     const ROOM: usize = 48;
@@ -230,7 +225,7 @@ mod tests {
     /// What is copied to a card in a step must not grow with the slots' room, and must say the same as the whole table.
     #[test]
     fn the_angles_of_a_call_say_what_the_whole_table_says() {
-        let Some(checkpoint) = family("qwen2_5_vl") else { return };
+        let checkpoint = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/qwen2_5_vl");
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("bundle");
         let recipe = Recipe {

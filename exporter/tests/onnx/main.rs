@@ -13,6 +13,7 @@ mod golden_prmf;
 mod golden_qwen2_5_vl;
 mod golden_swin;
 mod golden_vgg16;
+mod integers;
 mod laws;
 #[path = "../../../models/tests/golden_files/minilm.rs"]
 mod minilm;
