@@ -2,6 +2,7 @@
 //!
 //! Files are renamed into the inbox: that is a complete file by contract, which needs no settling, so there is no settle time to subtract.
 
+mod child;
 mod classify;
 mod decode;
 mod describe;

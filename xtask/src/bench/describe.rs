@@ -2,19 +2,18 @@
 //!
 //! Both sides run in turn, each as a process of its own; the first step of each process is left out. Peak memory is the kernel's own figure (`VmHWM`).
 
+use super::child;
 use crate::{
     appliance::{program_path, say},
     checkout,
     checkpoint::{DescriberOptions, Shape, write_describer},
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread,
-    time::Duration,
 };
 
 /// What is compared.
@@ -159,19 +158,9 @@ fn their_side(options: &Options, python: &Path, folder: &Path, base: &Path, desc
 
 /// Runs a command to its end; its peak memory.
 fn watched(command: &mut Command) -> Result<u64> {
-    let mut child = command.spawn().with_context(|| format!("{} cannot be started", command.get_program().display()))?;
     let mut peak = 0;
-    loop {
-        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        peak = kib.map_or(peak, |kib| peak.max(kib * 1024));
-        if let Some(status) = child.try_wait()? {
-            ensure!(status.success(), "{} failed ({status})", command.get_program().display());
-            return Ok(peak);
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
+    child::run(command, |process| peak = peak.max(child::memory(process, "VmHWM").unwrap_or(0)))?;
+    Ok(peak)
 }
 
 /// From the times at which the cache's files were written.

@@ -2,19 +2,19 @@
 //!
 //! Not part of the gate: the 7B takes 22 GB of disk and minutes.
 
+use super::child;
 use crate::{
     appliance::{program_path, say},
     checkout,
     checkpoint::{DescriberOptions, Shape, write_describer},
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// What is tried.
@@ -84,26 +84,15 @@ struct Ended {
     whole: u64,
 }
 
-/// Runs a command to its end and looks at its memory every 10 ms.
+/// Runs a command to its end and looks at its memory.
 fn watched(command: &mut Command) -> Result<Ended> {
     let begun = Instant::now();
-    let name = command.get_program().display().to_string();
-    let mut child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
     let (mut own, mut whole) = (0, 0);
-    loop {
-        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let of = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-            line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
-        };
-        let [anonymous, mapped] = ["RssAnon:", "RssFile:"].map(|key| of(key).unwrap_or(0));
+    child::run(command, |process| {
+        let [anonymous, mapped] = ["RssAnon", "RssFile"].map(|key| child::memory(process, key).unwrap_or(0));
         (own, whole) = (own.max(anonymous), whole.max(anonymous + mapped));
-        if let Some(status) = child.try_wait()? {
-            ensure!(status.success(), "{name} failed ({status})");
-            return Ok(Ended { seconds: begun.elapsed().as_secs_f64(), own, whole });
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
+    })?;
+    Ok(Ended { seconds: begun.elapsed().as_secs_f64(), own, whole })
 }
 
 fn tell(options: &Options, bundle: &Path, (export, asked): (&Ended, &Ended), result: &Value) -> Result<()> {

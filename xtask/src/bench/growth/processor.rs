@@ -1,5 +1,6 @@
 //! Processor time and memory of processes, as the kernel counts them.
 
+use crate::bench::child;
 use anyhow::{Context, Result};
 use std::{
     fs,
@@ -64,9 +65,7 @@ fn children_of(process: u32) -> Result<Vec<u32>> {
 
 /// The largest resident memory of a running process in bytes.
 pub fn peak_of(process: u32) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? << 10)
+    child::memory(process, "VmHWM").with_context(|| format!("process {process} has no VmHWM"))
 }
 
 /// The fields of `/proc/PID/stat` that are used.

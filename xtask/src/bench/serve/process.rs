@@ -1,5 +1,6 @@
 //! A process that measures: its lines as they come, its time, its peak memory; one that takes too long is ended.
 
+use crate::bench::child::memory;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::{
@@ -37,7 +38,7 @@ pub fn run(command: &mut Command, log: &Path) -> Result<Ended> {
     let reader = thread::spawn(move || read(out, begun));
     let mut peak = 0;
     let status = loop {
-        peak = peak.max(peak_bytes(child.id()));
+        peak = peak.max(memory(child.id(), "VmHWM").unwrap_or(0));
         if let Some(status) = child.try_wait()? {
             break status;
         }
@@ -65,13 +66,6 @@ fn end(log: &Path) -> String {
 fn read(out: ChildStdout, begun: Instant) -> Vec<(f64, Value)> {
     let lines = BufReader::new(out).lines().map_while(Result::ok);
     lines.filter_map(|line| Some((begun.elapsed().as_secs_f64(), serde_json::from_str(&line).ok()?))).collect()
-}
-
-/// The kernel's own figure of most memory.
-fn peak_bytes(process: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
 }
 
 /// Seconds since the machine's start in which some process waited for a core.
