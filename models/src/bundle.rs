@@ -538,6 +538,14 @@ impl Precision {
             Precision::Int4Int8 => "int4+int8",
         }
     }
+
+    /// Whether weights are stored in whole numbers of few bits.
+    pub fn few_bits(self) -> bool {
+        match self {
+            Precision::F32 | Precision::F16 | Precision::Bf16 => false,
+            Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => true,
+        }
+    }
 }
 
 impl fmt::Display for Precision {

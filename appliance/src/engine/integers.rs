@@ -18,9 +18,8 @@ const ROWS: [usize; 4] = [1, 2, 5, 40];
 /// # Errors
 /// A product is wrong, or cannot be computed.
 pub(super) fn check(runtime: &Runtime, precision: Precision) -> Result<(), EngineError> {
-    match precision {
-        Precision::F32 | Precision::F16 | Precision::Bf16 => return Ok(()),
-        Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => {}
+    if !precision.few_bits() {
+        return Ok(());
     }
     let failed = |error: ort::Error| runtime.error("products of whole numbers cannot be checked", &error);
     let mut session = runtime.builder().and_then(|mut builder| builder.commit_from_memory(GRAPH)).map_err(failed)?;

@@ -19,11 +19,11 @@ pub struct Calibration {
 /// # Errors
 /// [`ExportError::Asked`].
 pub fn check_calibration(precision: Precision) -> Result<(), ExportError> {
-    match precision {
-        Precision::F32 | Precision::F16 | Precision::Bf16 => Err(ExportError::Asked(format!(
+    match precision.few_bits() {
+        true => Ok(()),
+        false => Err(ExportError::Asked(format!(
             "--calibration is for weights in few bits; at --precision {precision} it changes nothing: leave it out, or ask for int8, int4 or int4+int8"
         ))),
-        Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => Ok(()),
     }
 }
 

@@ -38,12 +38,8 @@ impl Convolutions {
     /// # Errors
     /// Activations that cannot be read, of other weights, or of other layers.
     pub fn open(source: &Source, network: Network, precision: Precision) -> Result<Convolutions, ExportError> {
-        let few = match precision {
-            Precision::F32 | Precision::F16 | Precision::Bf16 => false,
-            Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => true,
-        };
         let graph = source.graph(network)?;
-        if !few || !graph.nodes.iter().any(|node| matches!(node.op, Op::Conv2d { .. })) {
+        if !precision.few_bits() || !graph.nodes.iter().any(|node| matches!(node.op, Op::Conv2d { .. })) {
             return Ok(Convolutions::None);
         }
         if rectified(&graph).next().is_none() {
