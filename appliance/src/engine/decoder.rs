@@ -12,7 +12,7 @@ use super::cache::{self, Cache};
 pub(super) struct Decoder {
     // Bindings point into the cache and the logits: they are declared, and so dropped, first.
     prompts: Vec<IoBinding>,
-    /// For each number of groups of rows.
+    /// For each number of rows.
     steps: Vec<IoBinding>,
     /// `[rows, vocabulary]` of a step with every slot taken; smaller calls write into its first rows.
     logits: DynTensor,
@@ -50,32 +50,18 @@ struct Angles {
 pub(super) struct Room {
     /// Requests that are decoded together.
     pub slots: usize,
-    /// A step has a multiple of so many rows; missing ones are filled up, so that a request's tokens do not depend on how many others are there.
-    pub group: usize,
     /// Tokens of a slot, prompt and description.
     pub tokens: usize,
     /// Width of the logits.
     pub vocabulary: usize,
 }
 
-impl Room {
-    /// Slots that the cache has.
-    pub fn in_cache(&self) -> usize {
-        self.rows(self.slots)
-    }
-
-    /// Rows of a step of so many requests.
-    fn rows(&self, requests: usize) -> usize {
-        requests.next_multiple_of(self.group)
-    }
-}
-
 impl Decoder {
     /// Allocates cache and angles and binds them once for every slot and every number of rows.
     pub fn new(mut sessions: Sessions, shape: &bundle::Decoder, room: Room, cuda: bool) -> ort::Result<Decoder> {
-        let mut cache = Cache::new(&sessions.steps, shape, room.in_cache(), room.tokens, cuda)?;
-        let angles = Angles::new(room.in_cache() * room.tokens, shape.head_size as usize / 2, shape.cache_dtype != "f32")?;
-        let size = [room.in_cache() as i64, room.vocabulary as i64];
+        let mut cache = Cache::new(&sessions.steps, shape, room.slots, room.tokens, cuda)?;
+        let angles = Angles::new(room.slots * room.tokens, shape.head_size as usize / 2, shape.cache_dtype != "f32")?;
+        let size = [room.slots as i64, room.vocabulary as i64];
         let mut logits = DynTensor::new(&Allocator::default(), TensorElementType::Float32, size)?;
         let mut bound = |session: &Session, first: usize, rows: usize| -> ort::Result<IoBinding> {
             let binding = session.create_binding()?;
@@ -87,8 +73,7 @@ impl Decoder {
             Ok(binding)
         };
         let prompts = (0..room.slots).map(|slot| bound(sessions.prompts(), slot, 1)).collect::<ort::Result<_>>()?;
-        let rows = (room.group..=room.in_cache()).step_by(room.group);
-        let steps = rows.map(|rows| bound(&sessions.steps, 0, rows)).collect::<ort::Result<_>>()?;
+        let steps = (1..=room.slots).map(|rows| bound(&sessions.steps, 0, rows)).collect::<ort::Result<_>>()?;
         Ok(Decoder { prompts, steps, logits, sessions, cache, angles, room })
     }
 
@@ -109,20 +94,14 @@ impl Decoder {
         self.first_logits(1)
     }
 
-    /// Rows that a step of so many requests has: further ones are filled up.
-    pub fn rows(&self, requests: usize) -> usize {
-        self.room.rows(requests)
-    }
-
     /// Adds one token, its row of `embeds` `[rows, hidden]`, to each of the first slots, whose `lengths` count the tokens before it. Gives the logits
     /// `[rows, vocabulary]`.
     pub fn step(&mut self, embeds: Vec<f32>, lengths: &[usize]) -> ort::Result<&[f32]> {
         let rows = lengths.len();
-        assert!(rows.is_multiple_of(self.room.group), "a step has all its rows");
         let embeds = Tensor::from_array(([rows, 1, embeds.len() / rows], embeds))?;
         let places = lengths.iter().enumerate().map(|(slot, length)| slot * self.room.tokens + length).collect();
         let call = Call { places, rows: (0..rows as i64).collect(), lengths: lengths.iter().map(|length| length + 1).collect() };
-        call.run(&mut self.sessions.steps, &mut self.steps[rows / self.room.group - 1], &embeds.upcast(), &self.angles)?;
+        call.run(&mut self.sessions.steps, &mut self.steps[rows - 1], &embeds.upcast(), &self.angles)?;
         self.first_logits(rows)
     }
 
@@ -213,7 +192,7 @@ impl Angles {
 mod tests {
     use mmlnb_exporter::{Recipe, export_bundle};
     use mmlnb_models::bundle::{Bundle, DESCRIBER, Precision};
-    use mmlnb_models::config::QwenConfig;
+    use mmlnb_models::config::{QwenConfig, TextConfig};
     use mmlnb_models::prepare::rotary::rotary_table;
 
     use super::super::{EngineOptions, runtime::Runtime};
@@ -225,57 +204,89 @@ mod tests {
     /// What is copied to a card in a step must not grow with the slots' room, and must say the same as the whole table.
     #[test]
     fn the_angles_of_a_call_say_what_the_whole_table_says() {
-        let checkpoint = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/qwen2_5_vl");
         let folder = tempfile::tempdir().unwrap();
-        let output = folder.path().join("bundle");
+        let bundle = bundle(folder.path(), Precision::F16);
+        let logits = |by_call: bool| -> Vec<f32> {
+            let mut decoder = decoder(&bundle, true);
+            assert!(decoder.angles.by_call, "in f16 the graph rotates outside of its attention");
+            decoder.angles.by_call = by_call;
+            logits(&mut decoder, &bundle)
+        };
+        let [own, whole] = [true, false].map(logits);
+        assert!(own.iter().all(|logit| logit.is_finite()) && own == whole, "to the bit");
+        let decoder = decoder(&bundle, true);
+        let rows = decoder.angles.rows(&[3, ROOM + 4]).unwrap();
+        let numbers: usize = rows.iter().map(|side| side.extract_tensor().1.len()).sum();
+        assert_eq!(numbers, 2 * SLOTS * text(&bundle).head_size as usize / 2, "one row a token and side");
+    }
+
+    /// Our own kernels compute what ONNX Runtime's do, whose sums have another order.
+    #[test]
+    fn own_kernels_give_what_onnx_runtimes_give() {
+        for precision in [Precision::F32, Precision::Int8, Precision::Int4, Precision::Int4Int8] {
+            let folder = tempfile::tempdir().unwrap();
+            let bundle = bundle(folder.path(), precision);
+            let [own, others] = [true, false].map(|own| logits(&mut decoder(&bundle, own), &bundle));
+            let size = others.iter().fold(0.0f32, |size, logit| size.max(logit.abs()));
+            let off = own.iter().zip(&others).fold(0.0f32, |off, (own, other)| off.max((own - other).abs()));
+            assert!(off <= 1e-5 * size, "{precision:?}: {off} of {size}");
+            assert!(own != others, "{precision:?}: our kernels did not run");
+        }
+    }
+
+    fn bundle(folder: &std::path::Path, precision: Precision) -> Bundle {
+        let output = folder.join("bundle");
         let recipe = Recipe {
             output: output.clone(),
-            vlm: Some(checkpoint),
+            vlm: Some(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/qwen2_5_vl")),
             adapter: None,
             allow_partial: false,
             classifier: None,
             settings: None,
-            precision: Precision::F16,
+            precision,
             portable: false,
             calibration: None,
             image_size: None,
         };
         export_bundle(&recipe, &|_| ()).unwrap();
-        let bundle = Bundle::open(&output).unwrap();
-        let text = QwenConfig::from_dir(&bundle.path(DESCRIBER)).unwrap().text;
-        let (hidden, half) = (text.hidden as usize, text.head_size as usize / 2);
-        let logits = |by_call: bool| -> Vec<f32> {
-            let mut decoder = decoder(&bundle, text.vocabulary as usize);
-            assert!(decoder.angles.by_call, "in f16 the graph rotates outside of its attention");
-            decoder.angles.by_call = by_call;
-            let places: Vec<i64> = (0..ROOM as i64).collect();
-            // A token's row and column differ, so that no slot's angles are those of its places.
-            for slot in 0..SLOTS {
-                let shifted: Vec<i64> = places.iter().map(|place| place + 3 * slot as i64).collect();
-                decoder.place(slot, 0, &rotary_table(&[places.clone(), shifted, places.clone()], &text));
-            }
-            let row = |seed: usize| (0..hidden).map(move |place| ((place * 31 + seed * 17) % 23) as f32 / 23.0 - 0.5);
-            let mut all = Vec::new();
-            let lengths = [9, 5];
-            for (slot, length) in lengths.into_iter().enumerate() {
-                let prompt: Vec<f32> = (0..length).flat_map(|token| row(slot * 100 + token)).collect();
-                all.extend_from_slice(decoder.read(slot, 0, &prompt, hidden).unwrap());
-            }
-            all.extend_from_slice(decoder.step((0..SLOTS).flat_map(|slot| row(7 + slot)).collect(), &lengths).unwrap());
-            all
-        };
-        let [own, whole] = [true, false].map(logits);
-        assert!(own.iter().all(|logit| logit.is_finite()) && own == whole, "to the bit");
-        let decoder = decoder(&bundle, text.vocabulary as usize);
-        let rows = decoder.angles.rows(&[3, ROOM + 4]).unwrap();
-        let numbers: usize = rows.iter().map(|side| side.extract_tensor().1.len()).sum();
-        assert_eq!(numbers, 2 * SLOTS * half, "one row a token and side");
+        Bundle::open(&output).unwrap()
     }
 
-    fn decoder(bundle: &Bundle, vocabulary: usize) -> Decoder {
+    fn text(bundle: &Bundle) -> TextConfig {
+        QwenConfig::from_dir(&bundle.path(DESCRIBER)).unwrap().text
+    }
+
+    /// With our own kernels or with ONNX Runtime's.
+    fn decoder(bundle: &Bundle, own: bool) -> Decoder {
         let part = &bundle.manifest.describer.as_ref().unwrap().decoder;
-        let runtime = Runtime::open(&EngineOptions::default(), Precision::F16).unwrap();
-        let sessions = Sessions { steps: runtime.load(&bundle.path(&part.graph.file)).unwrap(), prompts: None };
-        Decoder::new(sessions, part, Room { slots: SLOTS, group: 1, tokens: ROOM, vocabulary }, false).unwrap()
+        let runtime = Runtime::open(&EngineOptions::default(), bundle.manifest.precision).unwrap();
+        let load = |graph: &bundle::Graph| {
+            let file = bundle.path(&graph.file);
+            if own { runtime.load_decoder(&file, false) } else { runtime.load(&file) }.unwrap()
+        };
+        let sessions = Sessions { steps: load(&part.graph), prompts: part.prompts.as_ref().map(load) };
+        let vocabulary = text(bundle).vocabulary as usize;
+        Decoder::new(sessions, part, Room { slots: SLOTS, tokens: ROOM, vocabulary }, false).unwrap()
+    }
+
+    /// Of two prompts, and of a step of both.
+    fn logits(decoder: &mut Decoder, bundle: &Bundle) -> Vec<f32> {
+        let text = text(bundle);
+        let hidden = text.hidden as usize;
+        let places: Vec<i64> = (0..ROOM as i64).collect();
+        // A token's row and column differ, so that no slot's angles are those of its places.
+        for slot in 0..SLOTS {
+            let shifted: Vec<i64> = places.iter().map(|place| place + 3 * slot as i64).collect();
+            decoder.place(slot, 0, &rotary_table(&[places.clone(), shifted, places.clone()], &text));
+        }
+        let row = |seed: usize| (0..hidden).map(move |place| ((place * 31 + seed * 17) % 23) as f32 / 23.0 - 0.5);
+        let mut all = Vec::new();
+        let lengths = [9, 5];
+        for (slot, length) in lengths.into_iter().enumerate() {
+            let prompt: Vec<f32> = (0..length).flat_map(|token| row(slot * 100 + token)).collect();
+            all.extend_from_slice(decoder.read(slot, 0, &prompt, hidden).unwrap());
+        }
+        all.extend_from_slice(decoder.step((0..SLOTS).flat_map(|slot| row(7 + slot)).collect(), &lengths).unwrap());
+        all
     }
 }

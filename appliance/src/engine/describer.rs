@@ -4,7 +4,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use mmlnb_models::bundle::{self, Bundle, Precision};
+use mmlnb_models::bundle::{self, Bundle};
 use mmlnb_models::prepare::sampling::Sampler;
 use mmlnb_models::prepare::settings::GenerationSettings;
 
@@ -55,20 +55,14 @@ impl Layout {
             )));
         }
         let vocabulary = prompter.config.text.vocabulary as usize;
-        let group = match bundle.manifest.precision {
-            Precision::F32 | Precision::F16 | Precision::Bf16 | Precision::Int8 => 1,
-            // The kernel takes rows in pairs, and rounds one that is left over otherwise.
-            Precision::Int4 | Precision::Int4Int8 => 2,
-        };
-        let room = Room { slots: options.slots.max(1), group, tokens, vocabulary };
+        let room = Room { slots: options.slots.max(1), tokens, vocabulary };
         Ok(Layout { prompter, room })
     }
 
     /// The memory that this describer takes.
     pub fn plan(&self, bundle: &Bundle, part: &bundle::Describer) -> Plan {
         let (text, vision) = (&self.prompter.config.text, &self.prompter.config.vision);
-        let Room { tokens, vocabulary, .. } = self.room;
-        let slots = self.room.in_cache();
+        let Room { slots, tokens, vocabulary } = self.room;
         let image = (tokens - part.generation.max_new_tokens) as u64;
         let patches = image * (vision.merge * vision.merge) as u64;
         let piece = tokens.min(pace::MOST) as u64;
@@ -89,10 +83,10 @@ impl Layout {
         let Layout { prompter, room } = self;
         let text = &prompter.config.text;
         let table = Table::open(bundle, &part.table, text.vocabulary as usize, text.hidden as usize)?;
-        let load = |graph: &bundle::Graph| runtime.load(&bundle.path(&graph.file));
+        let load = |graph: &bundle::Graph| runtime.load_decoder(&bundle.path(&graph.file), bundle.manifest.portable);
         // ONNX Runtime prepares the weights of a graph with one thread, so the graphs are loaded beside each other.
         let (vision, steps, prompts) = std::thread::scope(|scope| {
-            let vision = scope.spawn(|| load(&part.vision));
+            let vision = scope.spawn(|| runtime.load(&bundle.path(&part.vision.file)));
             let prompts = part.decoder.prompts.as_ref().map(|graph| scope.spawn(move || load(graph)));
             let steps = load(&part.decoder.graph);
             (joined(vision), steps, prompts.map(joined).transpose())

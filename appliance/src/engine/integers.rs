@@ -22,7 +22,7 @@ pub(super) fn check(runtime: &Runtime, precision: Precision) -> Result<(), Engin
         return Ok(());
     }
     let failed = |error: ort::Error| runtime.error("products of whole numbers cannot be checked", &error);
-    let mut session = runtime.builder().and_then(|mut builder| builder.commit_from_memory(GRAPH)).map_err(failed)?;
+    let mut session = runtime.with_own_kernels().and_then(|mut builder| builder.commit_from_memory(GRAPH)).map_err(failed)?;
     for rows in ROWS {
         let found = products(&mut session, rows).map_err(failed)?;
         Product::ALL.iter().zip(&found).try_for_each(|(product, found)| compare(*product, rows, found))?;

@@ -11,7 +11,7 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::cuda::{Heard, on_cuda};
-use super::{EngineError, EngineOptions, Provider, ProviderChoice};
+use super::{EngineError, EngineOptions, Provider, ProviderChoice, operators};
 
 /// The minor version of ONNX Runtime that this program was built and tested with.
 const PINNED_MINOR: u32 = 28;
@@ -33,6 +33,8 @@ const ATTENTION_SWITCH: &str = "ORT_GQA_DISABLE_FLASH_ATTENTION";
 #[derive(Clone)]
 pub(super) struct Runtime {
     environment: Environment,
+    /// Of its pool.
+    pub threads: usize,
     /// The library that was loaded.
     shared_object: PathBuf,
     /// Where sessions run.
@@ -44,16 +46,17 @@ pub(super) struct Runtime {
 impl Runtime {
     /// Loads the library (once a process) for graphs at `precision`; sessions are made on the processor until `provider` says otherwise.
     pub fn open(options: &EngineOptions, precision: Precision) -> Result<Runtime, EngineError> {
-        let (environment, shared_object) = environment(options)?;
-        Ok(Runtime { environment, shared_object, provider: Provider { name: "cpu", note: None }, precision })
+        let Started { environment, library, threads } = started(options)?;
+        let provider = Provider { name: "cpu", note: None };
+        Ok(Runtime { environment, threads, shared_object: library, provider, precision })
     }
 
     /// Loads a graph.
     pub fn load(&self, file: &Path) -> Result<Session, EngineError> {
         let session = || -> ort::Result<Session> {
-            let builder = self.builder()?;
+            let mut builder = self.builder()?;
             if self.provider.name != "cuda" {
-                return { builder }.commit_from_file(file);
+                return builder.commit_from_file(file);
             }
             let heard = Heard::default();
             let mut builder = on_cuda(builder, self.precision)?.with_logger(heard.logger())?;
@@ -61,14 +64,37 @@ impl Runtime {
             heard.tell(file);
             Ok(session)
         };
-        session().map_err(|error| match self.error("", &error) {
+        session().map_err(|error| self.not_loaded(file, &error))
+    }
+
+    /// Loads a language model's graph; on a processor with our own kernels, which are for f32. Portable graphs do not know their operators, and ONNX
+    /// Runtime then refuses other fusions that it makes of such a graph.
+    pub fn load_decoder(&self, file: &Path, portable: bool) -> Result<Session, EngineError> {
+        let f32 = match self.precision {
+            Precision::F32 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => true,
+            Precision::F16 | Precision::Bf16 => false,
+        };
+        if portable || !f32 || self.provider.name == "cuda" {
+            return self.load(file);
+        }
+        let session = self.with_own_kernels().and_then(|mut builder| builder.commit_from_file(file));
+        session.map_err(|error| self.not_loaded(file, &error))
+    }
+
+    fn not_loaded(&self, file: &Path, error: &ort::Error) -> EngineError {
+        match self.error("", error) {
             EngineError::Memory(_) => EngineError::Memory(format!("no memory to load {}: {error}", file.display())),
             EngineError::Gpu(_) => EngineError::Gpu(format!("cannot load {} on the GPU: {error}", file.display())),
             _ => EngineError::Bundle(format!(
                 "ONNX Runtime refuses {}: {error}; export the bundle again with this version of mmlnb-export",
                 file.display()
             )),
-        })
+        }
+    }
+
+    /// A session builder on the processor, with our own kernels.
+    pub fn with_own_kernels(&self) -> ort::Result<SessionBuilder> {
+        Ok(self.builder()?.with_operators(operators::own(self.threads)?)?)
     }
 
     /// A session builder on the processor.
@@ -115,12 +141,20 @@ fn wants_memory(message: &str) -> bool {
 }
 
 /// The process's environment; ONNX Runtime allows one, so the first engine decides about library and threads.
-static ENVIRONMENT: Mutex<Option<(Environment, PathBuf)>> = Mutex::new(None);
+static STARTED: Mutex<Option<Started>> = Mutex::new(None);
 
-fn environment(options: &EngineOptions) -> Result<(Environment, PathBuf), EngineError> {
-    let mut known = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((environment, library)) = known.as_ref() {
-        return Ok((environment.clone(), library.clone()));
+/// What the first engine of a process decided.
+#[derive(Clone)]
+struct Started {
+    environment: Environment,
+    library: PathBuf,
+    threads: usize,
+}
+
+fn started(options: &EngineOptions) -> Result<Started, EngineError> {
+    let mut known = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(started) = known.as_ref() {
+        return Ok(started.clone());
     }
     check_environment()?;
     let library = find_library(options)?;
@@ -138,8 +172,9 @@ fn environment(options: &EngineOptions) -> Result<(Environment, PathBuf), Engine
         EngineError::Library(format!("cannot start ONNX Runtime from {}: {error}; run the set-up again", library.display()))
     })?;
     tracing::info!(library = %library.display(), threads, "onnx_runtime_loaded");
-    *known = Some((environment.clone(), library.clone()));
-    Ok((environment, library))
+    let started = Started { environment, library, threads };
+    *known = Some(started.clone());
+    Ok(started)
 }
 
 /// All cores less one, which is left to decoding, reports and the system; at least one.

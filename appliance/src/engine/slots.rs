@@ -13,7 +13,7 @@ use super::decoder::Decoder;
 use super::line::{Asks, Line};
 use super::pace::Pace;
 use super::prompt::{Opening, Prompt};
-use super::runtime::Runtime;
+use super::runtime::{Runtime, joined};
 use super::table::Table;
 use super::vision::Tower;
 use super::{EngineError, Request, StopReason, Trace};
@@ -126,14 +126,13 @@ impl Worker {
                 self.decoder.read(0, from, &embeds[from * width..to * width], width)?;
                 from = to;
             }
-            (1..self.decoder.rows(self.slots)).try_for_each(|slot| self.decoder.relocate(0, slot, self.opening))?;
+            (1..self.slots).try_for_each(|slot| self.decoder.relocate(0, slot, self.opening))?;
         }
         Ok(())
     }
 
     fn full_step(&mut self) -> ort::Result<()> {
-        let rows = self.decoder.rows(self.slots);
-        self.decoder.step(self.table.rows(&vec![0; rows]), &vec![self.opening; rows]).map(|_| ())
+        self.decoder.step(self.table.rows(&vec![0; self.slots]), &vec![self.opening; self.slots]).map(|_| ())
     }
 
     /// Serves requests until nobody can send any more.
@@ -245,12 +244,8 @@ impl Worker {
         if self.writing.is_empty() {
             return;
         }
-        let rows = self.decoder.rows(self.writing.len());
-        let mut ids: Vec<i64> = self.writing.iter().map(Row::last).collect();
-        let mut lengths: Vec<usize> = self.writing.iter().map(|row| row.length).collect();
-        ids.resize(rows, 0);
-        // A row that is only filled up leaves its mark where the next token of its slot will come to stand.
-        lengths.resize(rows, self.reading.as_ref().map_or(self.opening, |reading| reading.row.length));
+        let ids: Vec<i64> = self.writing.iter().map(Row::last).collect();
+        let lengths: Vec<usize> = self.writing.iter().map(|row| row.length).collect();
         let started = Instant::now();
         let logits = match self.decoder.step(self.table.rows(&ids), &lengths) {
             Ok(logits) => logits,
@@ -261,16 +256,13 @@ impl Worker {
             }
         };
         self.pace.stepped(started.elapsed());
-        let width = logits.len() / rows;
-        let mut ended = Vec::new();
-        for (slot, (row, logits)) in self.writing.iter_mut().zip(logits.chunks_exact(width)).enumerate() {
+        let width = logits.len() / ids.len();
+        let rows: Vec<_> = self.writing.iter_mut().zip(logits.chunks_exact(width)).collect();
+        let ended = side_by_side(rows, self.runtime.threads, |(row, logits)| {
             row.length += 1;
-            match row.write(logits) {
-                Ok(None) => {}
-                Ok(Some(stop)) => ended.push((slot, Ok(stop))),
-                Err(error) => ended.push((slot, Err(error))),
-            }
-        }
+            row.write(logits).transpose()
+        });
+        let ended: Vec<_> = ended.into_iter().enumerate().filter_map(|(slot, outcome)| Some((slot, outcome?))).collect();
         for (slot, outcome) in ended.into_iter().rev() {
             self.leave(slot, outcome);
         }
@@ -308,6 +300,21 @@ impl Worker {
     fn unmoved(&self, error: &ort::Error) -> EngineError {
         self.runtime.error("a request could not be moved to another slot", error)
     }
+}
+
+/// What `work` makes of each, in their order; with several threads where there are several.
+fn side_by_side<T: Send, R: Send>(all: Vec<T>, threads: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let each = all.len().div_ceil(threads.max(1)).max(1);
+    let mut rest = all.into_iter();
+    std::thread::scope(|scope| {
+        let work = &work;
+        let own: Vec<T> = rest.by_ref().take(each).collect();
+        let parts = std::iter::from_fn(|| Some(rest.by_ref().take(each).collect::<Vec<T>>()).filter(|part| !part.is_empty()));
+        let parts: Vec<_> = parts.map(|part| scope.spawn(move || part.into_iter().map(work).collect::<Vec<R>>())).collect();
+        let mut made: Vec<R> = own.into_iter().map(work).collect();
+        parts.into_iter().for_each(|part| made.extend(joined(part)));
+        made
+    })
 }
 
 impl Row {

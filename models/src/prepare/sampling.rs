@@ -78,6 +78,23 @@ impl Sampler {
 
     /// The next token for the raw logits of the last position. The draw depends on seed, image hash and step alone.
     pub fn next(&mut self, logits: &[f32]) -> Result<Choice, LogitsError> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has the instructions.
+            return unsafe { self.next_with_avx2(logits) };
+        }
+        self.next_of(logits)
+    }
+
+    /// The same numbers, more of them at once.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn next_with_avx2(&mut self, logits: &[f32]) -> Result<Choice, LogitsError> {
+        self.next_of(logits)
+    }
+
+    #[inline(always)]
+    fn next_of(&mut self, logits: &[f32]) -> Result<Choice, LogitsError> {
         let most = check(logits)?;
         let id = match &self.given {
             Some(tokens) => given(tokens, self.step, logits.len())?,
@@ -127,6 +144,7 @@ fn given(tokens: &[i64], step: u64, vocabulary: usize) -> Result<usize, LogitsEr
 }
 
 /// The largest logit; every one is a number or minus infinity.
+#[inline(always)]
 fn check(logits: &[f32]) -> Result<f32, LogitsError> {
     // A sum keeps what is none of them, and needs no branch a number.
     let strange: u32 = logits.iter().map(|logit| u32::from(logit.is_nan() | (*logit == f32::INFINITY))).sum();
@@ -296,6 +314,7 @@ pub fn largest(logits: &[f32]) -> usize {
 }
 
 /// The largest number; minus infinity of none.
+#[inline(always)]
 fn largest_of(logits: &[f32]) -> f32 {
     let mut most = [f32::NEG_INFINITY; LANES];
     let chunks = logits.chunks_exact(LANES);
@@ -309,6 +328,7 @@ fn largest_of(logits: &[f32]) -> f32 {
 }
 
 /// The sum of `exp(logit - most)`.
+#[inline(always)]
 fn sum_of_powers(logits: &[f32], most: f32) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let chunks = logits.chunks_exact(LANES);
@@ -323,6 +343,7 @@ fn sum_of_powers(logits: &[f32], most: f32) -> f64 {
 
 /// `exp(x)` for x <= 0 to 1e-14 of itself, without a branch or a call, so that the compiler does several at once: `2^n exp(r)`, with the Taylor
 /// polynomial for |r| <= ln(2) / 2.
+#[inline(always)]
 fn power(x: f64) -> f64 {
     // Adding this rounds to a whole number, which then stands in the lowest bits.
     const ROUND: f64 = 6_755_399_441_055_744.0;
