@@ -313,7 +313,7 @@ unsafe fn exponentials<L: Lanes>(scores: &mut [f32]) -> f32 {
     }
 }
 
-/// `e^x` for x up to 0, within 2 units in the last place; below the least normal number it is 0 (Cephes, expf.c).
+/// `e^x` for x up to 0, within 2 units in the last place; below e^-87, about the least normal number, it is 0 (Cephes, expf.c).
 #[inline(always)]
 fn exponential(x: f32) -> f32 {
     const LEAST: f32 = -87.0;

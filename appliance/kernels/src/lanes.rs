@@ -200,12 +200,9 @@ unsafe fn eights([a, b, c, d]: [__m256; 4]) -> [__m128; 4] {
 }
 
 /// `(lane 0 + lane 1) + (lane 2 + lane 3)` of each.
-///
-/// # Safety
-/// None beyond the platform's own instructions.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn across([a, b, c, d]: [__m128; 4]) -> [f32; 4] {
+fn across([a, b, c, d]: [__m128; 4]) -> [f32; 4] {
     // SAFETY: these instructions are the platform's; four numbers have room for four.
     unsafe {
         let (ab, ab2) = (_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));

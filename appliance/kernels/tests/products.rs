@@ -105,6 +105,41 @@ proptest! {
     }
 }
 
+/// A prompt: more rows than a kernel keeps near, shared out among threads, in room that was used for another product before.
+#[test]
+fn a_prompts_rows_are_those_of_steps() {
+    let (rows, inputs, outputs) = (300, 512, 330);
+    let number = |place: usize| ((place * 7919) % 2003) as f32 / 700.0 - 1.4;
+    let case = Case {
+        bits: Bits::Four,
+        rows,
+        inputs,
+        outputs,
+        numbers: (0..rows * inputs).map(number).collect(),
+        codes: (0..outputs * inputs / 2).map(|place| (place * 31 % 256) as u8).collect(),
+        scales: (0..outputs * 4).map(|place| number(place) / 9.0).collect(),
+        bias: Some((0..outputs).map(number).collect()),
+    };
+    let weights = Weights::new(case.bits, &case.codes, &case.scales, outputs, inputs, &Spawned(3)).unwrap();
+    for class in here().filter(|class| *class != Processor::Plain) {
+        let mut taken = Rows::default();
+        taken.take(class, &vec![f32::NAN; 40 * 700], 700, &Alone);
+        taken.take(class, &case.numbers, inputs, &Spawned(3));
+        let mut whole = vec![f32::NAN; rows * outputs];
+        multiply(class, &taken, &weights, case.bias.as_deref(), &mut whole, &Spawned(3));
+        for (row, (numbers, whole)) in case.numbers.chunks_exact(inputs).zip(whole.chunks_exact(outputs)).enumerate() {
+            taken.take(class, numbers, inputs, &Alone);
+            let mut alone = vec![f32::NAN; outputs];
+            multiply(class, &taken, &weights, case.bias.as_deref(), &mut alone, &Alone);
+            assert!(alone == whole, "{class:?}: row {row}");
+        }
+        for place in [0, 129 * outputs + 7, rows * outputs - 1] {
+            let [expected, size] = case.expected(place / outputs, place % outputs);
+            assert!((f64::from(whole[place]) - expected).abs() <= 1e-6 * size, "{class:?}: {place}");
+        }
+    }
+}
+
 /// Where sums in 16 bits would be too large, whole numbers come out exactly.
 #[test]
 fn the_ends_of_the_ranges_are_exact() {

@@ -84,7 +84,7 @@ impl Layout {
         let text = &prompter.config.text;
         let table = Table::open(bundle, &part.table, text.vocabulary as usize, text.hidden as usize)?;
         let load = |graph: &bundle::Graph| runtime.load_decoder(&bundle.path(&graph.file), bundle.manifest.portable);
-        // ONNX Runtime prepares the weights of a graph with one thread, so the graphs are loaded beside each other.
+        // ONNX Runtime prepares the weights of its own kernels with one thread, so the graphs are loaded beside each other.
         let (vision, steps, prompts) = std::thread::scope(|scope| {
             let vision = scope.spawn(|| runtime.load(&bundle.path(&part.vision.file)));
             let prompts = part.decoder.prompts.as_ref().map(|graph| scope.spawn(move || load(graph)));

@@ -10,7 +10,7 @@ use super::runtime::Runtime;
 
 /// The graph of all products, as the exporter writes it (`exporter/tests/onnx/integers.rs`).
 const GRAPH: &[u8] = include_bytes!("integers.onnx");
-/// Rows of a call: one, a pair and many have kernels of their own.
+/// Rows of a call: kernels take several at once, and have others for those that are left over.
 const ROWS: [usize; 4] = [1, 2, 5, 40];
 
 /// Has codes of the whole range multiplied, where a bundle at `precision` does so, and compares.
@@ -57,7 +57,7 @@ fn compare(product: Product, rows: usize, found: &[f32]) -> Result<(), EngineErr
         let right = (found - expected).abs() <= product.allowed();
         if !right {
             return Err(EngineError::Bundle(format!(
-                "this processor multiplies few bits wrongly with this ONNX Runtime ({}: {found} instead of {expected}): \
+                "this processor multiplies few bits wrongly, with this ONNX Runtime or our own kernels ({}: {found} instead of {expected}): \
                  a description would be another one here; export the bundle with --precision f32 for this machine",
                 product.name()
             )));

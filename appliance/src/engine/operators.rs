@@ -120,6 +120,7 @@ impl Products {
         let workers = Spawned(self.threads.min(MOST_AT_START));
         let weights = Weights::new(bits, codes, scales, outputs, inputs, &workers);
         pages::give_back(codes);
+        pages::give_back(bytemuck::cast_slice(scales));
         let weights = weights.ok_or_else(|| refused("a product whose weights have other sizes"))?;
         Ok(Product { threads: self.threads, processor: self.processor, weights, inputs, outputs, rows: self.rows.clone() })
     }

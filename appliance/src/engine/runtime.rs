@@ -26,7 +26,8 @@ const SETUP_FOLDER_GPU: &str = "native/site/onnxruntime_gpu/capi";
 const PACKAGE_FOLDER_GPU: &str = "lib/mmlnb/onnxruntime_gpu/capi";
 /// Versions after the pinned one carry a telemetry client, which this variable keeps silent.
 const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
-/// The processor's flash kernel of GroupQueryAttention adds up a piece of a prompt in another order than the whole, and is slower at our lengths.
+/// ONNX Runtime's flash kernel of GroupQueryAttention adds up a piece of a prompt in another order than the whole; it would run in 16 bits, where our
+/// own kernels do not.
 const ATTENTION_SWITCH: &str = "ORT_GQA_DISABLE_FLASH_ATTENTION";
 
 /// ONNX Runtime with the provider on which sessions are made.
@@ -67,8 +68,8 @@ impl Runtime {
         session().map_err(|error| self.not_loaded(file, &error))
     }
 
-    /// Loads a language model's graph; on a processor with our own kernels, which are for f32. Portable graphs do not know their operators, and ONNX
-    /// Runtime then refuses other fusions that it makes of such a graph.
+    /// Loads a language model's graph; on a processor with our own kernels, which are for f32. A portable graph has none of their operators, and does
+    /// not import their set: with a set of that name registered, ONNX Runtime refuses what it fuses in it.
     pub fn load_decoder(&self, file: &Path, portable: bool) -> Result<Session, EngineError> {
         let f32 = match self.precision {
             Precision::F32 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => true,
@@ -162,8 +163,10 @@ fn started(options: &EngineOptions) -> Result<Started, EngineError> {
     let threads = options.threads.unwrap_or_else(default_threads).max(1);
     let create = || -> Result<Environment, String> {
         let builder = ort::init_from(&library).map_err(|error| with_source(&error))?;
+        // A step is some hundred short pieces of work: a thread that has to be woken for each makes it a fifth longer. One that finds none goes to sleep
+        // after a moment.
         let pool =
-            || GlobalThreadPoolOptions::default().with_intra_threads(threads)?.with_inter_threads(1)?.with_spin_control(false);
+            || GlobalThreadPoolOptions::default().with_intra_threads(threads)?.with_inter_threads(1)?.with_spin_control(true);
         let pool = pool().map_err(|error: ort::Error| error.to_string())?;
         let builder = builder.with_name("mmlnb").with_telemetry(false).with_global_thread_pool(pool);
         builder.build().map_err(|error| error.to_string())

@@ -387,6 +387,41 @@ mod tests {
         assert!(power(f64::NEG_INFINITY) < 1e-300 && power(-1e5) < 1e-300 && power(0.0) == 1.0);
     }
 
+    fn sampler(do_sample: bool) -> Sampler {
+        let settings = GenerationSettings {
+            max_new_tokens: 9,
+            do_sample,
+            temperature: 0.7,
+            top_k: 50,
+            top_p: 0.9,
+            repetition_penalty: 1.1,
+            seed: 1,
+            end_tokens: vec![],
+        };
+        Sampler::new(&settings, [3; 32], &[5, 9])
+    }
+
+    /// The same code for wider registers gives the same choice and the same bits.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn wide_registers_change_no_number() {
+        if !is_x86_feature_detected!("avx2") {
+            return;
+        }
+        let mut logits: Vec<f32> = (0..1_003u32).map(|id| ((id.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e6) - 9.0).collect();
+        logits[17] = f32::NEG_INFINITY;
+        for do_sample in [false, true] {
+            let sampler = sampler(do_sample);
+            // SAFETY: the processor has the instructions.
+            let wide = unsafe { sampler.clone().next_with_avx2(&logits) }.unwrap();
+            let plain = sampler.clone().next_of(&logits).unwrap();
+            assert!(wide.id == plain.id && wide.logprob.to_bits() == plain.logprob.to_bits());
+        }
+        logits[1_002] = f32::NAN;
+        // SAFETY: as above.
+        assert_eq!(unsafe { sampler(false).next_with_avx2(&logits) }, Err(LogitsError::NotANumber(1_002)));
+    }
+
     #[test]
     fn the_sum_of_a_vocabulary_is_that_of_the_library() {
         let logits: Vec<f32> = (0..151_937u32).map(|id| ((id.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e6) - 9.0).collect();

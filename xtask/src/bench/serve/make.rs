@@ -20,8 +20,8 @@ const SIDE: u32 = 252;
 const FILE_SIDE: u32 = 448;
 /// Words of the question: with the tokenizer of `cargo xtask checkpoint` they fill the prompt to about 300 tokens.
 const WORDS: usize = 157;
-/// Tokens of a description where rows write together: the last of sixteen joins after more than a hundred.
-const MOST_TOKENS: usize = 256;
+/// Tokens of a description where rows write together: the last of sixteen joins after more than two hundred.
+const MOST_TOKENS: usize = 448;
 
 /// The folder and what was found in it.
 pub struct Made {

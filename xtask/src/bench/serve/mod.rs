@@ -42,7 +42,7 @@ pub struct Options {
     /// Rows that are decoded together, of 1, 4 and 16
     #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16])]
     rows: Vec<usize>,
-    /// Tokens that each row of a peer decodes; rows of ours write 256, of which those count that all write together
+    /// Tokens that each row of a peer decodes; rows of ours write 448, of which those count that all write together
     #[arg(long, default_value_t = 64)]
     tokens: usize,
     /// Tokens of a description in the whole pipeline
