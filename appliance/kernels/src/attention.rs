@@ -5,7 +5,7 @@
 
 use crate::lanes::{LANES, Lanes};
 use crate::processor::Work;
-use crate::{Processor, Workers, each_part};
+use crate::{Processor, ROUND, Workers, each_part};
 
 /// Query heads that pass the values together.
 const TOGETHER: usize = 4;
@@ -317,9 +317,8 @@ unsafe fn exponentials<L: Lanes>(scores: &mut [f32]) -> f32 {
 #[inline(always)]
 fn exponential(x: f32) -> f32 {
     const LEAST: f32 = -87.0;
-    const OUT: f32 = 12_582_912.0;
-    let shifted = x.mul_add(std::f32::consts::LOG2_E, OUT);
-    let whole = shifted - OUT;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let whole = shifted - ROUND;
     let rest = whole.mul_add(-1.428_606_8e-6, whole.mul_add(-0.693_145_75, x));
     let mut series = 1.987_569_1e-4f32;
     for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {

@@ -20,6 +20,9 @@ use std::sync::{Mutex, PoisonError};
 /// Numbers of a row that share a scale.
 pub const BLOCK: usize = 128;
 
+/// What is added to a small f32 pushes its fraction out, rounding to nearest, ties to even.
+const ROUND: f32 = 12_582_912.0;
+
 /// Threads that work is given to.
 pub trait Workers {
     /// How many there are.
@@ -29,20 +32,7 @@ pub trait Workers {
     fn each(&self, parts: usize, work: &(dyn Fn(usize) + Sync));
 }
 
-/// The calling thread alone.
-pub struct Alone;
-
-impl Workers for Alone {
-    fn count(&self) -> usize {
-        1
-    }
-
-    fn each(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
-        (0..parts).for_each(work);
-    }
-}
-
-/// So many threads, started for each call; fewer where the system gives no more.
+/// So many threads, started for each call, the calling one among them; fewer where the system gives no more.
 pub struct Spawned(pub usize);
 
 impl Workers for Spawned {
@@ -64,7 +54,7 @@ impl Workers for Spawned {
 }
 
 /// Calls `work` with each part, one alone on the calling thread.
-fn each_part<T: Send>(mut parts: Vec<T>, workers: &dyn Workers, work: impl Fn(T) + Sync) {
+pub fn each_part<T: Send>(mut parts: Vec<T>, workers: &dyn Workers, work: impl Fn(T) + Sync) {
     if parts.len() < 2 {
         return parts.drain(..).for_each(work);
     }

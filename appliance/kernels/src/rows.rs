@@ -2,12 +2,10 @@
 
 use crate::lanes::Lanes;
 use crate::processor::Work;
-use crate::{BLOCK, Processor, Workers, each_part};
+use crate::{BLOCK, Processor, ROUND, Workers, each_part};
 
 /// Numbers below this many are not worth a second thread.
 const FEW: usize = 1 << 16;
-/// What is added pushes the fraction out of an f32, rounding to nearest, ties to even.
-const OUT: f32 = 12_582_912.0;
 
 /// Rows of numbers in codes of 8 bits, each block of a row with its scale: `x = scale * code`, codes from -127 to 127.
 #[derive(Default)]
@@ -88,7 +86,7 @@ fn fill(block: &mut Block, numbers: &[f32]) {
     let back = if back.is_finite() { back } else { 0.0 };
     let mut sum = 0;
     for (code, number) in block.codes.iter_mut().zip(whole) {
-        let whole = (number * back + OUT).to_bits() as i8;
+        let whole = (number * back + ROUND).to_bits() as i8;
         *code = whole;
         sum += i32::from(whole);
     }

@@ -1,7 +1,7 @@
 //! Attention on a cache: right, and the same to the bit on every class of processors, however a prompt is cut and whatever stands beside it.
 
 use mmlnb_kernels::attention::{Angles, Heads, Misfit, Sizes, Tokens, attend};
-use mmlnb_kernels::{Alone, Processor, Spawned, Workers};
+use mmlnb_kernels::{Processor, Spawned, Workers};
 use proptest::prelude::*;
 
 const ROOM: usize = 45;
@@ -143,7 +143,7 @@ proptest! {
 
     #[test]
     fn attention_is_right(case in cases()) {
-        let (seen, _) = case.whole(Processor::here(), &Alone);
+        let (seen, _) = case.whole(Processor::here(), &Spawned(1));
         let Sizes { tokens, heads, head, .. } = case.sizes;
         for (place, found) in seen.chunks_exact(head).enumerate() {
             let expected = case.expected(place / heads / tokens, place / heads % tokens, place % heads);
@@ -155,9 +155,9 @@ proptest! {
 
     #[test]
     fn neither_processor_nor_threads_change_a_bit(case in cases()) {
-        let plain = bits(&case.whole(Processor::Plain, &Alone));
+        let plain = bits(&case.whole(Processor::Plain, &Spawned(1)));
         for class in Processor::ALL.into_iter().filter(|class| class.is_here()) {
-            prop_assert!(bits(&case.whole(class, &Alone)) == plain, "{class:?} gives other numbers");
+            prop_assert!(bits(&case.whole(class, &Spawned(1))) == plain, "{class:?} gives other numbers");
             prop_assert!(bits(&case.whole(class, &Spawned(3))) == plain, "{class:?} with three threads gives other numbers");
         }
     }
@@ -165,9 +165,9 @@ proptest! {
     #[test]
     fn a_prompt_gives_the_same_however_it_is_cut(case in cases(), cut in 0usize..7) {
         let cut = cut % case.sizes.tokens;
-        let whole = case.whole(Processor::here(), &Alone);
-        let (first, cache) = case.seen(&case.cache, 0, cut, Processor::here(), &Alone);
-        let (second, cache) = case.seen(&cache, cut, case.sizes.tokens - cut, Processor::here(), &Alone);
+        let whole = case.whole(Processor::here(), &Spawned(1));
+        let (first, cache) = case.seen(&case.cache, 0, cut, Processor::here(), &Spawned(1));
+        let (second, cache) = case.seen(&cache, cut, case.sizes.tokens - cut, Processor::here(), &Spawned(1));
         let width = case.sizes.heads * case.sizes.head;
         let rows = first.chunks(cut.max(1) * width).map(<[f32]>::to_vec).chain(std::iter::repeat(vec![]));
         let joined: Vec<f32> = rows
@@ -181,7 +181,7 @@ proptest! {
     #[test]
     fn nothing_else_in_the_cache_counts(case in cases()) {
         let Sizes { rows, tokens, heads, kv_heads, head, .. } = case.sizes;
-        let (seen, _) = case.whole(Processor::here(), &Alone);
+        let (seen, _) = case.whole(Processor::here(), &Spawned(1));
         let mut other = case.clone();
         let mine = |place: usize| {
             let (row, token) = (place / kv_heads / ROOM / head, place / head % ROOM);
@@ -190,7 +190,7 @@ proptest! {
         for side in &mut other.cache {
             side.iter_mut().enumerate().filter(|(place, _)| !mine(*place)).for_each(|(_, number)| *number = f32::NAN);
         }
-        let (again, _) = other.whole(Processor::here(), &Alone);
+        let (again, _) = other.whole(Processor::here(), &Spawned(1));
         let row = tokens * heads * head;
         prop_assert!(seen[..row].iter().zip(&again[..row]).all(|(one, other)| one.to_bits() == other.to_bits()));
         for (index, before) in case.before.iter().enumerate().take(rows).skip(1) {
@@ -212,7 +212,7 @@ fn what_is_no_number_stays_none_and_stays_in_its_row() {
             numbers[(2 * 8 + head) * 16] = strange;
             let case = Case { sizes, before: vec![3, 5, 0], numbers, cache: [side.clone(), side.clone()], turns: false };
             for class in Processor::ALL.into_iter().filter(|class| class.is_here()) {
-                let (seen, _) = case.whole(class, &Alone);
+                let (seen, _) = case.whole(class, &Spawned(1));
                 let strange_rows: Vec<bool> =
                     seen.chunks_exact(2 * 4 * 16).map(|row| row.iter().any(|number| !number.is_finite())).collect();
                 // The score of a key that is infinitely far away is none.
@@ -237,7 +237,7 @@ fn what_does_not_fit_is_refused() {
             scale: 1.0,
         };
         let (mut keys, mut values, mut seen) = (vec![0.0; cache], vec![0.0; cache], vec![0.0; 2 * 4 * 16]);
-        attend(Processor::here(), &sizes, &tokens, [&mut keys, &mut values], &mut seen, &Alone)
+        attend(Processor::here(), &sizes, &tokens, [&mut keys, &mut values], &mut seen, &Spawned(1))
     };
     let room = 2 * 8 * 16;
     assert_eq!(tried(sizes, 6, [0, 4], room), Ok(()));

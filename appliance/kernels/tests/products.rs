@@ -1,7 +1,7 @@
 //! Products in few bits: right, and the same to the bit on every class of processors, with any number of threads and rows.
 
 use mmlnb_kernels::products::{Bits, Weights, multiply};
-use mmlnb_kernels::{Alone, BLOCK, Processor, Rows, Spawned, Workers};
+use mmlnb_kernels::{BLOCK, Processor, Rows, Spawned, Workers};
 use proptest::prelude::*;
 
 /// A product of random sizes and numbers.
@@ -83,7 +83,7 @@ proptest! {
 
     #[test]
     fn products_are_right(case in cases()) {
-        let found = case.product(Processor::here(), &Alone);
+        let found = case.product(Processor::here(), &Spawned(1));
         for (place, found) in found.iter().enumerate() {
             let [expected, size] = case.expected(place / case.outputs, place % case.outputs);
             prop_assert!((f64::from(*found) - expected).abs() <= 1e-6 * size + 1e-9, "{found}, expected {expected} at {place}");
@@ -93,12 +93,12 @@ proptest! {
     #[test]
     fn neither_processor_nor_threads_nor_company_change_a_bit(case in cases()) {
         let bits = |numbers: Vec<f32>| numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-        let plain = bits(case.product(Processor::Plain, &Alone));
+        let plain = bits(case.product(Processor::Plain, &Spawned(1)));
         for class in here() {
-            prop_assert!(bits(case.product(class, &Alone)) == plain, "{class:?} gives other numbers");
+            prop_assert!(bits(case.product(class, &Spawned(1))) == plain, "{class:?} gives other numbers");
             prop_assert!(bits(case.product(class, &Spawned(3))) == plain, "{class:?} with three threads gives other numbers");
             for row in 0..case.rows {
-                let alone = case.product_of(&case.numbers[row * case.inputs..(row + 1) * case.inputs], class, &Alone);
+                let alone = case.product_of(&case.numbers[row * case.inputs..(row + 1) * case.inputs], class, &Spawned(1));
                 prop_assert!(bits(alone) == plain[row * case.outputs..(row + 1) * case.outputs], "{class:?}: row {row} alone is another");
             }
         }
@@ -123,14 +123,14 @@ fn a_prompts_rows_are_those_of_steps() {
     let weights = Weights::new(case.bits, &case.codes, &case.scales, outputs, inputs, &Spawned(3)).unwrap();
     for class in here().filter(|class| *class != Processor::Plain) {
         let mut taken = Rows::default();
-        taken.take(class, &vec![f32::NAN; 40 * 700], 700, &Alone);
+        taken.take(class, &vec![f32::NAN; 40 * 700], 700, &Spawned(1));
         taken.take(class, &case.numbers, inputs, &Spawned(3));
         let mut whole = vec![f32::NAN; rows * outputs];
         multiply(class, &taken, &weights, case.bias.as_deref(), &mut whole, &Spawned(3));
         for (row, (numbers, whole)) in case.numbers.chunks_exact(inputs).zip(whole.chunks_exact(outputs)).enumerate() {
-            taken.take(class, numbers, inputs, &Alone);
+            taken.take(class, numbers, inputs, &Spawned(1));
             let mut alone = vec![f32::NAN; outputs];
-            multiply(class, &taken, &weights, case.bias.as_deref(), &mut alone, &Alone);
+            multiply(class, &taken, &weights, case.bias.as_deref(), &mut alone, &Spawned(1));
             assert!(alone == whole, "{class:?}: row {row}");
         }
         for place in [0, 129 * outputs + 7, rows * outputs - 1] {
@@ -158,7 +158,7 @@ fn the_ends_of_the_ranges_are_exact() {
                 bias: None,
             };
             for class in here() {
-                for (place, found) in case.product(class, &Alone).into_iter().enumerate() {
+                for (place, found) in case.product(class, &Spawned(1)).into_iter().enumerate() {
                     assert_eq!(f64::from(found), case.expected(place / outputs, place % outputs)[0], "{class:?} {bits:?} {end}");
                 }
             }
@@ -183,7 +183,7 @@ fn what_is_no_number_stays_none_and_stays_in_its_row() {
             bias: None,
         };
         for class in here() {
-            for (row, found) in case.product(class, &Alone).chunks_exact(40).enumerate() {
+            for (row, found) in case.product(class, &Spawned(1)).chunks_exact(40).enumerate() {
                 assert!(found.iter().all(|number| number.is_nan() == (row == 2)), "{class:?}, {strange}: row {row}");
             }
         }
@@ -206,19 +206,19 @@ fn numbers_at_the_ends_of_f32_are_no_traps() {
     for class in here() {
         assert!(case(vec![]).product(class, &Spawned(2)).is_empty());
         for zero in [0.0f32, -0.0, f32::from_bits(1), f32::MIN_POSITIVE] {
-            assert!(case(vec![zero; 130]).product(class, &Alone).iter().all(|number| *number == 0.0), "{class:?} {zero}");
+            assert!(case(vec![zero; 130]).product(class, &Spawned(1)).iter().all(|number| *number == 0.0), "{class:?} {zero}");
         }
         // 130 inputs, of which each even one has the weight 0.5 and each odd one 0.25.
-        let large = case(vec![1e36; 130]).product(class, &Alone);
+        let large = case(vec![1e36; 130]).product(class, &Spawned(1));
         assert!(large.iter().all(|number| (number / 1e36 - 130.0 * 0.375).abs() < 1e-3), "{class:?} {large:?}");
-        assert!(case(vec![f32::MAX; 130]).product(class, &Alone).iter().all(|number| !number.is_finite()), "{class:?}");
+        assert!(case(vec![f32::MAX; 130]).product(class, &Spawned(1)).iter().all(|number| !number.is_finite()), "{class:?}");
     }
 }
 
 #[test]
 fn sizes_that_do_not_fit_are_refused() {
     let new = |codes: usize, scales: usize, outputs| {
-        Weights::new(Bits::Four, &vec![0; codes], &vec![0.0; scales], outputs, 130, &Alone)
+        Weights::new(Bits::Four, &vec![0; codes], &vec![0.0; scales], outputs, 130, &Spawned(1))
     };
     assert!(new(3 * 2 * 64, 3 * 2, 3).is_some());
     assert!(new(3 * 2 * 64 - 1, 3 * 2, 3).is_none());

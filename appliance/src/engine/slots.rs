@@ -7,13 +7,14 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
+use mmlnb_kernels::{Spawned, each_part};
 use mmlnb_models::prepare::sampling::Sampler;
 
 use super::decoder::Decoder;
 use super::line::{Asks, Line};
 use super::pace::Pace;
 use super::prompt::{Opening, Prompt};
-use super::runtime::{Runtime, joined};
+use super::runtime::Runtime;
 use super::table::Table;
 use super::vision::Tower;
 use super::{EngineError, Request, StopReason, Trace};
@@ -257,12 +258,14 @@ impl Worker {
         };
         self.pace.stepped(started.elapsed());
         let width = logits.len() / ids.len();
-        let rows: Vec<_> = self.writing.iter_mut().zip(logits.chunks_exact(width)).collect();
-        let ended = side_by_side(rows, self.runtime.threads, |(row, logits)| {
+        let mut outcomes: Vec<_> = ids.iter().map(|_| None).collect();
+        let rows = self.writing.iter_mut().zip(logits.chunks_exact(width)).zip(&mut outcomes).collect();
+        each_part(rows, &Spawned(self.runtime.threads), |((row, logits), outcome)| {
             row.length += 1;
-            row.write(logits).transpose()
+            *outcome = row.write(logits).transpose();
         });
-        let ended: Vec<_> = ended.into_iter().enumerate().filter_map(|(slot, outcome)| Some((slot, outcome?))).collect();
+        let ended = outcomes.into_iter().enumerate().filter_map(|(slot, outcome)| Some((slot, outcome?)));
+        let ended: Vec<_> = ended.collect();
         for (slot, outcome) in ended.into_iter().rev() {
             self.leave(slot, outcome);
         }
@@ -300,21 +303,6 @@ impl Worker {
     fn unmoved(&self, error: &ort::Error) -> EngineError {
         self.runtime.error("a request could not be moved to another slot", error)
     }
-}
-
-/// What `work` makes of each, in their order; with several threads where there are several.
-fn side_by_side<T: Send, R: Send>(all: Vec<T>, threads: usize, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    let each = all.len().div_ceil(threads.max(1)).max(1);
-    let mut rest = all.into_iter();
-    std::thread::scope(|scope| {
-        let work = &work;
-        let own: Vec<T> = rest.by_ref().take(each).collect();
-        let parts = std::iter::from_fn(|| Some(rest.by_ref().take(each).collect::<Vec<T>>()).filter(|part| !part.is_empty()));
-        let parts: Vec<_> = parts.map(|part| scope.spawn(move || part.into_iter().map(work).collect::<Vec<R>>())).collect();
-        let mut made: Vec<R> = own.into_iter().map(work).collect();
-        parts.into_iter().for_each(|part| made.extend(joined(part)));
-        made
-    })
 }
 
 impl Row {
