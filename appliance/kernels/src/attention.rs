@@ -7,10 +7,8 @@ use crate::lanes::{LANES, Lanes};
 use crate::processor::Work;
 use crate::{Processor, ROUND, Workers, each_part};
 
-/// Query heads that pass the values together.
-const TOGETHER: usize = 4;
-/// Numbers of a result that pass the cache together.
-const WIDE: usize = 2;
+/// Numbers of the cache that stay near the processor while all heads of a token pass.
+const NEAR: usize = 4096;
 
 /// Sizes of one call.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +38,7 @@ pub struct Heads<'n> {
     pub first: usize,
 }
 
-/// Angles by which queries and keys are turned, and which row of them belongs to each token.
+/// Angles by which queries and keys are rotated, and which row of them belongs to each token.
 #[derive(Clone, Copy)]
 pub struct Angles<'n> {
     /// `[places, head / 2]`
@@ -55,7 +53,7 @@ pub struct Angles<'n> {
 pub struct Tokens<'n> {
     /// Queries, keys, values.
     pub heads: [Heads<'n>; 3],
-    /// Absent: queries and keys are turned already.
+    /// Absent: queries and keys are rotated already.
     pub angles: Option<Angles<'n>>,
     /// Tokens that each row has in the cache, `[rows]`.
     pub before: &'n [usize],
@@ -73,7 +71,7 @@ impl std::fmt::Display for Misfit {
     }
 }
 
-/// Writes the new tokens' keys and values into the cache, each `[rows, kv heads, room, head]`, and their attention into `seen` `[rows, tokens, heads, head]`.
+/// Writes the new tokens' keys and values into the cache, each `[rows, kv heads, room, head]`, and their attention into `output` `[rows, tokens, heads, head]`.
 ///
 /// # Errors
 /// Sizes do not fit each other, or a token does not fit the cache or has no angles.
@@ -82,35 +80,34 @@ pub fn attend(
     sizes: &Sizes,
     tokens: &Tokens,
     [keys, values]: [&mut [f32]; 2],
-    seen: &mut [f32],
+    output: &mut [f32],
     workers: &dyn Workers,
 ) -> Result<(), Misfit> {
-    check(sizes, tokens, [keys.len(), values.len()], seen.len())?;
-    processor.run(Remember { sizes, tokens, cache: [&mut *keys, &mut *values] });
+    check(sizes, tokens, [keys.len(), values.len()], output.len())?;
+    processor.run(Store { sizes, tokens, cache: [&mut *keys, &mut *values] });
     let (keys, values) = (&*keys, &*values);
-    let group = sizes.heads / sizes.kv_heads;
-    let few = sizes.rows * sizes.tokens * sizes.kv_heads * group.div_ceil(TOGETHER) < workers.count();
-    let together = if few { 1 } else { TOGETHER };
-    let groups = seen.chunks_mut(group * sizes.head).enumerate();
-    let mut queries = groups.flat_map(|(place, seen)| {
+    let (group, places) = (sizes.heads / sizes.kv_heads, sizes.rows * sizes.tokens * sizes.kv_heads);
+    let together = group.div_ceil(workers.count().div_ceil(places.max(1))).max(1);
+    let groups = output.chunks_mut(group * sizes.head).enumerate();
+    let mut queries = groups.flat_map(|(place, output)| {
         let (token, first) = (place / sizes.kv_heads, place % sizes.kv_heads * group);
-        let some = seen.chunks_mut(together * sizes.head).enumerate();
-        some.map(move |(index, seen)| Queries { token, first: first + index * together, seen })
+        let some = output.chunks_mut(together * sizes.head).enumerate();
+        some.map(move |(index, output)| Queries { token, first: first + index * together, output })
     });
-    let count = sizes.rows * sizes.tokens * sizes.kv_heads * group.div_ceil(together);
+    let count = places * group.div_ceil(together);
     // Of a step each part is as large as the others; of a prompt the last tokens see the most.
     let each = if sizes.tokens == 1 { 1 } else { count.div_ceil(8 * workers.count()).max(1) };
     let parts = std::iter::from_fn(|| Some(queries.by_ref().take(each).collect::<Vec<_>>()).filter(|part| !part.is_empty()));
-    each_part(parts.collect(), workers, |queries| processor.run(Look { sizes, tokens, cache: [keys, values], queries }));
+    each_part(parts.collect(), workers, |queries| processor.run(Attend { sizes, tokens, cache: [keys, values], queries }));
     Ok(())
 }
 
-fn check(sizes: &Sizes, tokens: &Tokens, cache: [usize; 2], seen: usize) -> Result<(), Misfit> {
+fn check(sizes: &Sizes, tokens: &Tokens, cache: [usize; 2], output: usize) -> Result<(), Misfit> {
     let Sizes { rows, tokens: count, heads, kv_heads, head, room } = *sizes;
     let demand = |fits: bool, what| if fits { Ok(()) } else { Err(Misfit(what)) };
     demand(kv_heads > 0 && heads.is_multiple_of(kv_heads), "each head of the cache serves as many heads of queries")?;
     demand(head > 0 && head.is_multiple_of(LANES), "a head is a multiple of 16 numbers wide")?;
-    demand(seen == rows * count * heads * head, "the result has a place for each head of each token")?;
+    demand(output == rows * count * heads * head, "the result has a place for each head of each token")?;
     demand(cache.iter().all(|side| *side == rows * kv_heads * room * head), "the cache has its room for each row")?;
     demand(tokens.before.len() == rows, "each row has its length")?;
     demand(tokens.before.iter().all(|before| before + count <= room), "the tokens fit into the cache")?;
@@ -133,39 +130,39 @@ impl<'n> Heads<'n> {
     }
 }
 
-/// Turns `numbers` into `turned`: the first half of a head with the second.
+/// Rotates `numbers` into `rotated`: the first half of a head with the second.
 #[inline(always)]
-fn turn(angles: Option<Angles>, token: usize, numbers: &[f32], turned: &mut [f32]) {
-    let Some(Angles { cos, sin, places }) = angles else { return turned.copy_from_slice(numbers) };
+fn rotate(angles: Option<Angles>, token: usize, numbers: &[f32], rotated: &mut [f32]) {
+    let Some(Angles { cos, sin, places }) = angles else { return rotated.copy_from_slice(numbers) };
     let half = numbers.len() / 2;
     let row = places[token] as usize * half;
     let (cos, sin) = (&cos[row..row + half], &sin[row..row + half]);
     let (first, second) = numbers.split_at(half);
-    let (turned_first, turned_second) = turned.split_at_mut(half);
+    let (rotated_first, rotated_second) = rotated.split_at_mut(half);
     for index in 0..half {
-        turned_first[index] = first[index] * cos[index] - second[index] * sin[index];
-        turned_second[index] = second[index] * cos[index] + first[index] * sin[index];
+        rotated_first[index] = first[index] * cos[index] - second[index] * sin[index];
+        rotated_second[index] = second[index] * cos[index] + first[index] * sin[index];
     }
 }
 
 /// Writes the new keys and values.
-struct Remember<'a> {
+struct Store<'a> {
     sizes: &'a Sizes,
     tokens: &'a Tokens<'a>,
     cache: [&'a mut [f32]; 2],
 }
 
-impl Work for Remember<'_> {
+impl Work for Store<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let Remember { sizes, tokens, cache: [keys, values] } = self;
+        let Store { sizes, tokens, cache: [keys, values] } = self;
         for (row, before) in tokens.before.iter().enumerate() {
             for token in 0..sizes.tokens {
                 let source = row * sizes.tokens + token;
                 for head in 0..sizes.kv_heads {
                     let place = ((row * sizes.kv_heads + head) * sizes.room + before + token) * sizes.head;
                     let place = place..place + sizes.head;
-                    turn(tokens.angles, source, tokens.heads[1].of(source, head, sizes.head), &mut keys[place.clone()]);
+                    rotate(tokens.angles, source, tokens.heads[1].of(source, head, sizes.head), &mut keys[place.clone()]);
                     values[place].copy_from_slice(tokens.heads[2].of(source, head, sizes.head));
                 }
             }
@@ -173,34 +170,34 @@ impl Work for Remember<'_> {
     }
 }
 
-/// Queries of one token that share a head of the cache, at most [`TOGETHER`].
+/// Queries of one token that share a head of the cache.
 struct Queries<'a> {
     /// Of all `[rows, tokens]`.
     token: usize,
     /// The first head.
     first: usize,
     /// `[heads, head]`
-    seen: &'a mut [f32],
+    output: &'a mut [f32],
 }
 
 /// The attention of some queries.
-struct Look<'a> {
+struct Attend<'a> {
     sizes: &'a Sizes,
     tokens: &'a Tokens<'a>,
     cache: [&'a [f32]; 2],
     queries: Vec<Queries<'a>>,
 }
 
-impl Work for Look<'_> {
+impl Work for Attend<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let Look { sizes, tokens, cache, queries } = self;
+        let Attend { sizes, tokens, cache, queries } = self;
         let head = sizes.head;
-        let (mut turned, mut scores) = (vec![0.0; TOGETHER * head], Vec::new());
-        for Queries { token, first, seen } in queries {
-            let turned = &mut turned[..seen.len()];
-            for (index, query) in turned.chunks_exact_mut(head).enumerate() {
-                turn(tokens.angles, token, tokens.heads[0].of(token, first + index, head), query);
+        let (mut rotated, mut scores) = (Vec::new(), Vec::new());
+        for Queries { token, first, output } in queries {
+            rotated.resize(output.len(), 0.0);
+            for (index, query) in rotated.chunks_exact_mut(head).enumerate() {
+                rotate(tokens.angles, token, tokens.heads[0].of(token, first + index, head), query);
                 query.iter_mut().for_each(|number| *number *= tokens.scale);
             }
             let row = token / sizes.tokens;
@@ -208,82 +205,193 @@ impl Work for Look<'_> {
             let kv_head = first / (sizes.heads / sizes.kv_heads);
             let slab = (row * sizes.kv_heads + kv_head) * sizes.room * head;
             let [keys, values] = cache.map(|side| &side[slab..slab + visible * head]);
-            scores.resize(TOGETHER * visible.next_multiple_of(LANES), 0.0);
+            scores.resize(output.len() / head * visible.next_multiple_of(LANES), 0.0);
             // SAFETY: the caller's.
             unsafe {
-                match turned.len() / head {
-                    4 => heads::<L, 4>(turned, keys, values, &mut scores, seen, head),
-                    3 => heads::<L, 3>(turned, keys, values, &mut scores, seen, head),
-                    2 => heads::<L, 2>(turned, keys, values, &mut scores, seen, head),
-                    _ => heads::<L, 1>(turned, keys, values, &mut scores, seen, head),
-                }
+                score::<L>(&rotated, keys, &mut scores, head);
+                weigh::<L>(&mut scores, values, output, head);
             }
         }
     }
 }
 
-/// Some heads' attention `[heads, head]`, in the room of `scores`.
+/// How many of the cache's tokens pass all heads together.
+fn near(head: usize) -> usize {
+    (NEAR / head).max(4) / 4 * 4
+}
+
+/// The scores of some heads' queries `[heads, head]` with all keys `[tokens, head]`: `[heads, tokens rounded up]`; those behind the last key are the least.
 ///
 /// # Safety
 /// The processor must have the instructions of the lanes' class.
 #[inline(always)]
-unsafe fn heads<L: Lanes, const HEADS: usize>(
+unsafe fn score<L: Lanes>(queries: &[f32], keys: &[f32], scores: &mut [f32], head: usize) {
+    let width = (keys.len() / head).next_multiple_of(LANES);
+    for (block, keys) in keys.chunks(near(head) * head).enumerate() {
+        let together = if L::MANY { 4 } else { 1 };
+        let heads = queries.chunks(together * head).zip(scores.chunks_mut(together * width));
+        for (queries, scores) in heads {
+            let scores = &mut scores[block * near(head)..];
+            // SAFETY: the caller's.
+            unsafe {
+                match queries.len() / head {
+                    4 => score_heads::<L, 4>(queries, keys, scores, width, head),
+                    3 => score_heads::<L, 3>(queries, keys, scores, width, head),
+                    2 => score_heads::<L, 2>(queries, keys, scores, width, head),
+                    _ => score_heads::<L, 1>(queries, keys, scores, width, head),
+                }
+            }
+        }
+    }
+    scores.chunks_exact_mut(width).for_each(|scores| scores[keys.len() / head..].fill(f32::NEG_INFINITY));
+}
+
+/// The scores of a few heads, four keys at a time; a head's lie `width` behind those of the head before.
+///
+/// # Safety
+/// The processor must have the instructions of the lanes' class.
+#[inline(always)]
+unsafe fn score_heads<L: Lanes, const HEADS: usize>(
     queries: &[f32],
     keys: &[f32],
-    values: &[f32],
     scores: &mut [f32],
-    seen: &mut [f32],
+    width: usize,
     head: usize,
 ) {
-    let width = (keys.len() / head).next_multiple_of(LANES);
-    let scores = &mut scores[..HEADS * width];
-    let mut shares = [0.0f32; HEADS];
-    // SAFETY: the caller's.
-    unsafe {
-        for ((query, scores), share) in queries.chunks_exact(head).zip(scores.chunks_exact_mut(width)).zip(&mut shares) {
-            score::<L>(query, keys, scores);
-            *share = 1.0 / exponentials::<L>(scores);
-        }
-        let mut at = 0;
-        while at + WIDE * LANES <= head {
-            mix::<L, HEADS, WIDE>(scores, values, shares, seen, head, at);
-            at += WIDE * LANES;
-        }
-        while at < head {
-            mix::<L, HEADS, 1>(scores, values, shares, seen, head, at);
-            at += LANES;
+    let queries: [&[[f32; LANES]]; HEADS] = std::array::from_fn(|index| queries[index * head..][..head].as_chunks().0);
+    let count = keys.len() / head;
+    for first in (0..count).step_by(4) {
+        let four: [&[[f32; LANES]]; 4] =
+            std::array::from_fn(|index| keys[(first + index).min(count - 1) * head..][..head].as_chunks().0);
+        // SAFETY: the caller's.
+        unsafe {
+            let mut products = [[L::all(0.0); 4]; 4];
+            for part in 0..head / LANES {
+                let mut key = [L::all(0.0); 4];
+                for index in 0..4 {
+                    key[index] = L::load(&four[index][part]);
+                }
+                for of_head in 0..HEADS {
+                    let query = L::load(&queries[of_head][part]);
+                    for index in 0..4 {
+                        products[of_head][index] = query.times_plus(key[index], products[of_head][index]);
+                    }
+                }
+            }
+            let mut place = |of_head: usize, sums: [f32; 4]| scores[of_head * width + first..][..4].copy_from_slice(&sums);
+            if HEADS == 1 {
+                place(0, L::sums(products[0]));
+            } else {
+                let sums = L::sixteen_sums(products);
+                (0..HEADS).for_each(|of_head| place(of_head, sums[of_head]));
+            }
         }
     }
 }
 
-/// The scores of all keys; those behind the last one are the least.
+/// Adds the values up `[tokens, head]`, each by its score's share, for some heads `[heads, head]`.
 ///
 /// # Safety
 /// The processor must have the instructions of the lanes' class.
 #[inline(always)]
-unsafe fn score<L: Lanes>(query: &[f32], keys: &[f32], scores: &mut [f32]) {
-    let head = query.len();
-    let query = query.as_chunks::<LANES>().0;
-    let count = keys.len() / head;
-    for (place, found) in scores.as_chunks_mut::<4>().0.iter_mut().take(count.div_ceil(4)).enumerate() {
-        let mut four = [&keys[..head]; 4];
-        for (index, key) in four.iter_mut().enumerate() {
-            *key = &keys[(4 * place + index).min(count - 1) * head..][..head];
-        }
-        // SAFETY: the caller's.
-        unsafe {
-            let mut products = [L::all(0.0); 4];
-            for (part, query) in query.iter().enumerate() {
-                let query = L::load(query);
-                for index in 0..4 {
-                    let key = L::load(&four[index].as_chunks::<LANES>().0[part]);
-                    products[index] = query.times_plus(key, products[index]);
+unsafe fn weigh<L: Lanes>(scores: &mut [f32], values: &[f32], output: &mut [f32], head: usize) {
+    let width = (values.len() / head).next_multiple_of(LANES);
+    let mut totals = [0.0; 64];
+    output.fill(0.0);
+    // SAFETY: the caller's.
+    unsafe {
+        for (some, output) in scores.chunks_mut(totals.len() * width).zip(output.chunks_mut(totals.len() * head)) {
+            for (scores, total) in some.chunks_exact_mut(width).zip(&mut totals) {
+                *total = exponentials::<L>(scores);
+            }
+            for (block, values) in values.chunks(near(head) * head).enumerate() {
+                for (scores, output) in some.chunks(4 * width).zip(output.chunks_mut(4 * head)) {
+                    let scores = &scores[block * near(head)..];
+                    match output.len() / head {
+                        4 => weigh_heads::<L, 4>(scores, width, values, output, head),
+                        3 => weigh_heads::<L, 3>(scores, width, values, output, head),
+                        2 => weigh_heads::<L, 2>(scores, width, values, output, head),
+                        _ => weigh_heads::<L, 1>(scores, width, values, output, head),
+                    }
                 }
             }
-            *found = L::sums(products);
+            for (output, total) in output.chunks_exact_mut(head).zip(&totals) {
+                let share = 1.0 / total;
+                output.iter_mut().for_each(|number| *number *= share);
+            }
         }
     }
-    scores[count..].fill(f32::NEG_INFINITY);
+}
+
+/// Adds some values to what a few heads have.
+///
+/// # Safety
+/// The processor must have the instructions of the lanes' class.
+#[inline(always)]
+unsafe fn weigh_heads<L: Lanes, const HEADS: usize>(
+    scores: &[f32],
+    width: usize,
+    values: &[f32],
+    output: &mut [f32],
+    head: usize,
+) {
+    let parts = head / LANES;
+    let mut part = 0;
+    // SAFETY: the caller's.
+    unsafe {
+        while L::MANY && part + 4 <= parts {
+            weigh_parts::<L, HEADS, 4>(scores, width, values, output, head, part);
+            part += 4;
+        }
+        while part < parts {
+            weigh_parts::<L, HEADS, 1>(scores, width, values, output, head, part);
+            part += 1;
+        }
+    }
+}
+
+/// As [`weigh_heads`], for so many numbers of each head from `part` on, 16 a part.
+///
+/// # Safety
+/// The processor must have the instructions of the lanes' class.
+#[inline(always)]
+unsafe fn weigh_parts<L: Lanes, const HEADS: usize, const PARTS: usize>(
+    scores: &[f32],
+    width: usize,
+    values: &[f32],
+    output: &mut [f32],
+    head: usize,
+    first: usize,
+) {
+    let (values, output) = (values.as_chunks::<LANES>().0, output.as_chunks_mut::<LANES>().0);
+    let parts = head / LANES;
+    let scores: [&[f32]; HEADS] = std::array::from_fn(|index| &scores[index * width..][..values.len() / parts]);
+    // SAFETY: the caller's.
+    unsafe {
+        let mut totals = [[L::all(0.0); PARTS]; HEADS];
+        for index in 0..HEADS {
+            for part in 0..PARTS {
+                totals[index][part] = L::load(&output[index * parts + first + part]);
+            }
+        }
+        for (place, value) in values.chunks_exact(parts).enumerate() {
+            let mut lanes = [L::all(0.0); PARTS];
+            for part in 0..PARTS {
+                lanes[part] = L::load(&value[first + part]);
+            }
+            for index in 0..HEADS {
+                let share = L::all(scores[index][place]);
+                for part in 0..PARTS {
+                    totals[index][part] = share.times_plus(lanes[part], totals[index][part]);
+                }
+            }
+        }
+        for index in 0..HEADS {
+            for part in 0..PARTS {
+                totals[index][part].store(&mut output[index * parts + first + part]);
+            }
+        }
+    }
 }
 
 /// Replaces scores by their exponentials relative to the largest; gives their sum.
@@ -327,45 +435,6 @@ fn exponential(x: f32) -> f32 {
     let fraction = (rest * rest).mul_add(series, rest + 1.0);
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
     if x < LEAST { 0.0 } else { fraction * power }
-}
-
-/// Adds the values up, each by its share: the numbers `at` and behind of each head.
-///
-/// # Safety
-/// The processor must have the instructions of the lanes' class.
-#[inline(always)]
-unsafe fn mix<L: Lanes, const HEADS: usize, const PARTS: usize>(
-    scores: &[f32],
-    values: &[f32],
-    shares: [f32; HEADS],
-    seen: &mut [f32],
-    head: usize,
-    at: usize,
-) {
-    let width = scores.len() / HEADS;
-    // SAFETY: the caller's.
-    unsafe {
-        let mut totals = [[L::all(0.0); PARTS]; HEADS];
-        for (place, value) in values.chunks_exact(head).enumerate() {
-            let parts = value[at..].as_chunks::<LANES>().0;
-            let mut value = [L::all(0.0); PARTS];
-            for part in 0..PARTS {
-                value[part] = L::load(&parts[part]);
-            }
-            for index in 0..HEADS {
-                let share = L::all(scores[index * width + place]);
-                for part in 0..PARTS {
-                    totals[index][part] = share.times_plus(value[part], totals[index][part]);
-                }
-            }
-        }
-        for index in 0..HEADS {
-            let places = seen[index * head + at..].as_chunks_mut::<LANES>().0;
-            for part in 0..PARTS {
-                totals[index][part].times(L::all(shares[index])).store(&mut places[part]);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

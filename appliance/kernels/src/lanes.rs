@@ -11,21 +11,31 @@ pub(crate) const LANES: usize = 16;
 /// # Safety
 /// All functions need a processor with the class's instructions.
 pub(crate) trait Lanes: Copy {
+    /// Whether there are registers for sixteen sums beside what is added.
+    const MANY: bool;
+
     unsafe fn all(number: f32) -> Self;
     unsafe fn load(numbers: &[f32; LANES]) -> Self;
     unsafe fn store(self, place: &mut [f32; LANES]);
     /// `self * factor + other`, rounded once.
     unsafe fn times_plus(self, factor: Self, other: Self) -> Self;
-    unsafe fn times(self, factor: Self) -> Self;
     unsafe fn plus(self, other: Self) -> Self;
     /// The larger of each two; where one is no number, `other`.
     unsafe fn max(self, other: Self) -> Self;
     /// The sum of all lanes of each: of lanes 8 apart first, then 4, then neighbours.
     unsafe fn sums(four: [Self; 4]) -> [f32; 4];
+    /// The [sums](Lanes::sums) of sixteen.
+    #[inline(always)]
+    unsafe fn sixteen_sums(sixteen: [[Self; 4]; 4]) -> [[f32; 4]; 4] {
+        // SAFETY: the caller's.
+        sixteen.map(|four| unsafe { Self::sums(four) })
+    }
 }
 
 /// For every processor.
 impl Lanes for [f32; LANES] {
+    const MANY: bool = false;
+
     unsafe fn all(number: f32) -> Self {
         [number; LANES]
     }
@@ -40,10 +50,6 @@ impl Lanes for [f32; LANES] {
 
     unsafe fn times_plus(self, factor: Self, other: Self) -> Self {
         std::array::from_fn(|lane| self[lane].mul_add(factor[lane], other[lane]))
-    }
-
-    unsafe fn times(self, factor: Self) -> Self {
-        std::array::from_fn(|lane| self[lane] * factor[lane])
     }
 
     unsafe fn plus(self, other: Self) -> Self {
@@ -71,6 +77,8 @@ pub(crate) struct Avx2([__m256; 2]);
 // SAFETY of all blocks: the caller has a processor with AVX2 and FMA; pointers are to arrays of the size that is read or written.
 #[cfg(target_arch = "x86_64")]
 impl Lanes for Avx2 {
+    const MANY: bool = false;
+
     #[inline(always)]
     unsafe fn all(number: f32) -> Self {
         unsafe { Avx2([_mm256_set1_ps(number); 2]) }
@@ -92,11 +100,6 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn times_plus(self, Avx2(factor): Self, Avx2(other): Self) -> Self {
         unsafe { Avx2([_mm256_fmadd_ps(self.0[0], factor[0], other[0]), _mm256_fmadd_ps(self.0[1], factor[1], other[1])]) }
-    }
-
-    #[inline(always)]
-    unsafe fn times(self, Avx2(factor): Self) -> Self {
-        unsafe { Avx2([_mm256_mul_ps(self.0[0], factor[0]), _mm256_mul_ps(self.0[1], factor[1])]) }
     }
 
     #[inline(always)]
@@ -130,6 +133,8 @@ pub(crate) struct Avx512(__m512);
 // SAFETY of all blocks: the caller has a processor with AVX-512 F; pointers are to arrays of the size that is read or written.
 #[cfg(target_arch = "x86_64")]
 impl Lanes for Avx512 {
+    const MANY: bool = true;
+
     #[inline(always)]
     unsafe fn all(number: f32) -> Self {
         unsafe { Avx512(_mm512_set1_ps(number)) }
@@ -151,11 +156,6 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn times(self, factor: Self) -> Self {
-        unsafe { Avx512(_mm512_mul_ps(self.0, factor.0)) }
-    }
-
-    #[inline(always)]
     unsafe fn plus(self, other: Self) -> Self {
         unsafe { Avx512(_mm512_add_ps(self.0, other.0)) }
     }
@@ -169,6 +169,21 @@ impl Lanes for Avx512 {
     unsafe fn sums([a, b, c, d]: [Self; 4]) -> [f32; 4] {
         unsafe { across(eights([halves(a.0), halves(b.0), halves(c.0), halves(d.0)])) }
     }
+
+    #[inline(always)]
+    unsafe fn sixteen_sums(sixteen: [[Self; 4]; 4]) -> [[f32; 4]; 4] {
+        let [a, b, c, d] = sixteen;
+        unsafe {
+            // Each line of 128 bits has the four sums of lanes 4 apart of one of the sixteen.
+            let [a, b, c, d] = [quarters(a), quarters(b), quarters(c), quarters(d)];
+            let sums = neighbours(neighbours(a, b), neighbours(c, d));
+            // In line `i` stand the sums of those of a, b, c and d that came `i`th.
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let mut places = [[0.0; 4]; 4];
+            _mm512_storeu_ps(places.as_flattened_mut().as_mut_ptr(), _mm512_permutexvar_ps(order, sums));
+            places
+        }
+    }
 }
 
 /// # Safety
@@ -181,6 +196,34 @@ unsafe fn halves(lanes: __m512) -> __m256 {
         let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(lanes)));
         _mm256_add_ps(_mm512_castps512_ps256(lanes), upper)
     }
+}
+
+/// The sums of lanes 8 and then 4 apart of each, four numbers each.
+///
+/// # Safety
+/// The processor must have AVX-512 F.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn quarters([a, b, c, d]: [Avx512; 4]) -> __m512 {
+    // SAFETY: the caller's.
+    unsafe {
+        let eights = |a: __m512, b: __m512| {
+            _mm512_add_ps(_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b))
+        };
+        let (ab, cd) = (eights(a.0, b.0), eights(c.0, d.0));
+        _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd), _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd))
+    }
+}
+
+/// In each line of 128 bits the sums of neighbours, first of `a`, then of `b`.
+///
+/// # Safety
+/// The processor must have AVX-512 F.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn neighbours(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: the caller's.
+    unsafe { _mm512_add_ps(_mm512_shuffle_ps::<0b10_00_10_00>(a, b), _mm512_shuffle_ps::<0b11_01_11_01>(a, b)) }
 }
 
 /// # Safety

@@ -19,7 +19,11 @@ use weights::GROUP;
 
 /// Rows whose codes stay in the cache while all weights pass.
 const NEAR: usize = 128;
-/// Blocks of weights of a group that are worth a thread.
+/// Outputs that kernels take at once: four groups.
+const COLUMN: usize = 4 * GROUP;
+/// Rows for which memory is slower than the kernels.
+const FEW: usize = 32;
+/// Blocks of weights, of one group for one row, that are worth a thread.
 const PART: usize = 16;
 
 /// Writes the product of all `rows` with all outputs of `weights` into `product` `[rows, outputs]`.
@@ -34,11 +38,7 @@ pub fn multiply(
     assert!(processor.is_here(), "a processor's kernels run on it alone");
     assert!(rows.blocks() == weights.blocks && product.len() == rows.count() * weights.outputs, "sizes fit");
     assert!(bias.is_none_or(|bias| bias.len() == weights.outputs), "a bias for each output");
-    let groups = weights.outputs.div_ceil(GROUP);
-    let parts = (4 * workers.count()).min(groups * weights.blocks / PART).max(1);
-    // Kernels take up to four groups at once.
-    let groups_of_a_part = groups.div_ceil(parts).next_multiple_of(4);
-    let width = groups_of_a_part * GROUP;
+    let width = columns_of_a_part(rows, weights, workers.count()) * COLUMN;
     let mut columns: Vec<Vec<&mut [f32]>> =
         (0..weights.outputs.div_ceil(width)).map(|_| Vec::with_capacity(rows.count())).collect();
     for row in product.chunks_exact_mut(weights.outputs) {
@@ -50,6 +50,22 @@ pub fn multiply(
             part_by(processor, &part, rows_near);
         }
     });
+}
+
+/// How wide the parts are that work is cut into: so that the thread with the most has the least. Where that is the same, few rows are cut into few parts,
+/// in which memory is asked ahead, and many rows into many, for a thread may be held up.
+fn columns_of_a_part(rows: &Rows, weights: &Weights, threads: usize) -> usize {
+    let columns = weights.outputs.div_ceil(COLUMN);
+    let parts = |width: usize| columns.div_ceil(width);
+    let worth = (columns * 4 * weights.blocks * rows.count() / PART).clamp(1, columns);
+    let longest = |width: usize| parts(width).div_ceil(threads) * width;
+    let widths = (1..=8).map(|share| columns.div_ceil(share * threads)).chain([columns]).filter(|width| parts(*width) <= worth);
+    let best = if rows.count() <= FEW {
+        widths.min_by_key(|width| (longest(*width), parts(*width)))
+    } else {
+        widths.min_by_key(|width| (longest(*width), *width))
+    };
+    best.unwrap_or(columns)
 }
 
 fn part_by(processor: Processor, part: &Part, product: &mut [&mut [f32]]) {

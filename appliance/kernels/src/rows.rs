@@ -69,23 +69,27 @@ impl Work for Fill<'_> {
     unsafe fn run<L: Lanes>(self) {
         let mut blocks = self.blocks.iter_mut();
         for row in self.numbers.chunks_exact(self.inputs) {
-            row.chunks(BLOCK).zip(&mut blocks).for_each(|(numbers, block)| fill(block, numbers));
+            let (whole, rest) = row.as_chunks::<BLOCK>();
+            whole.iter().zip(&mut blocks).for_each(|(numbers, block)| fill(block, numbers));
+            if let Some(block) = (!rest.is_empty()).then(|| blocks.next()).flatten() {
+                let mut numbers = [0.0; BLOCK];
+                numbers[..rest.len()].copy_from_slice(rest);
+                fill(block, &numbers);
+            }
         }
     }
 }
 
-/// Brings up to [`BLOCK`] numbers to 8 bits; those that are missing are zero.
+/// Brings a block of numbers to 8 bits.
 #[inline(always)]
-fn fill(block: &mut Block, numbers: &[f32]) {
-    let mut whole = [0.0f32; BLOCK];
-    whole[..numbers.len()].copy_from_slice(numbers);
+fn fill(block: &mut Block, numbers: &[f32; BLOCK]) {
     // As whole numbers, magnitudes keep their order, and what is no number is the largest.
-    let most = f32::from_bits(whole.iter().fold(0u32, |most, number| most.max(number.to_bits() & !(1 << 31))));
+    let most = f32::from_bits(numbers.iter().fold(0u32, |most, number| most.max(number.to_bits() & !(1 << 31))));
     let back = 127.0 / most;
     // Numbers so small that the reciprocal is none (below 4e-37) become zeros.
     let back = if back.is_finite() { back } else { 0.0 };
     let mut sum = 0;
-    for (code, number) in block.codes.iter_mut().zip(whole) {
+    for (code, number) in block.codes.iter_mut().zip(numbers) {
         let whole = (number * back + ROUND).to_bits() as i8;
         *code = whole;
         sum += i32::from(whole);

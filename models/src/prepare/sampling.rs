@@ -79,10 +79,23 @@ impl Sampler {
     /// The next token for the raw logits of the last position. The draw depends on seed, image hash and step alone.
     pub fn next(&mut self, logits: &[f32]) -> Result<Choice, LogitsError> {
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has the instructions.
-            return unsafe { self.next_with_avx2(logits) };
+        {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
+                // SAFETY: the processor has the instructions.
+                return unsafe { self.next_with_avx512(logits) };
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: as above.
+                return unsafe { self.next_with_avx2(logits) };
+            }
         }
+        self.next_of(logits)
+    }
+
+    /// The same numbers, most of them at once.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    fn next_with_avx512(&mut self, logits: &[f32]) -> Result<Choice, LogitsError> {
         self.next_of(logits)
     }
 
@@ -330,21 +343,32 @@ fn largest_of(logits: &[f32]) -> f32 {
 /// The sum of `exp(logit - most)`.
 #[inline(always)]
 fn sum_of_powers(logits: &[f32], most: f32) -> f64 {
+    // As many as keep a processor's units busy: a power is a long chain of operations of which each waits for the one before.
+    const TOGETHER: usize = 8 * LANES;
     let mut lanes = [0.0f64; LANES];
-    let chunks = logits.chunks_exact(LANES);
-    let rest = chunks.remainder();
+    let (chunks, rest) = logits.as_chunks::<TOGETHER>();
     for chunk in chunks {
-        for (lane, logit) in lanes.iter_mut().zip(chunk) {
-            *lane += power(f64::from(logit - most));
-        }
+        add(&mut lanes, &powers(chunk, most));
     }
-    lanes.iter().sum::<f64>() + rest.iter().map(|logit| power(f64::from(logit - most))).sum::<f64>()
+    let (chunks, rest) = rest.as_chunks::<LANES>();
+    for chunk in chunks {
+        add(&mut lanes, &powers(chunk, most));
+    }
+    lanes.iter().sum::<f64>() + rest.iter().flat_map(|logit| powers(&[*logit], most)).sum::<f64>()
 }
 
-/// `exp(x)` for x <= 0 to 1e-14 of itself, without a branch or a call, so that the compiler does several at once: `2^n exp(r)`, with the Taylor
-/// polynomial for |r| <= ln(2) / 2.
+/// Adds every lane's numbers up, in their order.
 #[inline(always)]
-fn power(x: f64) -> f64 {
+fn add(lanes: &mut [f64; LANES], numbers: &[f64]) {
+    for chunk in numbers.as_chunks::<LANES>().0 {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, number)| *lane += number);
+    }
+}
+
+/// `exp(logit - most)` for what is not above 0, to 1e-14 of itself, without a branch or a call, so that the compiler does several at once: `2^n exp(r)`,
+/// with the Taylor polynomial for |r| <= ln(2) / 2.
+#[inline(always)]
+fn powers<const COUNT: usize>(logits: &[f32; COUNT], most: f32) -> [f64; COUNT] {
     // Adding this rounds to a whole number, which then stands in the lowest bits.
     const ROUND: f64 = 6_755_399_441_055_744.0;
     // ln(2) as a sum, the first part of few bits: n times it is exact.
@@ -364,14 +388,23 @@ fn power(x: f64) -> f64 {
         1.0,
         1.0,
     ];
-    // Below, the power is next to nothing; it counts as this one.
-    let x = if x > -700.0 { x } else { -700.0 };
-    let shifted = x * std::f64::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (x - n * LN2[0]) - n * LN2[1];
-    let p = FACTORS.iter().fold(0.0, |sum, factor| sum * r + factor);
-    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(1023) << 52;
-    p * f64::from_bits(exponent)
+    let (mut rests, mut scales, mut powers) = ([0.0; COUNT], [0.0; COUNT], [0.0; COUNT]);
+    for index in 0..COUNT {
+        let x = f64::from(logits[index] - most);
+        // Below, the power is next to nothing; it counts as this one.
+        let x = if x > -700.0 { x } else { -700.0 };
+        let shifted = x * std::f64::consts::LOG2_E + ROUND;
+        let n = shifted - ROUND;
+        rests[index] = (x - n * LN2[0]) - n * LN2[1];
+        scales[index] = f64::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(1023) << 52);
+    }
+    for factor in FACTORS {
+        for index in 0..COUNT {
+            powers[index] = powers[index] * rests[index] + factor;
+        }
+    }
+    powers.iter_mut().zip(scales).for_each(|(power, scale)| *power *= scale);
+    powers
 }
 
 #[cfg(test)]
@@ -380,11 +413,12 @@ mod tests {
 
     #[test]
     fn powers_are_those_of_the_library() {
+        let power = |x: f32| powers(&[x], 0.0)[0];
         let worst = (0..700_000u32)
-            .map(|step| -f64::from(step) * 1e-3)
-            .fold(0.0, |worst: f64, x| worst.max((power(x) / x.exp() - 1.0).abs()));
+            .map(|step| -(step as f32) * 1e-3)
+            .fold(0.0, |worst: f64, x| worst.max((power(x) / f64::from(x).exp() - 1.0).abs()));
         assert!(worst < 1e-13, "{worst}");
-        assert!(power(f64::NEG_INFINITY) < 1e-300 && power(-1e5) < 1e-300 && power(0.0) == 1.0);
+        assert!(power(f32::NEG_INFINITY) < 1e-300 && power(-1e5) < 1e-300 && power(0.0) == 1.0);
     }
 
     fn sampler(do_sample: bool) -> Sampler {
@@ -405,21 +439,26 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn wide_registers_change_no_number() {
-        if !is_x86_feature_detected!("avx2") {
-            return;
-        }
+        type Next = unsafe fn(&mut Sampler, &[f32]) -> Result<Choice, LogitsError>;
+        let wide: [(bool, Next); 2] = [
+            (is_x86_feature_detected!("avx2"), Sampler::next_with_avx2),
+            (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq"), Sampler::next_with_avx512),
+        ];
         let mut logits: Vec<f32> = (0..1_003u32).map(|id| ((id.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e6) - 9.0).collect();
         logits[17] = f32::NEG_INFINITY;
-        for do_sample in [false, true] {
-            let sampler = sampler(do_sample);
-            // SAFETY: the processor has the instructions.
-            let wide = unsafe { sampler.clone().next_with_avx2(&logits) }.unwrap();
-            let plain = sampler.clone().next_of(&logits).unwrap();
-            assert!(wide.id == plain.id && wide.logprob.to_bits() == plain.logprob.to_bits());
+        let mut spoilt = logits.clone();
+        spoilt[1_002] = f32::NAN;
+        for next in wide.into_iter().filter_map(|(here, next)| here.then_some(next)) {
+            for do_sample in [false, true] {
+                let sampler = sampler(do_sample);
+                // SAFETY: the processor has the instructions.
+                let wide = unsafe { next(&mut sampler.clone(), &logits) }.unwrap();
+                let plain = sampler.clone().next_of(&logits).unwrap();
+                assert!(wide.id == plain.id && wide.logprob.to_bits() == plain.logprob.to_bits());
+            }
+            // SAFETY: as above.
+            assert_eq!(unsafe { next(&mut sampler(false), &spoilt) }, Err(LogitsError::NotANumber(1_002)));
         }
-        logits[1_002] = f32::NAN;
-        // SAFETY: as above.
-        assert_eq!(unsafe { sampler(false).next_with_avx2(&logits) }, Err(LogitsError::NotANumber(1_002)));
     }
 
     #[test]

@@ -4,6 +4,9 @@ use super::weights::{Bits, Codes, GROUP, Weights};
 use crate::Rows;
 use crate::rows::Block;
 
+/// Up to so many blocks of a group memory is asked ahead: in longer ones processors see by themselves what comes.
+const SHORT: usize = 16;
+
 /// Some outputs of some rows.
 pub(super) struct Part<'a> {
     pub(super) rows: &'a Rows,
@@ -18,6 +21,43 @@ pub(super) struct Tile<'a, const ROWS: usize, const GROUPS: usize> {
     pub(super) rows: [&'a [Block]; ROWS],
     pub(super) codes: [&'a [Codes]; GROUPS],
     pub(super) scales: [&'a [[f32; GROUP]]; GROUPS],
+    ahead: Ahead<'a, GROUPS>,
+}
+
+/// Weights that the tiles of the next column read. Those of one column share the asking, so that memory answers while they are computed.
+struct Ahead<'a, const GROUPS: usize> {
+    codes: [&'a [Codes]; GROUPS],
+    scales: [&'a [[f32; GROUP]]; GROUPS],
+    /// Of all tiles of the column, this one.
+    tile: usize,
+    tiles: usize,
+}
+
+impl<const ROWS: usize, const GROUPS: usize> Tile<'_, ROWS, GROUPS> {
+    /// Asks for this tile's share of a block of the next column's group, of so many lines.
+    #[inline(always)]
+    pub(super) fn ask_ahead(&self, group: usize, block: usize, lines: usize) {
+        let Ahead { codes, scales, tile, tiles } = &self.ahead;
+        if *tile == 0 {
+            ask(scales[group].get(block));
+        }
+        for line in lines * tile / tiles..lines * (tile + 1) / tiles {
+            ask(codes[group].get(block * lines + line));
+        }
+    }
+}
+
+/// Asks memory for what is read later.
+#[inline(always)]
+fn ask<T>(place: Option<&T>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(place) = place {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: the instruction is the platform's and reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(place).cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
 }
 
 /// The sums of a tile.
@@ -82,12 +122,18 @@ impl Part<'_> {
         row: usize,
         product: &mut [&mut [f32]],
     ) {
-        let mut tile = Tile { rows: [&[]; ROWS], codes: [&[]; GROUPS], scales: [&[]; GROUPS] };
+        let (this, tiles) = (row / 4, product.len().div_ceil(4));
+        let ahead = Ahead { codes: [&[]; GROUPS], scales: [&[]; GROUPS], tile: this, tiles };
+        let mut tile = Tile { rows: [&[]; ROWS], codes: [&[]; GROUPS], scales: [&[]; GROUPS], ahead };
         for (index, blocks) in tile.rows.iter_mut().enumerate() {
             *blocks = self.rows.row(self.first_row + row + index);
         }
         for index in 0..GROUPS {
-            (tile.codes[index], tile.scales[index]) = self.weights.group(self.first_output / GROUP + group + index);
+            let of_all = self.first_output / GROUP + group + index;
+            (tile.codes[index], tile.scales[index]) = self.weights.group(of_all);
+            if self.weights.blocks <= SHORT && group + index + GROUPS < product[0].len().div_ceil(GROUP) {
+                (tile.ahead.codes[index], tile.ahead.scales[index]) = self.weights.group(of_all + GROUPS);
+            }
         }
         // SAFETY: the caller's.
         let sums = unsafe { K::sums(&tile, self.weights.bits) };
@@ -95,13 +141,15 @@ impl Part<'_> {
             for (index, sums) in sums.iter().enumerate() {
                 let first = (group + index) * GROUP;
                 let count = GROUP.min(product.len() - first);
-                let places = &mut product[first..first + count];
-                match self.bias {
-                    None => places.copy_from_slice(&sums[..count]),
-                    Some(bias) => {
-                        let bias = &bias[self.first_output + first..][..count];
-                        places.iter_mut().zip(sums).zip(bias).for_each(|((place, sum), bias)| *place = sum + bias);
-                    }
+                let mut sums = *sums;
+                if let Some(bias) = self.bias {
+                    let bias = &bias[self.first_output + first..][..count];
+                    sums.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias);
+                }
+                // A copy of a size that is known is two instructions.
+                match product[first..].first_chunk_mut() {
+                    Some(places) => *places = sums,
+                    None => product[first..].copy_from_slice(&sums[..count]),
                 }
             }
         }
