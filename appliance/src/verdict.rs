@@ -139,6 +139,7 @@ mod tests {
             description: Some(Description {
                 text: "Small round cells.".into(),
                 tokens: 5,
+                drafted: 0,
                 mean_token_logprob: -0.5,
                 stop_reason: StopReason::MaxTokens,
             }),

@@ -237,3 +237,57 @@ fn a_given_way_is_followed_and_every_token_is_shown_with_its_logits() {
     let error = engine.assess(other, &beyond).unwrap_err();
     assert!(matches!(&error, EngineError::Numbers(text) if text.contains("no token to follow at step 1")), "{error}");
 }
+
+/// Drafts change when a text is there, and not a bit of it: greedy texts of random weights go in circles, so that drafts are kept; drawn ones are not foreseen.
+#[test]
+fn drafts_change_no_bit_of_an_answer() {
+    let Some(folder) = family("qwen2_5_vl") else { return };
+    for precision in [Precision::Int8, Precision::Int4, Precision::Int4Int8] {
+        let exported = export(Some(&folder), None, precision);
+        let mut kept = Vec::new();
+        for [temperature, penalty] in [[0.0, 1.0], [0.0, 1.3], [2.0, 1.0]] {
+            let bundle = exported.with(|generation| {
+                generation.do_sample = temperature > 0.0;
+                generation.temperature = temperature;
+                generation.repetition_penalty = penalty;
+                generation.max_new_tokens = 30;
+                generation.end_tokens = vec![-1];
+            });
+            let [with, without] = [true, false].map(|drafts| {
+                let engine = engine(&bundle, |options| {
+                    options.load = Mode::Describe;
+                    options.drafts = drafts;
+                });
+                let engine = engine.unwrap();
+                let images = (0..4).map(|number| describe(&engine, patch(&noise(112, 84, number % 2), number as u8)));
+                images.collect::<Vec<_>>()
+            });
+            for (with, without) in with.iter().zip(&without) {
+                let answer = |assessment: &Assessment| {
+                    let (trace, text) = (assessment.trace.as_ref().unwrap(), assessment.description.clone().unwrap());
+                    let bits: Vec<u32> = floats(trace, "logits").1.into_iter().map(f32::to_bits).collect();
+                    (tokens(assessment), bits, text.text, text.tokens, text.mean_token_logprob.to_bits(), text.stop_reason)
+                };
+                assert!(answer(with) == answer(without), "{precision:?} at {temperature}, {penalty}");
+            }
+            let drafted = |of: &[Assessment]| of.iter().map(|one| one.description.as_ref().unwrap().drafted).sum::<usize>();
+            assert_eq!(drafted(&without), 0);
+            kept.push(drafted(&with));
+        }
+        assert!(kept[0] >= 30, "{precision:?}: of 120 tokens {} were foreseen", kept[0]);
+    }
+}
+
+/// In f32 a token beside others has other last bits, so it stays by itself.
+#[test]
+fn nothing_is_drafted_in_f32() {
+    let Some(exported) = exported() else { return };
+    let bundle = exported.with(|generation| {
+        generation.max_new_tokens = 30;
+        generation.end_tokens = vec![-1];
+    });
+    let engine = describer(&bundle, 1);
+    let image = patch(&noise(112, 84, 1), 1);
+    let both = [(); 2].map(|()| describe(&engine, image.clone()).description.unwrap());
+    assert_eq!(both.map(|description| description.drafted), [0, 0]);
+}

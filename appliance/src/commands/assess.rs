@@ -12,7 +12,7 @@ use super::print;
 use crate::assess::pipeline::{self, Patch, unusable};
 use crate::assess::reader::{Reader, Settings};
 use crate::bundle;
-use crate::engine::{Assessment, Engine, EngineError, Mode, Request};
+use crate::engine::{Assessment, Engine, EngineError, EngineOptions, Mode, Request};
 use crate::error::{Exit, Failure, Problem};
 use crate::files::names;
 use crate::ledger::{Described, NewReport};
@@ -40,6 +40,9 @@ pub struct DescribeOnly {
     /// Images that are described together.
     #[arg(long, default_value_t = 4, env = "MMLNB_SLOTS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub slots: u16,
+    /// Write every token by itself: the same texts, later.
+    #[arg(long)]
+    pub no_drafts: bool,
     /// Images: PNG, JPEG, TIFF or BMP.
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<PathBuf>,
@@ -133,6 +136,7 @@ fn assess(
 ) -> Result<Exit, Failure> {
     let slots = usize::from(args.slots).min(args.images.len());
     let options = bundle::options(&args.provider, args.threads, slots, mode, opened);
+    let options = EngineOptions { drafts: !args.no_drafts, ..options };
     let load = || Engine::open(opened, &options).map_err(|error| bundle::failure(&error, &args.bundle));
     let engine = bundle::checked(opened, unchecked, load)?;
     if let Some(note) = &engine.provider().note {
@@ -221,7 +225,8 @@ fn answer(job: &Job<'_>, path: &Path, patch: &Patch, assessment: &Assessment) ->
         let text = assessment.description.as_ref().ok_or_else(|| Failure::internal(&file, "the engine gave no description"))?;
         let described = verdict::described(text, None);
         let elapsed = verdict::elapsed(&patch.elapsed, assessment);
-        let json = json::description(&subject, &described, job.engine.provider().name, &elapsed);
+        let mut json = json::description(&subject, &described, job.engine.provider().name, &elapsed);
+        json["drafted"] = text.drafted.into();
         return Ok(Answer { json, text: description_text(&names::shown(path), &described) });
     }
     let calibration = job.bundle.manifest.classifier.as_ref().and_then(|part| part.calibration.clone());

@@ -1,4 +1,5 @@
-//! The language model on a cache of slots: a prompt is read into one slot in pieces, a step adds one token to each of the first slots.
+//! The language model on a cache of slots: a prompt is read into one slot in pieces, a step adds one token to each of the first slots, or a token and a
+//! draft of those behind it to the first one.
 
 use mmlnb_models::bundle;
 use mmlnb_models::prepare::rotary::RotaryTable;
@@ -14,7 +15,9 @@ pub(super) struct Decoder {
     prompts: Vec<IoBinding>,
     /// For each number of rows.
     steps: Vec<IoBinding>,
-    /// `[rows, vocabulary]` of a step with every slot taken; smaller calls write into its first rows.
+    /// For a token and so many more of a draft.
+    drafts: Vec<IoBinding>,
+    /// `[rows, vocabulary]` of the largest call; smaller ones write into its first rows.
     logits: DynTensor,
     sessions: Sessions,
     cache: Cache,
@@ -54,6 +57,15 @@ pub(super) struct Room {
     pub tokens: usize,
     /// Width of the logits.
     pub vocabulary: usize,
+    /// Most tokens of a draft; none: nothing is drafted.
+    pub draft: usize,
+}
+
+impl Room {
+    /// Most logits of one call.
+    pub fn logits(&self) -> usize {
+        self.slots.max(1 + self.draft) * self.vocabulary
+    }
 }
 
 impl Decoder {
@@ -61,20 +73,21 @@ impl Decoder {
     pub fn new(mut sessions: Sessions, shape: &bundle::Decoder, room: Room, cuda: bool) -> ort::Result<Decoder> {
         let mut cache = Cache::new(&sessions.steps, shape, room.slots, room.tokens, cuda)?;
         let angles = Angles::new(room.slots * room.tokens, shape.head_size as usize / 2, shape.cache_dtype != "f32")?;
-        let size = [room.slots as i64, room.vocabulary as i64];
+        let size = [(room.logits() / room.vocabulary) as i64, room.vocabulary as i64];
         let mut logits = DynTensor::new(&Allocator::default(), TensorElementType::Float32, size)?;
-        let mut bound = |session: &Session, first: usize, rows: usize| -> ort::Result<IoBinding> {
+        let mut bound = |session: &Session, first: usize, rows: usize, wanted: usize| -> ort::Result<IoBinding> {
             let binding = session.create_binding()?;
             // SAFETY: `Decoder` owns bindings, cache and logits together, drops the bindings first and runs none after that.
             unsafe {
                 cache.bind(&binding, first, rows)?;
-                cache::bind_rows(&binding, c"logits", &mut logits, rows)?;
+                cache::bind_rows(&binding, c"logits", &mut logits, wanted)?;
             }
             Ok(binding)
         };
-        let prompts = (0..room.slots).map(|slot| bound(sessions.prompts(), slot, 1)).collect::<ort::Result<_>>()?;
-        let steps = (1..=room.slots).map(|rows| bound(&sessions.steps, 0, rows)).collect::<ort::Result<_>>()?;
-        Ok(Decoder { prompts, steps, logits, sessions, cache, angles, room })
+        let prompts = (0..room.slots).map(|slot| bound(sessions.prompts(), slot, 1, 1)).collect::<ort::Result<_>>()?;
+        let steps = (1..=room.slots).map(|rows| bound(&sessions.steps, 0, rows, rows)).collect::<ort::Result<_>>()?;
+        let drafts = (1..=room.draft).map(|draft| bound(&sessions.steps, 0, 1, 1 + draft)).collect::<ort::Result<_>>()?;
+        Ok(Decoder { prompts, steps, drafts, logits, sessions, cache, angles, room })
     }
 
     /// Takes down the angles of a request's tokens, those of its prompt and those that may follow, the first one at the slot's token `from`.
@@ -103,6 +116,20 @@ impl Decoder {
         let call = Call { places, rows: (0..rows as i64).collect(), lengths: lengths.iter().map(|length| length + 1).collect() };
         call.run(&mut self.sessions.steps, &mut self.steps[rows - 1], &embeds.upcast(), &self.angles)?;
         self.first_logits(rows)
+    }
+
+    /// Adds a token and a draft, their rows `embeds` `[tokens, hidden]`, to the first slot, which holds `length` tokens. Gives the logits after each
+    /// `[tokens, vocabulary]`. Those of the draft that are not kept lie behind the slot's tokens, where nothing is read, until others take their places.
+    pub fn read_draft(&mut self, length: usize, embeds: Vec<f32>, hidden: usize) -> ort::Result<&[f32]> {
+        let tokens = embeds.len() / hidden;
+        let embeds = Tensor::from_array(([1, tokens, hidden], embeds))?;
+        let call = Call {
+            places: (length..length + tokens).collect(),
+            rows: (0..tokens as i64).collect(),
+            lengths: vec![length + tokens],
+        };
+        call.run(&mut self.sessions.steps, &mut self.drafts[tokens - 2], &embeds.upcast(), &self.angles)?;
+        self.first_logits(tokens)
     }
 
     fn first_logits(&self, rows: usize) -> ort::Result<&[f32]> {
@@ -266,7 +293,7 @@ mod tests {
         };
         let sessions = Sessions { steps: load(&part.graph), prompts: part.prompts.as_ref().map(load) };
         let vocabulary = text(bundle).vocabulary as usize;
-        Decoder::new(sessions, part, Room { slots: SLOTS, tokens: ROOM, vocabulary }, false).unwrap()
+        Decoder::new(sessions, part, Room { slots: SLOTS, tokens: ROOM, vocabulary, draft: 0 }, false).unwrap()
     }
 
     /// Of two prompts, and of a step of both.

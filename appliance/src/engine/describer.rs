@@ -4,12 +4,13 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use mmlnb_models::bundle::{self, Bundle};
+use mmlnb_models::bundle::{self, Bundle, Precision};
 use mmlnb_models::prepare::sampling::Sampler;
 use mmlnb_models::prepare::settings::GenerationSettings;
 
 use super::cache::Cache;
 use super::decoder::{Decoder, Room, Sessions};
+use super::drafts;
 use super::memory::{self, Plan};
 use super::pace;
 use super::prompt::Prompter;
@@ -55,14 +56,20 @@ impl Layout {
             )));
         }
         let vocabulary = prompter.config.text.vocabulary as usize;
-        let room = Room { slots: options.slots.max(1), tokens, vocabulary };
+        // Drafts are read with the rows of a step: only where a row's numbers are the same to the bit beside others does that leave the text as it is.
+        let exact = match bundle.manifest.precision {
+            Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => !bundle.manifest.portable,
+            Precision::F32 | Precision::F16 | Precision::Bf16 => false,
+        };
+        let draft = if options.drafts && exact { drafts::MOST } else { 0 };
+        let room = Room { slots: options.slots.max(1), tokens, vocabulary, draft };
         Ok(Layout { prompter, room })
     }
 
     /// The memory that this describer takes.
     pub fn plan(&self, bundle: &Bundle, part: &bundle::Describer) -> Plan {
         let (text, vision) = (&self.prompter.config.text, &self.prompter.config.vision);
-        let Room { slots, tokens, vocabulary } = self.room;
+        let Room { slots, tokens, .. } = self.room;
         let image = (tokens - part.generation.max_new_tokens) as u64;
         let patches = image * (vision.merge * vision.merge) as u64;
         let piece = tokens.min(pace::MOST) as u64;
@@ -70,7 +77,7 @@ impl Layout {
         // With operators of the standard alone, attention writes its scores out, and their softmax beside them.
         let scores = if bundle.manifest.portable { 2 * vision.heads as u64 * patches * patches } else { 0 };
         let towers = patches * (12 * vision.hidden + 3 * vision.inner) as u64 + scores;
-        let outputs = (slots * vocabulary + slots * tokens * text.head_size as usize) as u64;
+        let outputs = (self.room.logits() + slots * tokens * text.head_size as usize) as u64;
         Plan {
             weights: memory::weights(bundle, part.served()),
             cache: Cache::bytes(&part.decoder, slots, tokens),
@@ -96,7 +103,7 @@ impl Layout {
         let decoder = Decoder::new(sessions, &part.decoder, room, cuda)
             .map_err(|error| runtime.error("cannot allocate the describer's cache", &error))?;
         let (jobs, queue) = channel();
-        let mut worker = Worker::new(runtime.clone(), tower, table, decoder, room.slots, prompter.config.image_token);
+        let mut worker = Worker::new(runtime.clone(), tower, table, decoder, room, prompter.config.image_token);
         worker.warm_up(&prompter.opening())?;
         let thread = std::thread::Builder::new()
             .name("describer".to_string())
@@ -143,6 +150,7 @@ impl Describer {
         let description = Description {
             text: self.prompter.text(written)?,
             tokens: written.len(),
+            drafted: answer.drafted,
             mean_token_logprob: answer.logprobs / answer.tokens.len() as f64,
             stop_reason: answer.stop,
         };

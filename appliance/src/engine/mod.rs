@@ -12,6 +12,7 @@ mod classifier;
 mod cuda;
 mod decoder;
 mod describer;
+mod drafts;
 mod integers;
 mod line;
 mod memory;

@@ -10,7 +10,8 @@ use std::time::Instant;
 use mmlnb_kernels::{Spawned, each_part};
 use mmlnb_models::prepare::sampling::Sampler;
 
-use super::decoder::Decoder;
+use super::decoder::{Decoder, Room};
+use super::drafts::{self, Drafts};
 use super::line::{Asks, Line};
 use super::pace::Pace;
 use super::prompt::{Opening, Prompt};
@@ -41,6 +42,8 @@ impl Asks for Job {
 pub(super) struct Answer {
     /// Ids, the end token included.
     pub tokens: Vec<i64>,
+    /// Of them, those that a draft foresaw.
+    pub drafted: usize,
     /// Sum of their log-probabilities.
     pub logprobs: f64,
     pub stop: StopReason,
@@ -57,6 +60,8 @@ pub(super) struct Worker {
     table: Table,
     decoder: Decoder,
     slots: usize,
+    /// Absent: nothing is drafted.
+    drafts: Option<Drafts>,
     image_token: i64,
     /// Tokens of the opening.
     opening: usize,
@@ -72,6 +77,7 @@ struct Row {
     /// Tokens in the cache.
     length: usize,
     tokens: Vec<i64>,
+    drafted: usize,
     logprobs: f64,
     elapsed: Vec<(&'static str, f64)>,
     /// When its present part began.
@@ -91,14 +97,15 @@ struct Reading {
 
 impl Worker {
     /// A thread's state without requests.
-    pub fn new(runtime: Runtime, tower: Tower, table: Table, decoder: Decoder, slots: usize, image_token: i64) -> Worker {
+    pub fn new(runtime: Runtime, tower: Tower, table: Table, decoder: Decoder, room: Room, image_token: i64) -> Worker {
         let pace = Pace::new(runtime.provider.name == "cuda");
         Worker {
             runtime,
             tower,
             table,
             decoder,
-            slots,
+            slots: room.slots,
+            drafts: (room.draft > 0).then(Drafts::default),
             image_token,
             opening: 0,
             pace,
@@ -108,11 +115,12 @@ impl Worker {
         }
     }
 
-    /// Reads the opening into every slot, and takes one step with every slot taken: the memory for it is there from the start on, and does not have
-    /// to be found once all slots meet.
+    /// Reads the opening into every slot, and takes one step with every slot taken and one draft of the longest: the memory for them is there from the
+    /// start on, and does not have to be found once all slots meet.
     pub fn warm_up(&mut self, opening: &Opening) -> Result<(), EngineError> {
         self.read_opening(opening)
             .and_then(|()| self.full_step())
+            .and_then(|()| self.full_draft())
             .map_err(|error| self.runtime.error("the language model failed", &error))
     }
 
@@ -134,6 +142,14 @@ impl Worker {
 
     fn full_step(&mut self) -> ort::Result<()> {
         self.decoder.step(self.table.rows(&vec![0; self.slots]), &vec![self.opening; self.slots]).map(|_| ())
+    }
+
+    fn full_draft(&mut self) -> ort::Result<()> {
+        if self.drafts.is_none() {
+            return Ok(());
+        }
+        let embeds = self.table.rows(&[0; 1 + drafts::MOST]);
+        self.decoder.read_draft(self.opening, embeds, self.table.width()).map(|_| ())
     }
 
     /// Serves requests until nobody can send any more.
@@ -240,21 +256,64 @@ impl Worker {
         }
     }
 
-    /// One more token for everyone who writes.
+    /// One more token for everyone who writes, or as many for the only one as a draft foresaw.
     fn step(&mut self) {
-        if self.writing.is_empty() {
-            return;
+        let draft = self.draft();
+        match self.writing.len() {
+            0 => {}
+            1 if !draft.is_empty() => self.step_with(&draft),
+            _ => self.step_all(),
         }
+    }
+
+    /// What the only one who writes will probably write next; nothing where there is no such request, or none that chooses its tokens.
+    fn draft(&mut self) -> Vec<i64> {
+        match (&mut self.drafts, &self.writing[..]) {
+            (Some(drafts), [row]) if row.job.request.follow.is_none() => {
+                drafts.propose(&row.tokens, row.job.most - row.tokens.len() - 1)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The tokens that the only one who writes chooses, as long as they are those of the draft, and one more.
+    fn step_with(&mut self, draft: &[i64]) {
+        let row = &mut self.writing[0];
+        let ids: Vec<i64> = std::iter::once(row.last()).chain(draft.iter().copied()).collect();
+        let width = self.table.width();
+        let started = Instant::now();
+        let logits = match self.decoder.read_draft(row.length, self.table.rows(&ids), width) {
+            Ok(logits) => logits,
+            Err(error) => return self.fail(&error),
+        };
+        self.pace.stepped(started.elapsed());
+        let mut outcome = Ok(None);
+        let mut kept = 0;
+        for (place, logits) in logits.chunks_exact(logits.len() / ids.len()).enumerate() {
+            row.length += 1;
+            outcome = row.write(logits);
+            if outcome.is_err() || draft.get(place) != Some(&row.last()) {
+                break;
+            }
+            kept += 1;
+            if !matches!(outcome, Ok(None)) {
+                break;
+            }
+        }
+        row.drafted += kept;
+        self.drafts.iter_mut().for_each(|drafts| drafts.kept(kept));
+        if let Some(outcome) = outcome.transpose() {
+            self.leave(0, outcome);
+        }
+    }
+
+    fn step_all(&mut self) {
         let ids: Vec<i64> = self.writing.iter().map(Row::last).collect();
         let lengths: Vec<usize> = self.writing.iter().map(|row| row.length).collect();
         let started = Instant::now();
         let logits = match self.decoder.step(self.table.rows(&ids), &lengths) {
             Ok(logits) => logits,
-            Err(error) => {
-                let error = self.runtime.error("the language model failed", &error);
-                let all = self.writing.drain(..).chain(self.reading.take().map(|reading| reading.row));
-                return all.for_each(|row| row.answer(Err(error.clone())));
-            }
+            Err(error) => return self.fail(&error),
         };
         self.pace.stepped(started.elapsed());
         let width = logits.len() / ids.len();
@@ -271,12 +330,23 @@ impl Worker {
         }
     }
 
+    /// After a call that failed, answers all who were in it or wait behind it.
+    fn fail(&mut self, error: &ort::Error) {
+        let error = self.runtime.error("the language model failed", error);
+        let all = self.writing.drain(..).chain(self.reading.take().map(|reading| reading.row));
+        all.for_each(|row| row.answer(Err(error.clone())));
+    }
+
     /// Answers the request of a slot; the last one that writes moves into the gap, and the one that is being read behind it.
     fn leave(&mut self, slot: usize, outcome: Result<StopReason, EngineError>) {
         if let Err(error) = &outcome {
             self.forget(slot, error);
         }
-        self.writing.swap_remove(slot).answer(outcome);
+        let row = self.writing.swap_remove(slot);
+        if let (Some(drafts), Ok(_)) = (&mut self.drafts, &outcome) {
+            drafts.learn(&row.tokens);
+        }
+        row.answer(outcome);
         let last = self.writing.len();
         let moved = if slot < last { self.decoder.relocate(last, slot, self.writing[slot].length) } else { Ok(()) };
         if let Some(reading) = self.reading.take() {
@@ -308,7 +378,7 @@ impl Worker {
 impl Row {
     fn new(job: Job, length: usize) -> Row {
         let (tokens, elapsed, image_embeds, logits) = Default::default();
-        Row { job, length, tokens, logprobs: 0.0, elapsed, since: Instant::now(), image_embeds, logits }
+        Row { job, length, tokens, drafted: 0, logprobs: 0.0, elapsed, since: Instant::now(), image_embeds, logits }
     }
 
     /// A part that began at `since` ends, and the next one begins.
@@ -352,8 +422,8 @@ impl Row {
     fn answer(mut self, outcome: Result<StopReason, EngineError>) {
         let trace = (outcome.is_ok() && self.job.request.trace).then(|| self.trace());
         self.part("decode", self.since);
-        let Row { job, tokens, logprobs, elapsed, .. } = self;
-        let _ = job.reply.send(outcome.map(|stop| Answer { tokens, logprobs, stop, elapsed, trace }));
+        let Row { job, tokens, drafted, logprobs, elapsed, .. } = self;
+        let _ = job.reply.send(outcome.map(|stop| Answer { tokens, drafted, logprobs, stop, elapsed, trace }));
     }
 
     /// The tensors of `--trace`.

@@ -26,6 +26,8 @@ pub struct EngineOptions {
     pub onnx_runtime: Option<PathBuf>,
     /// Which halves of the bundle to load.
     pub load: Mode,
+    /// A lone request's likely tokens are read together where that cannot change its text: on a processor, with weights in few bits.
+    pub drafts: bool,
 }
 
 impl Default for EngineOptions {
@@ -38,6 +40,7 @@ impl Default for EngineOptions {
             memory_limit: None,
             onnx_runtime: None,
             load: Mode::Both,
+            drafts: true,
         }
     }
 }
@@ -146,6 +149,8 @@ pub struct Description {
     pub text: String,
     /// Tokens written, the end token not counted.
     pub tokens: usize,
+    /// Tokens written, the end token included, that a draft foresaw: they cost nearly nothing. Depends on what was written before.
+    pub drafted: usize,
     /// Mean natural logarithm of the raw probability of the tokens written, the end token included.
     pub mean_token_logprob: f64,
     /// Why it ends.

@@ -103,6 +103,7 @@ fn answer(image: &PatchImage) -> Assessment {
                 image.sha256[0], image.sha256[1]
             ),
             tokens: 14,
+            drafted: 0,
             mean_token_logprob: -0.41,
             stop_reason: StopReason::EndToken,
         }),
