@@ -15,6 +15,8 @@ pub enum Part {
     Preparation,
     /// The decoder in int4 from a checkpoint: time and memory
     Export,
+    /// Twenty images that are dropped together, beside the describer's own time, of the appliance alone
+    Queue,
     /// Drop to report, less inference, of the appliance alone
     Overhead,
 }

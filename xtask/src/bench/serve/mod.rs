@@ -12,6 +12,7 @@ mod make;
 mod ours;
 mod peers;
 mod process;
+mod queue;
 mod table;
 
 use crate::appliance::{Appliance, program_path, say};
@@ -114,6 +115,9 @@ pub fn run(options: &Options) -> Result<()> {
         );
     }
     trouble.extend(missed);
+    if options.wants(Part::Queue) {
+        trouble.extend(queue::queue(&made.pipeline_bundle(options), &made.image_files()?, options.threads)?);
+    }
     if options.wants(Part::Overhead) {
         trouble.extend(overhead()?);
     }
