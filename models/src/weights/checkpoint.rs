@@ -130,6 +130,7 @@ impl Checkpoint {
             let mut found = Vec::new();
             while let Some(key) = keys.get(next.fetch_add(1, Ordering::Relaxed)) {
                 found.extend(self.not_finite(key).map(|error| (*key, error)));
+                self.give_back(key);
             }
             found
         };
@@ -147,6 +148,12 @@ impl Checkpoint {
     pub(super) fn not_finite(&self, key: &str) -> Option<WeightError> {
         let pieces = &self.tensors.get(key)?.pieces;
         pieces.iter().find_map(|(file, entry)| self.files[*file].not_finite(&self.files[*file].entries[*entry]))
+    }
+
+    /// Takes a tensor's pages out of this process's memory.
+    pub(super) fn give_back(&self, key: &str) {
+        let pieces = self.tensors.get(key).map_or(&[][..], |tensor| &tensor.pieces);
+        pieces.iter().for_each(|(file, entry)| self.files[*file].give_back(&self.files[*file].entries[*entry]));
     }
 
     /// SHA-256 of the files' contents in hex: of the one file, or of the files' own hashes in the order of their names. Computed once.

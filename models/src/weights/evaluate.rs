@@ -119,6 +119,12 @@ impl<'a> Weights<'a> {
         weight.keys().into_iter().find_map(|key| self.checkpoint.not_finite(key))
     }
 
+    /// Takes the pages of a weight's tensors in the checkpoint out of this process's memory: for whoever has made a copy of them. They are mapped, so
+    /// that they come from the file again when they are read, and until then count twice.
+    pub fn give_back(&self, weight: &Weight) {
+        weight.keys().into_iter().for_each(|key| self.checkpoint.give_back(key));
+    }
+
     /// Whether two weights of one shape differ in any number, by bytes of f32.
     pub(super) fn differ(&self, a: &Weight, b: &Weight) -> Result<bool, WeightError> {
         const BLOCK: usize = 1 << 18;

@@ -1,7 +1,7 @@
 //! One safetensors file, memory-mapped, its header checked against its size.
 
 use super::{DType, WeightError, foreign, stored::non_finite};
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use serde::Deserialize;
 use std::{
     fs::File,
@@ -74,6 +74,13 @@ impl Mapped {
     /// The bytes of one of its tensors.
     pub fn bytes(&self, entry: &Entry) -> &[u8] {
         &self.map[entry.bytes.clone()]
+    }
+
+    /// Takes a tensor's pages out of this process's memory; read again, they come from the file.
+    pub fn give_back(&self, entry: &Entry) {
+        // Where the kernel refuses, the pages stay: nothing else depends on it.
+        // SAFETY: the mapping is shared with the file and never written to, so every page of it reads the same afterwards.
+        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, entry.bytes.start, entry.bytes.len()) };
     }
 }
 

@@ -6,7 +6,10 @@ use mmlnb_models::{
     weights::{DType, Stored, WeightError, Weights},
 };
 use std::collections::HashMap;
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Bytes of the checkpoint that are copied at one time.
+const PIECE: usize = 1 << 22;
 
 /// A tensor that a plan owns. Its gradient, if it is trained, is `tensor.grad()`.
 #[derive(Debug)]
@@ -148,7 +151,7 @@ impl Loader<'_, '_, '_> {
     /// A weight that has to be evaluated, as a leaf of its own.
     fn computed(&mut self, weight: &Weight, trained: bool) -> Result<Parameter, TorchError> {
         if let Some(stored) = self.weights.stored(weight) {
-            return self.leaf(weight, trained, |kind| tensor(&stored)?.f_to_kind(kind)).map(Parameter::Leaf);
+            return self.leaf(weight, trained, |kind| tensor(&stored, kind)).map(Parameter::Leaf);
         }
         let shape: Vec<i64> = self.weights.shape(weight)?.iter().map(|size| *size as i64).collect();
         let values = self.weights.all(weight)?;
@@ -162,7 +165,7 @@ impl Loader<'_, '_, '_> {
             .weights
             .stored(weight)
             .ok_or_else(|| WeightError::Evaluation { weight: weight.to_string(), problem: problem() })?;
-        self.leaf(weight, trained, |kind| tensor(&stored)?.f_to_kind(kind))
+        self.leaf(weight, trained, |kind| tensor(&stored, kind))
     }
 
     /// The base is frozen whatever is trained beside it: that is what an adapter is for.
@@ -228,6 +231,8 @@ impl Loader<'_, '_, '_> {
                 .and_then(|t| t.f_set_requires_grad(trained))
                 .map_err(|error| TorchError::Loading { weight: weight.to_string(), problem: first_line(&error) })?,
         };
+        // The checkpoint is mapped: what was copied from it would stay in memory a second time.
+        self.weights.give_back(weight);
         let number = self.leaves.all.len();
         self.leaves.all.push(Leaf { name: weight.name(), tensor });
         self.leaves.known.insert(weight.clone(), number);
@@ -243,21 +248,23 @@ fn has_adapter(weight: &Weight) -> bool {
     }
 }
 
-fn tensor(stored: &Stored<'_>) -> Result<Tensor, TchError> {
-    let kind = match stored.dtype {
+/// The numbers of a tensor in the checkpoint, in a type.
+///
+/// The whole is allocated before its pieces: memory that a copy left free below it would not be used again (glibc's aligned allocations find no room in a gap of
+/// their own size), so that in the end copies of everything would stand beside the weights.
+fn tensor(stored: &Stored<'_>, kind: Kind) -> Result<Tensor, TchError> {
+    let from = match stored.dtype {
         DType::F32 => Kind::Float,
         DType::F16 => Kind::Half,
         DType::BF16 => Kind::BFloat16,
     };
     let shape: Vec<i64> = stored.shape.iter().map(|size| *size as i64).collect();
-    let width = (stored.row_len() * stored.dtype.size()).max(1);
-    let parts: Result<Vec<Tensor>, TchError> = stored
-        .parts
-        .iter()
-        .map(|bytes| {
-            let rows = (bytes.len() / width) as i64;
-            Tensor::f_from_data_size(bytes, &[rows, stored.row_len() as i64], kind)
-        })
-        .collect();
-    Tensor::f_cat(&parts?, 0)?.f_reshape(&shape)
+    let whole = Tensor::f_empty([stored.byte_len() as i64 / stored.dtype.size() as i64], (kind, Device::Cpu))?;
+    let mut at = 0;
+    for bytes in stored.parts.iter().flat_map(|part| part.chunks(PIECE)) {
+        let count = (bytes.len() / stored.dtype.size()) as i64;
+        whole.f_narrow(0, at, count)?.f_copy_(&Tensor::f_from_data_size(bytes, &[count], from)?)?;
+        at += count;
+    }
+    whole.f_reshape(&shape)
 }

@@ -3,6 +3,7 @@
 use crate::bench::quick;
 use mmlnb_models::{
     config::{QwenConfig, TextConfig, VisionConfig},
+    cost,
     graph::Parameter,
     networks,
     weights::{Adapter, Checkpoint, Naming, Weights},
@@ -139,10 +140,62 @@ fn the_plan_is_within_15_percent_of_what_a_process_takes() {
     }
 }
 
+const LOADING: &str = "MMLNB_MEMORY_LOADING";
+
+/// Neither copies that were made on the way nor the pages of the mapped checkpoint stay beside the weights, whatever type they are stored in.
+#[test]
+fn loaded_weights_are_in_memory_once() {
+    let config = sizes(512, 10, 20_000);
+    if let Ok(file) = std::env::var(LOADING) {
+        return loaded(&config, Path::new(&file));
+    }
+    for kind in [Kind::BFloat16, Kind::Float] {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = random(&config, folder.path(), kind);
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "memory::loaded_weights_are_in_memory_once", "--nocapture"])
+            .env(LOADING, checkpoint.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{kind:?}: {text}\n{}", String::from_utf8_lossy(&output.stderr));
+        text.lines().filter(|line| line.contains("of weights")).for_each(|line| println!("{kind:?}: {line}"));
+    }
+}
+
+/// Loads a describer that computes in f32 in this process.
+fn loaded(config: &QwenConfig, file: &Path) {
+    let checkpoint = Checkpoint::open(file, Naming::Qwen).unwrap();
+    let weights = Weights::new(&checkpoint);
+    let bytes = 4 * cost::parameters(&describe::graphs(config, &weights).iter().collect::<Vec<_>>());
+    let frozen = describe::Trained { adapters: false, language: false, vision_blocks: false, merger: false, recompute: true };
+    let resident = || resident("RssAnon:") + resident("RssFile:");
+    let (before, most, done) = (resident(), AtomicI64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                most.fetch_max(resident(), Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_micros(200));
+            }
+        });
+        checkpoint.check_finite().unwrap();
+        let _describer = Describer::new(config, &weights, (Device::Cpu, Kind::Float), frozen, 0.0, true).unwrap();
+        done.store(true, Ordering::Relaxed);
+    });
+    let most = most.load(Ordering::Relaxed) - before;
+    println!("{most} bytes for {bytes} of weights");
+    assert!(most < bytes + bytes / 4, "{most} bytes for {bytes} of weights");
+}
+
 /// Anonymous memory of this process in bytes.
 fn anonymous() -> i64 {
+    resident("RssAnon:")
+}
+
+/// Memory of this process of one kind in bytes.
+fn resident(kind: &str) -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(kind)).unwrap();
     line.trim().strip_suffix("kB").unwrap().trim().parse::<i64>().unwrap() * 1024
 }
 
