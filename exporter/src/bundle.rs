@@ -213,7 +213,7 @@ fn write_describer(
     let mut kept = Vec::new();
     let mut write_as = |network: Network, name: &str, precision: Precision| {
         let statistics = calibration.as_ref().map(|calibration| &calibration.statistics);
-        let few = FewBits::decide(&source.graph(network)?, &source.weights()?, precision, statistics)?;
+        let few = FewBits::decide_telling(&source.graph(network)?, &source.weights()?, precision, statistics, (name, progress))?;
         kept.extend_from_slice(few.kept());
         let calibrated = statistics.map(|statistics| statistics.sha256());
         write_graph(source, network, Form { name, precision, portable: recipe.portable, few: &few, calibrated }, &dir, progress)
@@ -273,7 +273,8 @@ fn write_classifier(
             Network::Prmf => ("prmf", &mut prmf, &none),
             Network::Vision | Network::Embedding | Network::Decoder => continue,
         };
-        let few = FewBits::decide(&source.graph(network)?, &source.weights()?, recipe.precision, None)?;
+        let (graph, weights) = (source.graph(network)?, source.weights()?);
+        let few = FewBits::decide_telling(&graph, &weights, recipe.precision, None, (name, progress))?;
         let few = few.with_convolutions(convolutions.clone());
         let form = Form { name, precision: recipe.precision, portable: recipe.portable, few: &few, calibrated: None };
         *place = Some(write_graph(source, network, form, &dir, progress)?.described(&format!("{CLASSIFIER}/{name}.onnx")));

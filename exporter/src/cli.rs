@@ -1,6 +1,6 @@
 //! The commands.
 
-use crate::progress::{Progress, megabytes};
+use crate::progress::{Progress, Work, megabytes};
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
 use mmlnb_exporter::{
     Calibration, Convolutions, ExportError, FewBits, Network, Recipe, Report, Source, Step, check_calibration, export_bundle,
@@ -165,15 +165,19 @@ fn graph(args: &GraphArgs) -> Result<(), ExportError> {
     let (graph, weights, name) = (source.graph(args.network)?, source.weights()?, args.network.name());
     let convolutions = Convolutions::open(&source, args.network, precision)?;
     convolutions.warning().iter().for_each(|warning| eprintln!("warning: {name}: {warning}"));
-    let few = FewBits::decide(&graph, &weights, precision, statistics)?.with_convolutions(convolutions);
+    let current = RefCell::new(None);
+    let progress = |step: Step<'_>| tell(&current, step);
+    let few =
+        FewBits::decide_telling(&graph, &weights, precision, statistics, (name, &progress))?.with_convolutions(convolutions);
     let lowered =
         if portable { lower_portable(&graph, name, precision, &few)? } else { lower_deciding(&graph, name, precision, &few)? };
     let size = image_size.map(|[width, height]| ("image_size", format!("{width}x{height}")));
     let calibrated = statistics.map(|statistics| ("calibration_sha256", statistics.sha256().to_string()));
     let metadata: Vec<(&str, String)> = size.into_iter().chain(calibrated).collect();
-    let progress = Progress::begin(name, weight_bytes(&lowered));
-    let info = export_decided(&lowered, (&weights, &few), precision, &args.output, &metadata, &|bytes| progress.advance(bytes))?;
-    drop(progress);
+    progress(Step::Begin { name, bytes: weight_bytes(&lowered) });
+    let wrote = |bytes| progress(Step::Wrote(bytes));
+    let info = export_decided(&lowered, (&weights, &few), precision, &args.output, &metadata, &wrote)?;
+    progress(Step::End);
     say(&format!("{}: {} parameters, {}\n", info.file.display(), info.parameters, megabytes(weight_bytes(&lowered))))
 }
 
@@ -220,8 +224,9 @@ fn genai(args: GenaiArgs) -> Result<(), ExportError> {
 /// Shows how far an export of several graphs is.
 fn tell(current: &RefCell<Option<Progress>>, step: Step<'_>) {
     match step {
-        Step::Begin { name, bytes } => drop(current.replace(Some(Progress::begin(name, bytes)))),
-        Step::Wrote(bytes) => current.borrow().iter().for_each(|progress| progress.advance(bytes)),
+        Step::Decide { name, matrices } => drop(current.replace(Some(Progress::begin(name, Work::Deciding, matrices)))),
+        Step::Begin { name, bytes } => drop(current.replace(Some(Progress::begin(name, Work::Writing, bytes)))),
+        Step::Decided(more) | Step::Wrote(more) => current.borrow().iter().for_each(|progress| progress.advance(more)),
         Step::End => drop(current.replace(None)),
         Step::Warning(warning) => eprintln!("warning: {warning}"),
     }

@@ -30,6 +30,15 @@ pub struct GraphInfo {
 /// How far an export is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step<'a> {
+    /// It begins to be decided how a graph's matrices come into few bits.
+    Decide {
+        /// Its name.
+        name: &'a str,
+        /// How often a matrix is looked at.
+        matrices: u64,
+    },
+    /// So many more matrices were looked at.
+    Decided(u64),
     /// A graph begins.
     Begin {
         /// Its name.
@@ -39,7 +48,7 @@ pub enum Step<'a> {
     },
     /// So many more bytes of weights were written.
     Wrote(u64),
-    /// The graph is whole, or failed.
+    /// All is decided, or the graph is whole; or it failed.
     End,
     /// Something that the user should know.
     Warning(&'a str),

@@ -126,7 +126,7 @@ fn write_graph(
 ) -> Result<(), ExportError> {
     let name = network.name();
     let (graph, weights) = (source.graph(network)?, source.weights()?);
-    let few = FewBits::decide(&graph, &weights, precision, None)?;
+    let few = FewBits::decide_telling(&graph, &weights, precision, None, (name, progress))?;
     let lowered = lower_genai(&graph, name, precision, &few, form)?;
     progress(Step::Begin { name, bytes: weight_bytes(&lowered) });
     let metadata = [("interface", "onnxruntime-genai".to_string())];

@@ -1,4 +1,4 @@
-//! Telling how far writing is: a bar on a terminal, plain lines elsewhere.
+//! Telling how far deciding and writing are: a bar on a terminal, plain lines elsewhere.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
@@ -10,9 +10,42 @@ use std::{
 /// Time between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// Progress of one file, on standard error.
+/// What is counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Matrices of which it is decided how they come into few bits.
+    Deciding,
+    /// Bytes of weights that are written.
+    Writing,
+}
+
+impl Work {
+    fn told(self) -> &'static str {
+        match self {
+            Work::Deciding => "deciding",
+            Work::Writing => "writing",
+        }
+    }
+
+    fn amount(self, count: u64) -> String {
+        match self {
+            Work::Deciding => format!("{count} matrices"),
+            Work::Writing => megabytes(count),
+        }
+    }
+
+    fn bar(self) -> &'static str {
+        match self {
+            Work::Deciding => "{msg:12} {wide_bar} {pos}/{len} {eta}",
+            Work::Writing => "{msg:12} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        }
+    }
+}
+
+/// Progress of one graph's decisions or file, on standard error.
 pub struct Progress {
     name: String,
+    work: Work,
     total: u64,
     done: Cell<u64>,
     told: Cell<Instant>,
@@ -20,27 +53,28 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins a file whose weights take `total` bytes.
-    pub fn begin(name: &str, total: u64) -> Progress {
+    /// Begins `total` matrices of a graph, or a file whose weights take so many bytes.
+    pub fn begin(name: &str, work: Work, total: u64) -> Progress {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{msg:12} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+            let style = ProgressStyle::with_template(work.bar());
             let bar = ProgressBar::new(total).with_style(style.expect("the template is a constant that indicatif accepts"));
             bar.with_message(name.to_string())
         });
         if bar.is_none() {
-            eprintln!("{name}: writing {}", megabytes(total));
+            eprintln!("{name}: {} {}", work.told(), work.amount(total));
         }
-        Progress { name: name.to_string(), total, done: Cell::new(0), told: Cell::new(Instant::now()), bar }
+        Progress { name: name.to_string(), work, total, done: Cell::new(0), told: Cell::new(Instant::now()), bar }
     }
 
-    /// `bytes` more were written.
-    pub fn advance(&self, bytes: u64) {
-        self.done.set(self.done.get() + bytes);
+    /// So many more are done.
+    pub fn advance(&self, more: u64) {
+        self.done.set(self.done.get() + more);
         match &self.bar {
-            Some(bar) => bar.inc(bytes),
+            Some(bar) => bar.inc(more),
             None if self.told.get().elapsed() >= LINE_EVERY => {
                 self.told.set(Instant::now());
-                eprintln!("{}: {} of {}", self.name, megabytes(self.done.get()), megabytes(self.total));
+                let [done, total] = [self.done.get(), self.total].map(|count| self.work.amount(count));
+                eprintln!("{}: {done} of {total}", self.name);
             }
             None => {}
         }

@@ -587,7 +587,13 @@ fn golden_qwen2_5_vl_and_golden_lora_calibrations_are_used_and_those_of_others_r
     let plain = ["describer/decoder.onnx", "describer/prompts.onnx", "describer/vision.onnx"].map(codes);
     let good = at("good");
     let calibrated = ["--precision", "int4+int8", "--calibration", path(&good)];
-    let first = succeeds(&[arguments.as_slice(), &calibrated].concat());
+    let written = run(&[arguments.as_slice(), &calibrated].concat());
+    let [first, said] = [written.stdout, written.stderr].map(|text| String::from_utf8(text).unwrap());
+    for name in ["vision", "decoder", "prompts"] {
+        let lines: Vec<&str> = said.lines().filter(|line| line.starts_with(&format!("{name}: "))).collect();
+        let [deciding, writing] = ["deciding", "writing"].map(|what| lines.iter().position(|line| line.contains(what)));
+        assert!(deciding.is_some() && deciding < writing, "{said}");
+    }
     assert_eq!(first, succeeds(&[arguments.as_slice(), &calibrated].concat()), "the same bundle each time");
     let manifest = json(&output.join("manifest.json"));
     let (_, sha256) = mmlnb_models::hash::sha256_file(&at("good").join("calibration.json")).unwrap();

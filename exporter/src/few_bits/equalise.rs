@@ -44,35 +44,51 @@ struct Place<'g> {
     cached: bool,
 }
 
-/// The factors of a network's tensors.
+/// How many matrices [`factors`] looks at.
+pub(super) fn matrices(graph: &Graph) -> u64 {
+    places(graph).iter().map(|place| place.readers.len() as u64).sum()
+}
+
+/// The factors of a network's tensors. `tell` hears how many more matrices were looked at.
 pub(super) fn factors(
     graph: &Graph,
     weights: &Weights<'_>,
     storage: Storage,
     statistics: &Statistics,
+    tell: &dyn Fn(u64),
 ) -> Result<Factors, ExportError> {
     let mut factors = Factors::default();
     // From the last layer to the first: what rows were divided by is known when the columns of their matrix are looked at.
     for place in places(graph).iter().rev() {
-        let Some(channels) = place.readers.first().and_then(|weight| statistics.layers.get(module(weight))) else { continue };
-        let numbers = Numbers { weights, factors: &factors };
-        let rows = place
-            .readers
-            .iter()
-            .map(|weight| Ok(some_rows(&numbers, weight, ROWS)?.0))
-            .collect::<Result<Vec<_>, ExportError>>()?;
-        let storages = if place.cached { vec![Storage::Channels, Storage::Blocks { bits: 4 }] } else { vec![storage] };
-        let Some(chosen) = chosen(place, channels, &rows, &storages) else { continue };
-        for key in place.readers.iter().flat_map(|weight| weight.keys()) {
-            factors.columns.insert(key.to_string(), place.factor_of.iter().map(|number| chosen[*number]).collect());
-        }
-        for key in &place.makers {
-            let count = weights.shape(&Weight::Key(key.to_string()))?[0];
-            let divided = factors.rows.entry(key.to_string()).or_insert_with(|| vec![1.0; count]);
-            divided[place.first..].iter_mut().zip(&chosen).for_each(|(row, factor)| *row /= factor);
-        }
+        divide(place, weights, storage, statistics, &mut factors)?;
+        tell(place.readers.len() as u64);
     }
     Ok(factors)
+}
+
+/// Adds the factors of a place, if there are any that are better than 1.
+fn divide(
+    place: &Place<'_>,
+    weights: &Weights<'_>,
+    storage: Storage,
+    statistics: &Statistics,
+    factors: &mut Factors,
+) -> Result<(), ExportError> {
+    let Some(channels) = place.readers.first().and_then(|weight| statistics.layers.get(module(weight))) else { return Ok(()) };
+    let numbers = Numbers { weights, factors };
+    let rows =
+        place.readers.iter().map(|weight| Ok(some_rows(&numbers, weight, ROWS)?.0)).collect::<Result<Vec<_>, ExportError>>()?;
+    let storages = if place.cached { vec![Storage::Channels, Storage::Blocks { bits: 4 }] } else { vec![storage] };
+    let Some(chosen) = chosen(place, channels, &rows, &storages) else { return Ok(()) };
+    for key in place.readers.iter().flat_map(|weight| weight.keys()) {
+        factors.columns.insert(key.to_string(), place.factor_of.iter().map(|number| chosen[*number]).collect());
+    }
+    for key in &place.makers {
+        let count = weights.shape(&Weight::Key(key.to_string()))?[0];
+        let divided = factors.rows.entry(key.to_string()).or_insert_with(|| vec![1.0; count]);
+        divided[place.first..].iter_mut().zip(&chosen).for_each(|(row, factor)| *row /= factor);
+    }
+    Ok(())
 }
 
 /// All places of a network, in the order of their first readers.

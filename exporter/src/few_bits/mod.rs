@@ -12,6 +12,7 @@ pub use sensitive::Kept;
 
 use crate::{
     error::ExportError,
+    export::Step,
     lower::fused,
     numbers::{Factors, Numbers},
     policy::{Policy, Storage},
@@ -45,20 +46,46 @@ impl FewBits {
         precision: Precision,
         statistics: Option<&Statistics>,
     ) -> Result<FewBits, ExportError> {
+        FewBits::decide_telling(graph, weights, precision, statistics, ("", &|_| ()))
+    }
+
+    /// The same for a graph of this name; `progress` hears how far it is.
+    ///
+    /// # Errors
+    /// As [`FewBits::decide`].
+    pub fn decide_telling(
+        graph: &Graph,
+        weights: &Weights<'_>,
+        precision: Precision,
+        statistics: Option<&Statistics>,
+        (name, progress): (&str, &dyn Fn(Step<'_>)),
+    ) -> Result<FewBits, ExportError> {
         let policy = Policy::new(precision, graph);
         let mut decided = FewBits::default();
         if policy.matrices() == Storage::Float {
             return Ok(decided);
         }
-        if let Some(statistics) = statistics {
-            decided.factors = equalise::factors(graph, weights, policy.matrices(), statistics)?;
-            decided.importance = importance(graph, statistics, &decided.factors);
+        let fused = (policy.matrices() == Storage::Blocks { bits: 4 }).then(|| fused(graph, precision));
+        let matrices = statistics.map_or(0, |_| equalise::matrices(graph)) + fused.as_ref().map_or(0, sensitive::matrices);
+        if matrices == 0 {
+            return Ok(decided);
         }
-        if policy.matrices() == (Storage::Blocks { bits: 4 }) {
-            let numbers = Numbers { weights, factors: &decided.factors };
-            decided.kept = sensitive::kept(&fused(graph, precision), &numbers, &|weight| decided.importance(weight))?;
-        }
-        Ok(decided)
+        progress(Step::Decide { name, matrices });
+        let tell = |matrices| progress(Step::Decided(matrices));
+        let mut all = || -> Result<(), ExportError> {
+            if let Some(statistics) = statistics {
+                decided.factors = equalise::factors(graph, weights, policy.matrices(), statistics, &tell)?;
+                decided.importance = importance(graph, statistics, &decided.factors);
+            }
+            if let Some(fused) = &fused {
+                let numbers = Numbers { weights, factors: &decided.factors };
+                decided.kept = sensitive::kept(fused, &numbers, &|weight| decided.importance(weight), &tell)?;
+            }
+            Ok(())
+        };
+        let done = all();
+        progress(Step::End);
+        done.map(|()| decided)
     }
 
     /// The same, with what is known of the network's convolutions.

@@ -7,7 +7,7 @@ use crate::{
     random::{numbers, text_config, write_checkpoint},
     session::{Onnx, assert_near},
 };
-use mmlnb_exporter::{FewBits, Network, Sizes, Source, export_decided, lower_deciding, nodes::Attribute};
+use mmlnb_exporter::{FewBits, Network, Sizes, Source, Step, export_decided, lower_deciding, nodes::Attribute};
 use mmlnb_models::{
     bundle::Precision,
     config::TextConfig,
@@ -16,10 +16,10 @@ use mmlnb_models::{
     statistics::{Channels, FORMAT, Gathered, Statistics, linear_layers},
     weights::{Checkpoint, Naming, Weights},
 };
-use std::collections::BTreeMap;
+use std::{cell::Cell, collections::BTreeMap};
 
-/// Every so many channels between gate, up and down one is planted.
-const EACH: usize = 10;
+/// Every so many channels between gate, up and down one is planted, unless a test says otherwise.
+const EACH: Option<usize> = Some(10);
 const FACTOR: f32 = 100.0;
 const TOKENS: usize = 40;
 
@@ -28,26 +28,27 @@ fn config(layers: i64) -> TextConfig {
 }
 
 /// A random network. `up` gives a hundred times as much in the planted channels, and `down` takes a hundredth of them: in exact arithmetic nothing has changed.
-fn planted(graph: &Graph, seed: u64) -> (tempfile::TempDir, Checkpoint) {
+fn planted(graph: &Graph, seed: u64, each: Option<usize>) -> (tempfile::TempDir, Checkpoint) {
     let folder = tempfile::tempdir().unwrap();
-    write_checkpoint(folder.path(), graph, |p| values(p, seed));
+    write_checkpoint(folder.path(), graph, |p| values(p, seed, each));
     let checkpoint = Checkpoint::open(folder.path(), Naming::Qwen).unwrap();
     (folder, checkpoint)
 }
 
-fn values(p: &Parameter, seed: u64) -> Vec<f32> {
+fn values(p: &Parameter, seed: u64, each: Option<usize>) -> Vec<f32> {
     let count = p.shape.iter().product::<i64>() as usize;
     let seed = p.key.bytes().fold(seed, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
     let gain = p.key.contains("norm");
     let scale = if p.shape.len() == 1 { 0.3 } else { 1.7 / (p.shape[1] as f32).sqrt() };
     let mut values: Vec<f32> = numbers(seed, count).into_iter().map(|v| v * scale + if gain { 1.0 } else { 0.0 }).collect();
     let width = *p.shape.last().unwrap() as usize;
+    let Some(each) = each else { return values };
     for (row, values) in values.chunks_exact_mut(width).enumerate() {
-        if p.key.ends_with("up_proj.weight") && row % EACH == 5 {
+        if p.key.ends_with("up_proj.weight") && row % each == 5 {
             values.iter_mut().for_each(|value| *value *= FACTOR);
         }
         if p.key.ends_with("down_proj.weight") {
-            values.iter_mut().skip(5).step_by(EACH).for_each(|value| *value /= FACTOR);
+            values.iter_mut().skip(5).step_by(each).for_each(|value| *value /= FACTOR);
         }
     }
     values
@@ -137,13 +138,13 @@ struct Planted {
 }
 
 impl Planted {
-    fn new(layers: i64, seed: u64) -> Planted {
+    fn new(layers: i64, seed: u64, each: Option<usize>) -> Planted {
         let config = config(layers);
         let graph = networks::decoder(&config, true);
         let mut names: Vec<String> = (0..layers).map(|n| format!("model.layers.{n}.mlp.down_proj")).collect();
         let graph = graph.expose(&names.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
         names.push("logits".into());
-        let (_folder, checkpoint) = planted(&graph, seed);
+        let (_folder, checkpoint) = planted(&graph, seed, each);
         Planted { config, graph, _folder, checkpoint, names }
     }
 
@@ -155,7 +156,7 @@ impl Planted {
 /// Prompts and steps share one cache, so that what goes through it is divided alike at every precision.
 #[test]
 fn factors_change_nothing_and_caches_are_alike() {
-    let network = Planted::new(2, 3);
+    let network = Planted::new(2, 3, EACH);
     let weights = Weights::new(&network.checkpoint);
     let statistics = statistics(&network.config, &network.graph, &weights);
     let expected = network.run(Precision::F32, &FewBits::default());
@@ -179,7 +180,7 @@ fn factors_change_nothing_and_caches_are_alike() {
 #[test]
 fn planted_channels_cost_little_with_statistics() {
     for seed in 0..3 {
-        let network = Planted::new(2, seed);
+        let network = Planted::new(2, seed, EACH);
         let weights = Weights::new(&network.checkpoint);
         let statistics = statistics(&network.config, &network.graph, &weights);
         let expected = network.run(Precision::F32, &FewBits::default());
@@ -203,7 +204,7 @@ fn a_matrix_that_suffers_from_4_bits_keeps_8() {
     let folder = tempfile::tempdir().unwrap();
     let name = "model.layers.1.self_attn.o_proj.weight";
     write_checkpoint(folder.path(), &graph, |p| {
-        let mut values = values(p, 9);
+        let mut values = values(p, 9, EACH);
         if p.key == name {
             values.iter_mut().step_by(32).for_each(|value| *value *= 20.0);
         }
@@ -253,4 +254,34 @@ fn golden_qwen2_5_vl_vision_stays_what_it_is() {
         vision.run(vision_inputs(pixels.clone(), [1, 16, 16], &config)).remove("image_embeds").unwrap().1
     });
     assert_near("image_embeds", &divided, &plain, 1e-3);
+}
+
+/// All matrices that are announced are told, with statistics and without; nothing is announced where nothing is decided.
+#[test]
+fn progress_tells_all_matrices() {
+    let network = Planted::new(2, 1, EACH);
+    let weights = Weights::new(&network.checkpoint);
+    let statistics = statistics(&network.config, &network.graph, &weights);
+    for (precision, given, looks) in [
+        (Precision::F32, Some(&statistics), 0),
+        (Precision::Int8, None, 0),
+        (Precision::Int8, Some(&statistics), 15),
+        (Precision::Int4, None, 9),
+        (Precision::Int4, Some(&statistics), 24),
+    ] {
+        let (announced, told, open) = (Cell::new(0), Cell::new(0), Cell::new(false));
+        let progress = |step: Step<'_>| match step {
+            Step::Decide { name, matrices } => {
+                assert_eq!(name, "decoder");
+                announced.set(matrices);
+                open.set(true);
+            }
+            Step::Decided(more) => told.set(told.get() + more),
+            Step::End => open.set(false),
+            other => panic!("{other:?}"),
+        };
+        let few = FewBits::decide_telling(&network.graph, &weights, precision, given, ("decoder", &progress)).unwrap();
+        assert_eq!(few, FewBits::decide(&network.graph, &weights, precision, given).unwrap());
+        assert_eq!((announced.get(), told.get(), open.get()), (looks, looks, false), "{precision}");
+    }
 }

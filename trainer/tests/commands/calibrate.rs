@@ -184,7 +184,7 @@ fn golden_curriculum_calibrate_lets_a_classifiers_convolutions_be_in_8_bits() {
         let recipe = Recipe { precision, portable, ..of_classifier(&at("bundle"), &at("classifier")) };
         export_bundle(&recipe, &|step| match step {
             Step::Warning(warning) => warnings.borrow_mut().push(warning.to_string()),
-            Step::Begin { .. } | Step::Wrote(_) | Step::End => {}
+            Step::Decide { .. } | Step::Decided(_) | Step::Begin { .. } | Step::Wrote(_) | Step::End => {}
         })
         .unwrap();
         let card = fs::read_to_string(at("bundle/MODEL_CARD.md")).unwrap();
