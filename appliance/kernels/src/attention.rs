@@ -7,7 +7,7 @@ use crate::lanes::{LANES, Lanes};
 use crate::processor::Work;
 use crate::{Processor, ROUND, Workers, each_part};
 
-/// Numbers of the cache that stay near the processor while all heads of a token pass.
+/// Numbers of the cache that stay near the processor while all heads of a token pass: half of a first-level cache.
 const NEAR: usize = 4096;
 
 /// Sizes of one call.
@@ -95,7 +95,7 @@ pub fn attend(
         some.map(move |(index, output)| Queries { token, first: first + index * together, output })
     });
     let count = places * group.div_ceil(together);
-    // Of a step each part is as large as the others; of a prompt the last tokens see the most.
+    // A step has few parts, each given out alone; a prompt has eight a thread, because its last tokens see the most.
     let each = if sizes.tokens == 1 { 1 } else { count.div_ceil(8 * workers.count()).max(1) };
     let parts = std::iter::from_fn(|| Some(queries.by_ref().take(each).collect::<Vec<_>>()).filter(|part| !part.is_empty()));
     each_part(parts.collect(), workers, |queries| processor.run(Attend { sizes, tokens, cache: [keys, values], queries }));
@@ -193,7 +193,7 @@ impl Work for Attend<'_> {
     unsafe fn run<L: Lanes>(self) {
         let Attend { sizes, tokens, cache, queries } = self;
         let head = sizes.head;
-        let (mut rotated, mut scores) = (Vec::new(), Vec::new());
+        let (mut rotated, mut scores, mut shares) = (Vec::new(), Vec::new(), Vec::new());
         for Queries { token, first, output } in queries {
             rotated.resize(output.len(), 0.0);
             for (index, query) in rotated.chunks_exact_mut(head).enumerate() {
@@ -205,17 +205,19 @@ impl Work for Attend<'_> {
             let kv_head = first / (sizes.heads / sizes.kv_heads);
             let slab = (row * sizes.kv_heads + kv_head) * sizes.room * head;
             let [keys, values] = cache.map(|side| &side[slab..slab + visible * head]);
-            scores.resize(output.len() / head * visible.next_multiple_of(LANES), 0.0);
+            let width = visible.next_multiple_of(LANES);
+            scores.resize(output.len() / head * width, 0.0);
             // SAFETY: the caller's.
             unsafe {
                 score::<L>(&rotated, keys, &mut scores, head);
-                weigh::<L>(&mut scores, values, output, head);
+                share::<L>(&mut scores, width, &mut shares);
+                weigh::<L>(&scores, width, &shares, values, output, head);
             }
         }
     }
 }
 
-/// How many of the cache's tokens pass all heads together.
+/// How many of the cache's tokens pass all heads together; keys pass four at a time.
 fn near(head: usize) -> usize {
     (NEAR / head).max(4) / 4 * 4
 }
@@ -289,37 +291,40 @@ unsafe fn score_heads<L: Lanes, const HEADS: usize>(
     }
 }
 
-/// Adds the values up `[tokens, head]`, each by its score's share, for some heads `[heads, head]`.
+/// Replaces the scores of each head `[heads, width]` by their exponentials, and puts one over their sum into `shares`.
 ///
 /// # Safety
 /// The processor must have the instructions of the lanes' class.
 #[inline(always)]
-unsafe fn weigh<L: Lanes>(scores: &mut [f32], values: &[f32], output: &mut [f32], head: usize) {
-    let width = (values.len() / head).next_multiple_of(LANES);
-    let mut totals = [0.0; 64];
-    output.fill(0.0);
+unsafe fn share<L: Lanes>(scores: &mut [f32], width: usize, shares: &mut Vec<f32>) {
+    shares.clear();
     // SAFETY: the caller's.
-    unsafe {
-        for (some, output) in scores.chunks_mut(totals.len() * width).zip(output.chunks_mut(totals.len() * head)) {
-            for (scores, total) in some.chunks_exact_mut(width).zip(&mut totals) {
-                *total = exponentials::<L>(scores);
-            }
-            for (block, values) in values.chunks(near(head) * head).enumerate() {
-                for (scores, output) in some.chunks(4 * width).zip(output.chunks_mut(4 * head)) {
-                    let scores = &scores[block * near(head)..];
-                    match output.len() / head {
-                        4 => weigh_heads::<L, 4>(scores, width, values, output, head),
-                        3 => weigh_heads::<L, 3>(scores, width, values, output, head),
-                        2 => weigh_heads::<L, 2>(scores, width, values, output, head),
-                        _ => weigh_heads::<L, 1>(scores, width, values, output, head),
-                    }
+    shares.extend(scores.chunks_exact_mut(width).map(|scores| 1.0 / unsafe { exponentials::<L>(scores) }));
+}
+
+/// Adds the values up `[tokens, head]` for some heads `[heads, head]`, each by its exponential `[heads, width]`, and gives each head its share.
+///
+/// # Safety
+/// The processor must have the instructions of the lanes' class.
+#[inline(always)]
+unsafe fn weigh<L: Lanes>(scores: &[f32], width: usize, shares: &[f32], values: &[f32], output: &mut [f32], head: usize) {
+    output.fill(0.0);
+    for (block, values) in values.chunks(near(head) * head).enumerate() {
+        for (scores, output) in scores.chunks(4 * width).zip(output.chunks_mut(4 * head)) {
+            let scores = &scores[block * near(head)..];
+            // SAFETY: the caller's.
+            unsafe {
+                match output.len() / head {
+                    4 => weigh_heads::<L, 4>(scores, width, values, output, head),
+                    3 => weigh_heads::<L, 3>(scores, width, values, output, head),
+                    2 => weigh_heads::<L, 2>(scores, width, values, output, head),
+                    _ => weigh_heads::<L, 1>(scores, width, values, output, head),
                 }
             }
-            for (output, total) in output.chunks_exact_mut(head).zip(&totals) {
-                let share = 1.0 / total;
-                output.iter_mut().for_each(|number| *number *= share);
-            }
         }
+    }
+    for (output, share) in output.chunks_exact_mut(head).zip(shares) {
+        output.iter_mut().for_each(|number| *number *= share);
     }
 }
 
@@ -339,7 +344,8 @@ unsafe fn weigh_heads<L: Lanes, const HEADS: usize>(
     let mut part = 0;
     // SAFETY: the caller's.
     unsafe {
-        while L::MANY && part + 4 <= parts {
+        // A head alone has registers for four sums in every class.
+        while (L::MANY || HEADS == 1) && part + 4 <= parts {
             weigh_parts::<L, HEADS, 4>(scores, width, values, output, head, part);
             part += 4;
         }

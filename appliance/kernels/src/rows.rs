@@ -71,7 +71,9 @@ impl Work for Fill<'_> {
         for row in self.numbers.chunks_exact(self.inputs) {
             let (whole, rest) = row.as_chunks::<BLOCK>();
             whole.iter().zip(&mut blocks).for_each(|(numbers, block)| fill(block, numbers));
-            if let Some(block) = (!rest.is_empty()).then(|| blocks.next()).flatten() {
+            if !rest.is_empty()
+                && let Some(block) = blocks.next()
+            {
                 let mut numbers = [0.0; BLOCK];
                 numbers[..rest.len()].copy_from_slice(rest);
                 fill(block, &numbers);

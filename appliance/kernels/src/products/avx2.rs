@@ -89,8 +89,9 @@ fn each_half<const ROWS: usize, const GROUPS: usize>(tile: &Tile<ROWS, GROUPS>, 
         for half in 0..2 {
             let mut totals = [_mm256_setzero_ps(); ROWS];
             for block in 0..blocks {
+                // Both halves read the same lines.
                 if half == 0 {
-                    tile.ask_ahead(group, block, lines);
+                    tile.prefetch(group, block, lines);
                 }
                 let mut codes = [&[0u8; 32]; BLOCK / FOUR];
                 for (place, line) in codes.iter_mut().zip(&tile.codes[group][block * lines..][..lines]) {
