@@ -139,7 +139,6 @@ mod tests {
             description: Some(Description {
                 text: "Small round cells.".into(),
                 tokens: 5,
-                drafted: 0,
                 mean_token_logprob: -0.5,
                 stop_reason: StopReason::MaxTokens,
             }),
@@ -157,6 +156,7 @@ mod tests {
                 description_read_until: Some(11),
             }),
             elapsed: vec![("decode", 10.0)],
+            accepted: 0,
             trace: None,
         }
     }

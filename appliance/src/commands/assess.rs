@@ -40,7 +40,7 @@ pub struct DescribeOnly {
     /// Images that are described together.
     #[arg(long, default_value_t = 4, env = "MMLNB_SLOTS", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub slots: u16,
-    /// Write every token by itself: the same texts, later.
+    /// Write every token by itself. Without this, bundles at int8, int4 and int4+int8 read likely tokens of a lone image together: the same texts, sooner.
     #[arg(long)]
     pub no_drafts: bool,
     /// Images: PNG, JPEG, TIFF or BMP.
@@ -58,6 +58,9 @@ pub struct Direct {
     #[arg(long, value_name = "TEXT")]
     pub description: Option<String>,
 }
+
+/// Tokens of the description that were kept of drafts. Reports have it not: it depends on what was described before.
+const ACCEPTED: &str = "draft_tokens_accepted";
 
 /// What is asked of every image.
 struct Job<'a> {
@@ -226,7 +229,7 @@ fn answer(job: &Job<'_>, path: &Path, patch: &Patch, assessment: &Assessment) ->
         let described = verdict::described(text, None);
         let elapsed = verdict::elapsed(&patch.elapsed, assessment);
         let mut json = json::description(&subject, &described, job.engine.provider().name, &elapsed);
-        json["drafted"] = text.drafted.into();
+        json[ACCEPTED] = assessment.accepted.into();
         return Ok(Answer { json, text: description_text(&names::shown(path), &described) });
     }
     let calibration = job.bundle.manifest.classifier.as_ref().and_then(|part| part.calibration.clone());
@@ -234,6 +237,7 @@ fn answer(job: &Job<'_>, path: &Path, patch: &Patch, assessment: &Assessment) ->
     let report =
         patch.report(assessment, &rules).ok_or_else(|| unusable(path, "the classifier's probabilities are no numbers"))?;
     let mut json = json::report(&subject, &report);
+    json[ACCEPTED] = assessment.accepted.into();
     if let Some(text) = job.description {
         json["description"] = text.into();
         json["description_tokens_read"] =

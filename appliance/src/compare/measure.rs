@@ -219,7 +219,7 @@ mod tests {
         let [reference, bundle] = written.map(|(tokens, words)| {
             let (tokens, text) = (tokens.into(), words.to_owned());
             let stop_reason = StopReason::EndToken;
-            let description = Description { text, tokens: 0, drafted: 0, mean_token_logprob: 0.0, stop_reason };
+            let description = Description { text, tokens: 0, mean_token_logprob: 0.0, stop_reason };
             Answer { written: Some(Written { tokens, description }), report: None }
         });
         let (divergences, same) = along.iter().copied().unzip();

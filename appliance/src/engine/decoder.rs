@@ -15,7 +15,7 @@ pub(super) struct Decoder {
     prompts: Vec<IoBinding>,
     /// For each number of rows.
     steps: Vec<IoBinding>,
-    /// For a token and so many more of a draft.
+    /// For a token and a draft of one more, of two more and so on.
     drafts: Vec<IoBinding>,
     /// `[rows, vocabulary]` of the largest call; smaller ones write into its first rows.
     logits: DynTensor,
@@ -62,9 +62,9 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// Most logits of one call.
-    pub fn logits(&self) -> usize {
-        self.slots.max(1 + self.draft) * self.vocabulary
+    /// Most rows of logits of one call.
+    pub fn rows(&self) -> usize {
+        self.slots.max(1 + self.draft)
     }
 }
 
@@ -73,7 +73,7 @@ impl Decoder {
     pub fn new(mut sessions: Sessions, shape: &bundle::Decoder, room: Room, cuda: bool) -> ort::Result<Decoder> {
         let mut cache = Cache::new(&sessions.steps, shape, room.slots, room.tokens, cuda)?;
         let angles = Angles::new(room.slots * room.tokens, shape.head_size as usize / 2, shape.cache_dtype != "f32")?;
-        let size = [(room.logits() / room.vocabulary) as i64, room.vocabulary as i64];
+        let size = [room.rows() as i64, room.vocabulary as i64];
         let mut logits = DynTensor::new(&Allocator::default(), TensorElementType::Float32, size)?;
         let mut bound = |session: &Session, first: usize, rows: usize, wanted: usize| -> ort::Result<IoBinding> {
             let binding = session.create_binding()?;
@@ -118,17 +118,15 @@ impl Decoder {
         self.first_logits(rows)
     }
 
-    /// Adds a token and a draft, their rows `embeds` `[tokens, hidden]`, to the first slot, which holds `length` tokens. Gives the logits after each
-    /// `[tokens, vocabulary]`. Those of the draft that are not kept lie behind the slot's tokens, where nothing is read, until others take their places.
-    pub fn read_draft(&mut self, length: usize, embeds: Vec<f32>, hidden: usize) -> ort::Result<&[f32]> {
-        let tokens = embeds.len() / hidden;
-        let embeds = Tensor::from_array(([1, tokens, hidden], embeds))?;
-        let call = Call {
-            places: (length..length + tokens).collect(),
-            rows: (0..tokens as i64).collect(),
-            lengths: vec![length + tokens],
-        };
-        call.run(&mut self.sessions.steps, &mut self.drafts[tokens - 2], &embeds.upcast(), &self.angles)?;
+    /// Adds a token and a draft of those behind it, their rows `embeds` `[1 + draft, hidden]`, to the first slot, which holds `length` tokens. Gives the
+    /// logits after each `[1 + draft, vocabulary]`. What is not kept lies behind the slot's tokens until others take its place: drafts are for our own
+    /// attention, which reads nothing there.
+    pub fn read_draft(&mut self, length: usize, embeds: Vec<f32>, draft: usize) -> ort::Result<&[f32]> {
+        let tokens = 1 + draft;
+        let embeds = Tensor::from_array(([1, tokens, embeds.len() / tokens], embeds))?;
+        let rows = (0..tokens as i64).collect();
+        let call = Call { places: (length..length + tokens).collect(), rows, lengths: vec![length + tokens] };
+        call.run(&mut self.sessions.steps, &mut self.drafts[draft - 1], &embeds.upcast(), &self.angles)?;
         self.first_logits(tokens)
     }
 
@@ -261,6 +259,35 @@ mod tests {
         }
     }
 
+    /// Whatever a draft foresaw rightly or wrongly, the logits are those of one token after the other, to the bit.
+    #[test]
+    fn drafts_give_the_logits_of_steps() {
+        for precision in [Precision::Int8, Precision::Int4, Precision::Int4Int8] {
+            let folder = tempfile::tempdir().unwrap();
+            let bundle = bundle(folder.path(), precision);
+            let hidden = text(&bundle).hidden as usize;
+            let rows = |tokens: &[usize]| tokens.iter().flat_map(|token| row(hidden, *token)).collect::<Vec<f32>>();
+            let begun = || {
+                let mut decoder = decoder(&bundle, true);
+                logits(&mut decoder, &bundle);
+                decoder
+            };
+            let mut steps = begun();
+            let mut expected = Vec::new();
+            for (length, token) in [1, 2, 3, 4, 5].into_iter().enumerate() {
+                expected.push(steps.step(rows(&[token]), &[10 + length]).unwrap().to_vec());
+            }
+            let mut drafts = begun();
+            let mut found: Vec<Vec<f32>> = Vec::new();
+            // The second token was foreseen wrongly, the next two rightly, and of the last draft nothing is asked.
+            for (length, read, kept) in [(10, &[1, 9, 8, 7][..], 1), (11, &[2, 3, 4], 3), (14, &[5, 9], 1)] {
+                let logits = drafts.read_draft(length, rows(read), read.len() - 1).unwrap();
+                found.extend(logits.chunks_exact(logits.len() / read.len()).take(kept).map(<[f32]>::to_vec));
+            }
+            assert!(found == expected, "{precision:?}");
+        }
+    }
+
     fn bundle(folder: &std::path::Path, precision: Precision) -> Bundle {
         let output = folder.join("bundle");
         let recipe = Recipe {
@@ -293,7 +320,12 @@ mod tests {
         };
         let sessions = Sessions { steps: load(&part.graph), prompts: part.prompts.as_ref().map(load) };
         let vocabulary = text(bundle).vocabulary as usize;
-        Decoder::new(sessions, part, Room { slots: SLOTS, tokens: ROOM, vocabulary, draft: 0 }, false).unwrap()
+        Decoder::new(sessions, part, Room { slots: SLOTS, tokens: ROOM, vocabulary, draft: 3 }, false).unwrap()
+    }
+
+    /// A token's row.
+    fn row(hidden: usize, seed: usize) -> impl Iterator<Item = f32> {
+        (0..hidden).map(move |place| ((place * 31 + seed * 17) % 23) as f32 / 23.0 - 0.5)
     }
 
     /// Of two prompts, and of a step of both.
@@ -306,14 +338,13 @@ mod tests {
             let shifted: Vec<i64> = places.iter().map(|place| place + 3 * slot as i64).collect();
             decoder.place(slot, 0, &rotary_table(&[places.clone(), shifted, places.clone()], &text));
         }
-        let row = |seed: usize| (0..hidden).map(move |place| ((place * 31 + seed * 17) % 23) as f32 / 23.0 - 0.5);
         let mut all = Vec::new();
         let lengths = [9, 5];
         for (slot, length) in lengths.into_iter().enumerate() {
-            let prompt: Vec<f32> = (0..length).flat_map(|token| row(slot * 100 + token)).collect();
+            let prompt: Vec<f32> = (0..length).flat_map(|token| row(hidden, slot * 100 + token)).collect();
             all.extend_from_slice(decoder.read(slot, 0, &prompt, hidden).unwrap());
         }
-        all.extend_from_slice(decoder.step((0..SLOTS).flat_map(|slot| row(7 + slot)).collect(), &lengths).unwrap());
+        all.extend_from_slice(decoder.step((0..SLOTS).flat_map(|slot| row(hidden, 7 + slot)).collect(), &lengths).unwrap());
         all
     }
 }

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use mmlnb_models::bundle::{self, Bundle, Precision};
+use mmlnb_models::bundle::{self, Bundle};
 use mmlnb_models::prepare::sampling::Sampler;
 use mmlnb_models::prepare::settings::GenerationSettings;
 
@@ -14,7 +14,7 @@ use super::drafts;
 use super::memory::{self, Plan};
 use super::pace;
 use super::prompt::Prompter;
-use super::runtime::{Runtime, joined};
+use super::runtime::{Runtime, joined, rows_are_exact};
 use super::slots::{Job, Worker};
 use super::table::Table;
 use super::vision::Tower;
@@ -34,6 +34,7 @@ pub(super) struct Describer {
 pub(super) struct Described {
     pub description: Description,
     pub elapsed: Vec<(&'static str, f64)>,
+    pub accepted: usize,
     pub trace: Option<Trace>,
 }
 
@@ -56,12 +57,8 @@ impl Layout {
             )));
         }
         let vocabulary = prompter.config.text.vocabulary as usize;
-        // Drafts are read with the rows of a step: only where a row's numbers are the same to the bit beside others does that leave the text as it is.
-        let exact = match bundle.manifest.precision {
-            Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => !bundle.manifest.portable,
-            Precision::F32 | Precision::F16 | Precision::Bf16 => false,
-        };
-        let draft = if options.drafts && exact { drafts::MOST } else { 0 };
+        let manifest = &bundle.manifest;
+        let draft = if options.drafts && rows_are_exact(manifest.precision, manifest.portable) { drafts::MOST } else { 0 };
         let room = Room { slots: options.slots.max(1), tokens, vocabulary, draft };
         Ok(Layout { prompter, room })
     }
@@ -69,7 +66,7 @@ impl Layout {
     /// The memory that this describer takes.
     pub fn plan(&self, bundle: &Bundle, part: &bundle::Describer) -> Plan {
         let (text, vision) = (&self.prompter.config.text, &self.prompter.config.vision);
-        let Room { slots, tokens, .. } = self.room;
+        let Room { slots, tokens, vocabulary, .. } = self.room;
         let image = (tokens - part.generation.max_new_tokens) as u64;
         let patches = image * (vision.merge * vision.merge) as u64;
         let piece = tokens.min(pace::MOST) as u64;
@@ -77,7 +74,7 @@ impl Layout {
         // With operators of the standard alone, attention writes its scores out, and their softmax beside them.
         let scores = if bundle.manifest.portable { 2 * vision.heads as u64 * patches * patches } else { 0 };
         let towers = patches * (12 * vision.hidden + 3 * vision.inner) as u64 + scores;
-        let outputs = (self.room.logits() + slots * tokens * text.head_size as usize) as u64;
+        let outputs = (self.room.rows() * vocabulary + slots * tokens * text.head_size as usize) as u64;
         Plan {
             weights: memory::weights(bundle, part.served()),
             cache: Cache::bytes(&part.decoder, slots, tokens),
@@ -122,12 +119,12 @@ impl Describer {
 
     /// Two tokens for `image`, so that every graph has run.
     pub fn warm_up(&self, image: &PatchImage) -> Result<(), EngineError> {
-        self.describe_shortly(image, &Request::new(Mode::Describe), 2).map(|_| ())
+        self.describe_shortly(image, &Request { probe: Some(2), ..Request::new(Mode::Describe) }, 2).map(|_| ())
     }
 
     fn describe_shortly(&self, image: &PatchImage, request: &Request, most: usize) -> Result<Described, EngineError> {
         let started = Instant::now();
-        let most = most.min(self.generation.max_new_tokens);
+        let most = most.min(self.generation.max_new_tokens).max(1);
         let prompt = self.prompter.prepare(&image.rgb, most, self.room)?;
         let mut elapsed = vec![("prepare", milliseconds(started))];
         let generation = match request.probe {
@@ -150,11 +147,10 @@ impl Describer {
         let description = Description {
             text: self.prompter.text(written)?,
             tokens: written.len(),
-            drafted: answer.drafted,
             mean_token_logprob: answer.logprobs / answer.tokens.len() as f64,
             stop_reason: answer.stop,
         };
-        Ok(Described { description, elapsed, trace: answer.trace })
+        Ok(Described { description, elapsed, accepted: answer.accepted, trace: answer.trace })
     }
 }
 

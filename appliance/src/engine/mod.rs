@@ -78,7 +78,8 @@ impl Engine {
 
     /// Assesses one image; blocks until the answer is there.
     pub fn assess(&self, image: PatchImage, request: &Request) -> Result<Assessment, EngineError> {
-        let mut assessment = Assessment { description: None, classification: None, elapsed: Vec::new(), trace: None };
+        let mut assessment =
+            Assessment { description: None, classification: None, elapsed: Vec::new(), accepted: 0, trace: None };
         let given = request.description.as_deref();
         if request.mode == Mode::Describe || (request.mode == Mode::Both && given.is_none()) {
             let described = self.describer()?.describe(&image, request)?;
@@ -128,6 +129,7 @@ impl Assessment {
     fn take_description(&mut self, described: Described) {
         self.description = Some(described.description);
         self.elapsed.extend(described.elapsed);
+        self.accepted = described.accepted;
         self.trace = described.trace;
     }
 

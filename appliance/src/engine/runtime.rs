@@ -71,11 +71,8 @@ impl Runtime {
     /// Loads a language model's graph; on a processor with our own kernels, which are for f32. A portable graph has none of their operators, and does
     /// not import their set: with a set of that name registered, ONNX Runtime refuses what it fuses in it.
     pub fn load_decoder(&self, file: &Path, portable: bool) -> Result<Session, EngineError> {
-        let f32 = match self.precision {
-            Precision::F32 | Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => true,
-            Precision::F16 | Precision::Bf16 => false,
-        };
-        if portable || !f32 || self.provider.name == "cuda" {
+        let half = matches!(self.precision, Precision::F16 | Precision::Bf16);
+        if portable || half || self.provider.name == "cuda" {
             return self.load(file);
         }
         let session = self.with_own_kernels().and_then(|mut builder| builder.commit_from_file(file));
@@ -119,6 +116,16 @@ impl Runtime {
             return EngineError::Memory(text);
         }
         if self.provider.name == "cuda" && lost { EngineError::Gpu(text) } else { EngineError::Internal(text) }
+    }
+}
+
+/// Whether a language model's numbers for a token are the same to the bit, however many others are read in the same call: with weights in few bits, which
+/// run on processors alone ([`super::provider`]). Sums of products are exact there (int8) or made row by row by our own kernels (int4), as attention is;
+/// portable graphs have ONNX Runtime's attention, and its products of f32 and f16 take one row otherwise than several.
+pub(super) fn rows_are_exact(precision: Precision, portable: bool) -> bool {
+    match precision {
+        Precision::Int8 | Precision::Int4 | Precision::Int4Int8 => !portable,
+        Precision::F32 | Precision::F16 | Precision::Bf16 => false,
     }
 }
 

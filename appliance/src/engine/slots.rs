@@ -1,8 +1,8 @@
-//! The describer's thread: it decodes all requests together, one token a step.
+//! The describer's thread: it decodes all requests together, one token a step, or a lone one with drafts.
 //!
 //! Requests join whenever a slot is free and leave when they end; those who write stay in front, the last one moves into a gap. A prompt is read
-//! between the steps of the others, in pieces. The rows of a batch do not see each other, and a prompt gives the same numbers however it is cut, so
-//! the tokens of a request do not depend on what else runs.
+//! between the steps of the others, in pieces. The rows of a batch do not see each other, a prompt gives the same numbers however it is cut, and a draft
+//! is kept only as far as it is what the sampler chooses from the logits, so the tokens of a request do not depend on what else runs or ran.
 
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
@@ -11,7 +11,7 @@ use mmlnb_kernels::{Spawned, each_part};
 use mmlnb_models::prepare::sampling::Sampler;
 
 use super::decoder::{Decoder, Room};
-use super::drafts::{self, Drafts};
+use super::drafts::Drafts;
 use super::line::{Asks, Line};
 use super::pace::Pace;
 use super::prompt::{Opening, Prompt};
@@ -42,8 +42,8 @@ impl Asks for Job {
 pub(super) struct Answer {
     /// Ids, the end token included.
     pub tokens: Vec<i64>,
-    /// Of them, those that a draft foresaw.
-    pub drafted: usize,
+    /// Of them, those that were kept of drafts.
+    pub accepted: usize,
     /// Sum of their log-probabilities.
     pub logprobs: f64,
     pub stop: StopReason,
@@ -59,7 +59,7 @@ pub(super) struct Worker {
     tower: Tower,
     table: Table,
     decoder: Decoder,
-    slots: usize,
+    room: Room,
     /// Absent: nothing is drafted.
     drafts: Option<Drafts>,
     image_token: i64,
@@ -77,7 +77,7 @@ struct Row {
     /// Tokens in the cache.
     length: usize,
     tokens: Vec<i64>,
-    drafted: usize,
+    accepted: usize,
     logprobs: f64,
     elapsed: Vec<(&'static str, f64)>,
     /// When its present part began.
@@ -104,7 +104,7 @@ impl Worker {
             tower,
             table,
             decoder,
-            slots: room.slots,
+            room,
             drafts: (room.draft > 0).then(Drafts::default),
             image_token,
             opening: 0,
@@ -135,21 +135,21 @@ impl Worker {
                 self.decoder.read(0, from, &embeds[from * width..to * width], width)?;
                 from = to;
             }
-            (1..self.slots).try_for_each(|slot| self.decoder.relocate(0, slot, self.opening))?;
+            (1..self.room.slots).try_for_each(|slot| self.decoder.relocate(0, slot, self.opening))?;
         }
         Ok(())
     }
 
     fn full_step(&mut self) -> ort::Result<()> {
-        self.decoder.step(self.table.rows(&vec![0; self.slots]), &vec![self.opening; self.slots]).map(|_| ())
+        self.decoder.step(self.table.rows(&vec![0; self.room.slots]), &vec![self.opening; self.room.slots]).map(|_| ())
     }
 
     fn full_draft(&mut self) -> ort::Result<()> {
         if self.drafts.is_none() {
             return Ok(());
         }
-        let embeds = self.table.rows(&[0; 1 + drafts::MOST]);
-        self.decoder.read_draft(self.opening, embeds, self.table.width()).map(|_| ())
+        let embeds = self.table.rows(&vec![0; 1 + self.room.draft]);
+        self.decoder.read_draft(self.opening, embeds, self.room.draft).map(|_| ())
     }
 
     /// Serves requests until nobody can send any more.
@@ -187,7 +187,7 @@ impl Worker {
 
     /// If a slot is free and no prompt is being read, the next in line takes it: its image is seen, in one piece. One image at most between two steps.
     fn admit(&mut self) {
-        if self.reading.is_some() || self.writing.len() == self.slots {
+        if self.reading.is_some() || self.writing.len() == self.room.slots {
             return;
         }
         let Some(job) = self.waiting.take_first() else { return };
@@ -256,52 +256,42 @@ impl Worker {
         }
     }
 
-    /// One more token for everyone who writes, or as many for the only one as a draft foresaw.
+    /// One more token for everyone who writes, or as many for the only one as its draft foresaw.
     fn step(&mut self) {
-        let draft = self.draft();
-        match self.writing.len() {
-            0 => {}
-            1 if !draft.is_empty() => self.step_with(&draft),
-            _ => self.step_all(),
+        match self.draft() {
+            Some(draft) => self.step_drafted(&draft),
+            None if self.writing.is_empty() => {}
+            None => self.step_all(),
         }
     }
 
-    /// What the only one who writes will probably write next; nothing where there is no such request, or none that chooses its tokens.
-    fn draft(&mut self) -> Vec<i64> {
-        match (&mut self.drafts, &self.writing[..]) {
-            (Some(drafts), [row]) if row.job.request.follow.is_none() => {
-                drafts.propose(&row.tokens, row.job.most - row.tokens.len() - 1)
-            }
-            _ => Vec::new(),
+    /// What the only one who writes will probably write next. One that follows given tokens does not choose.
+    fn draft(&mut self) -> Option<Vec<i64>> {
+        let (Some(drafts), [row]) = (&mut self.drafts, &self.writing[..]) else { return None };
+        if row.job.request.follow.is_some() {
+            return None;
         }
+        // One token comes beside those of the draft.
+        let room = row.job.most.saturating_sub(row.tokens.len() + 1);
+        Some(drafts.propose(&row.tokens, room)).filter(|draft| !draft.is_empty())
     }
 
     /// The tokens that the only one who writes chooses, as long as they are those of the draft, and one more.
-    fn step_with(&mut self, draft: &[i64]) {
+    fn step_drafted(&mut self, draft: &[i64]) {
         let row = &mut self.writing[0];
         let ids: Vec<i64> = std::iter::once(row.last()).chain(draft.iter().copied()).collect();
-        let width = self.table.width();
         let started = Instant::now();
-        let logits = match self.decoder.read_draft(row.length, self.table.rows(&ids), width) {
+        let logits = match self.decoder.read_draft(row.length, self.table.rows(&ids), draft.len()) {
             Ok(logits) => logits,
             Err(error) => return self.fail(&error),
         };
-        self.pace.stepped(started.elapsed());
-        let mut outcome = Ok(None);
-        let mut kept = 0;
-        for (place, logits) in logits.chunks_exact(logits.len() / ids.len()).enumerate() {
-            row.length += 1;
-            outcome = row.write(logits);
-            if outcome.is_err() || draft.get(place) != Some(&row.last()) {
-                break;
-            }
-            kept += 1;
-            if !matches!(outcome, Ok(None)) {
-                break;
-            }
+        let time = started.elapsed();
+        let accepted = row.accepted;
+        let outcome = row.write_drafted(logits, draft);
+        let accepted = row.accepted - accepted;
+        if let Some(drafts) = &mut self.drafts {
+            drafts.read(draft.len(), accepted, time);
         }
-        row.drafted += kept;
-        self.drafts.iter_mut().for_each(|drafts| drafts.kept(kept));
         if let Some(outcome) = outcome.transpose() {
             self.leave(0, outcome);
         }
@@ -315,7 +305,11 @@ impl Worker {
             Ok(logits) => logits,
             Err(error) => return self.fail(&error),
         };
-        self.pace.stepped(started.elapsed());
+        let time = started.elapsed();
+        self.pace.stepped(time);
+        if let (Some(drafts), 1) = (&mut self.drafts, ids.len()) {
+            drafts.stepped(time);
+        }
         let width = logits.len() / ids.len();
         let mut outcomes: Vec<_> = ids.iter().map(|_| None).collect();
         let rows = self.writing.iter_mut().zip(logits.chunks_exact(width)).zip(&mut outcomes).collect();
@@ -343,7 +337,7 @@ impl Worker {
             self.forget(slot, error);
         }
         let row = self.writing.swap_remove(slot);
-        if let (Some(drafts), Ok(_)) = (&mut self.drafts, &outcome) {
+        if let (Some(drafts), Ok(_), true) = (&mut self.drafts, &outcome, row.job.request.is_description()) {
             drafts.learn(&row.tokens);
         }
         row.answer(outcome);
@@ -378,7 +372,7 @@ impl Worker {
 impl Row {
     fn new(job: Job, length: usize) -> Row {
         let (tokens, elapsed, image_embeds, logits) = Default::default();
-        Row { job, length, tokens, drafted: 0, logprobs: 0.0, elapsed, since: Instant::now(), image_embeds, logits }
+        Row { job, length, tokens, accepted: 0, logprobs: 0.0, elapsed, since: Instant::now(), image_embeds, logits }
     }
 
     /// A part that began at `since` ends, and the next one begins.
@@ -414,6 +408,21 @@ impl Row {
         }
     }
 
+    /// Chooses a token for each row of `logits` `[1 + draft, vocabulary]` as long as those before are the draft's; says whether the last one chosen ends the
+    /// text.
+    fn write_drafted(&mut self, logits: &[f32], draft: &[i64]) -> Result<Option<StopReason>, EngineError> {
+        for (place, logits) in logits.chunks_exact(logits.len() / (1 + draft.len())).enumerate() {
+            self.length += 1;
+            let stop = self.write(logits)?;
+            let kept = draft.get(place) == Some(&self.last());
+            self.accepted += usize::from(kept);
+            if stop.is_some() || !kept || self.job.request.is_cancelled() {
+                return Ok(stop);
+            }
+        }
+        Ok(None)
+    }
+
     fn last(&self) -> i64 {
         *self.tokens.last().expect("a request in a slot has its first token")
     }
@@ -422,8 +431,8 @@ impl Row {
     fn answer(mut self, outcome: Result<StopReason, EngineError>) {
         let trace = (outcome.is_ok() && self.job.request.trace).then(|| self.trace());
         self.part("decode", self.since);
-        let Row { job, tokens, drafted, logprobs, elapsed, .. } = self;
-        let _ = job.reply.send(outcome.map(|stop| Answer { tokens, drafted, logprobs, stop, elapsed, trace }));
+        let Row { job, tokens, accepted, logprobs, elapsed, .. } = self;
+        let _ = job.reply.send(outcome.map(|stop| Answer { tokens, accepted, logprobs, stop, elapsed, trace }));
     }
 
     /// The tensors of `--trace`.

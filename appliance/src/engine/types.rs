@@ -26,7 +26,7 @@ pub struct EngineOptions {
     pub onnx_runtime: Option<PathBuf>,
     /// Which halves of the bundle to load.
     pub load: Mode,
-    /// A lone request's likely tokens are read together where that cannot change its text: on a processor, with weights in few bits.
+    /// A lone request's likely tokens are read together where that cannot change its text: with weights in few bits, but for portable graphs.
     pub drafts: bool,
 }
 
@@ -90,7 +90,7 @@ pub struct Request {
     pub description: Option<String>,
     /// What is wanted.
     pub mode: Mode,
-    /// Set to give the image up; the describer looks at it before each token.
+    /// Set to give the image up; the describer looks at it before each token that it writes.
     pub cancel: Arc<AtomicBool>,
     /// Called at each piece of real progress (a token, a prompt, a classification), from the engine's threads.
     pub beat: Arc<dyn Fn() + Send + Sync>,
@@ -123,6 +123,11 @@ impl Request {
         }
     }
 
+    /// Whether the describer writes what it would say of a patch, and not what it is given or asked as a probe.
+    pub(super) fn is_description(&self) -> bool {
+        self.follow.is_none() && self.probe.is_none()
+    }
+
     /// Whether the caller gave the image up.
     pub fn is_cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
@@ -138,6 +143,8 @@ pub struct Assessment {
     pub classification: Option<Classification>,
     /// Milliseconds of each part: `prepare`, `vision`, `prefill`, `decode`, `classify`, the waiting for neighbours included.
     pub elapsed: Vec<(&'static str, f64)>,
+    /// Tokens of the description, its end included, that were kept of drafts. Depends on what was described before, as time does.
+    pub accepted: usize,
     /// The tensors on the way, if the request asked for them.
     pub trace: Option<Trace>,
 }
@@ -149,8 +156,6 @@ pub struct Description {
     pub text: String,
     /// Tokens written, the end token not counted.
     pub tokens: usize,
-    /// Tokens written, the end token included, that a draft foresaw: they cost nearly nothing. Depends on what was written before.
-    pub drafted: usize,
     /// Mean natural logarithm of the raw probability of the tokens written, the end token included.
     pub mean_token_logprob: f64,
     /// Why it ends.

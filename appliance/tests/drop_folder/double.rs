@@ -103,7 +103,6 @@ fn answer(image: &PatchImage) -> Assessment {
                 image.sha256[0], image.sha256[1]
             ),
             tokens: 14,
-            drafted: 0,
             mean_token_logprob: -0.41,
             stop_reason: StopReason::EndToken,
         }),
@@ -121,6 +120,7 @@ fn answer(image: &PatchImage) -> Assessment {
             description_read_until: Some(30),
         }),
         elapsed: vec![("describe", 5.0), ("classify", 1.0)],
+        accepted: 0,
         trace: None,
     }
 }

@@ -153,7 +153,6 @@ fn answer(sha256: &[u8; 32]) -> Assessment {
         description: Some(Description {
             text: format!("Small round cells, variant {:02x}{:02x}.", sha256[0], sha256[1]),
             tokens: 7,
-            drafted: 0,
             mean_token_logprob: -0.4,
             stop_reason: StopReason::EndToken,
         }),
@@ -171,6 +170,7 @@ fn answer(sha256: &[u8; 32]) -> Assessment {
             description_read_until: Some(20),
         }),
         elapsed: vec![("describe", 5.0)],
+        accepted: 0,
         trace: None,
     }
 }
