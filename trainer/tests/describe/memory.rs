@@ -184,7 +184,8 @@ fn loaded(config: &QwenConfig, file: &Path) {
     });
     let most = most.load(Ordering::Relaxed) - before;
     println!("{most} bytes for {bytes} of weights");
-    assert!(most < bytes + bytes / 4, "{most} bytes for {bytes} of weights");
+    // Beside the weights: the tensor that is being copied, as it is stored, and libtorch's own pages. With the whole checkpoint it would be more than twice as much.
+    assert!(most < bytes / 4 * 7, "{most} bytes for {bytes} of weights");
 }
 
 /// Anonymous memory of this process in bytes.

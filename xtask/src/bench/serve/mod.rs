@@ -4,6 +4,7 @@
 //! make: checkpoint (0.5B, random), bundles, images; each peer's own form of the checkpoint         (once, kept)
 //! round: ours, peer, peer, .. each a process of its own ─► values.csv, line by line     (round after round)
 //! table: medians with spread, ratios to the best peer, targets of the processor's class
+//! queue, overhead: the daemon alone, once, printed
 //! ```
 
 mod figure;
@@ -50,7 +51,7 @@ pub struct Options {
     #[arg(long, default_value_t = 128)]
     description: usize,
     /// Images that go through our whole pipeline; a plain loop, in which each takes as long, gets four of them
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 25)]
     images: usize,
     /// Images that our pipeline has in work together
     #[arg(long, default_value_t = 4)]
@@ -93,6 +94,11 @@ pub fn run(options: &Options) -> Result<()> {
         options.images >= 3 * options.slots,
         "give at least three --images for each of --slots: at both ends slots fill and empty"
     );
+    ensure!(
+        !options.wants(Part::Queue) || options.images >= queue::IMAGES,
+        "give at least {} --images, or leave the part `queue` out with --only",
+        queue::IMAGES
+    );
     let known = |rows: &usize| figure::FIGURES.iter().any(|figure| figure.name == format!("decode {rows}"));
     ensure!(options.rows.iter().all(known), "--rows takes 1, 4 and 16, for which there are targets");
     for name in ["mmlnb-appliance", "mmlnb-export"] {
@@ -104,9 +110,12 @@ pub fn run(options: &Options) -> Result<()> {
     println!("prompt: {} tokens", made.prompt_tokens);
     let mut trouble = Vec::new();
     let present = present(options, &made, &mut trouble)?;
-    let records = rounds(options, &made, &present, &mut trouble)?;
+    let sides = SIDES.iter().any(|side| side.parts.iter().any(|part| options.wants(*part)));
+    let records = if sides { rounds(options, &made, &present, &mut trouble)? } else { Vec::new() };
     let (text, missed) = table::table(&records, machine.class);
-    println!("\n{text}");
+    if sides {
+        println!("\n{text}\nevery value stands in {}", values().display());
+    }
     let disturbed = records.iter().filter(|record| record.sample.waited.is_some_and(|share| share > QUIET)).count();
     if disturbed > 0 {
         println!(
@@ -116,12 +125,12 @@ pub fn run(options: &Options) -> Result<()> {
     }
     trouble.extend(missed);
     if options.wants(Part::Queue) {
-        trouble.extend(queue::queue(&made.pipeline_bundle(options), &made.image_files()?, options.threads)?);
+        let found = queue::queue(&made.pipeline_bundle(options), &made.image_files()?, options.threads, &made.path("queue"));
+        trouble.extend(found.unwrap_or_else(|problem| Some(told("queue", &problem))));
     }
     if options.wants(Part::Overhead) {
         trouble.extend(overhead()?);
     }
-    println!("every value stands in {}", values().display());
     if !trouble.is_empty() {
         bail!("{}", trouble.join("\n"));
     }
@@ -206,7 +215,7 @@ fn keep(
         }
         let waited = sample.waited.map_or(String::new(), |share| format!("{share:.3}"));
         println!("  {}: {:.4} {}, disturbed {waited}", sample.figure, sample.value, figure.map_or("", |figure| figure.unit));
-        writeln!(file, "{round},{side},{},{},{waited}", sample.figure, sample.value)?;
+        writeln!(file, "{round},\"{side}\",{},{},{waited}", sample.figure, sample.value)?;
         records.push(Record { side: side.to_owned(), sample });
     }
     Ok(())

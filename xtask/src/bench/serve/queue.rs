@@ -1,77 +1,87 @@
 //! Images that are dropped together: the describer has to be what they wait for. Everything else (reading, preparing, classes, reports) runs beside it.
+//! What an image costs by itself is measured on images that are dropped one after the other, with nothing beside them.
 
-use crate::appliance::{Appliance, Daemon, say};
+use crate::appliance::{Appliance, Daemon, finish, program, say};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
-/// Images that are dropped.
-const IMAGES: usize = 20;
+/// Images that are dropped together.
+const TOGETHER: usize = 20;
+/// Images that are dropped one after the other; one more comes first, perhaps before the first look, and is not counted.
+const ALONE: usize = 4;
+/// Images that are needed.
+pub const IMAGES: usize = 1 + ALONE + TOGETHER;
 /// All of them take at most so many times the describer's own time, and one image's other work.
 const LIMIT: f64 = 1.1;
-/// What a report calls the describer's own time. With one slot no image's time holds another's.
+/// What a report calls the describer's own time.
 const DESCRIBER: [&str; 3] = ["vision", "prefill", "decode"];
-/// Waiting for the slot is nobody's work.
-const WAITING: &str = "queue";
+/// So long no image takes.
+const LONGEST: Duration = Duration::from_secs(300);
 
-/// Drops copies of `images` into the inbox of a daemon with one slot; the trouble where they take longer than the limit.
+/// Drops copies of `images` into the inbox of a daemon with one slot, in a folder that is gone afterwards; the trouble where they take longer than the limit.
 ///
 /// # Errors
-/// Fewer images than are dropped, a daemon that fails, no reports.
-pub fn queue(bundle: &Path, images: &[PathBuf], threads: usize) -> Result<Option<String>> {
-    ensure!(images.len() > IMAGES, "{IMAGES} images are dropped together, after one: give more --images");
-    let folder = std::env::temp_dir().join(format!("mmlnb-queue-{}", std::process::id()));
-    let appliance = Appliance::around(folder.clone(), bundle)?;
-    let mut daemon = Daemon::start(&appliance, &[("MMLNB_SLOTS", "1"), ("MMLNB_THREADS", &threads.to_string())])?;
-    // The first drop may come before the first look, which begins to watch; it is no part of the twenty.
-    drop_all(&appliance, &mut daemon, &images[..1])?;
-    say(&format!("dropping {IMAGES} files together"));
-    let last = images.len() - IMAGES;
-    let found = drop_all(&appliance, &mut daemon, &images[last..])?;
-    daemon.stop()?;
-    fs::remove_dir_all(&folder)?;
-    let times = found.times();
+/// A daemon that fails, an image without a report.
+pub fn queue(bundle: &Path, images: &[PathBuf], threads: usize, folder: &Path) -> Result<Option<String>> {
+    fs::remove_dir_all(folder).ok();
+    let measured = measure(bundle, images, threads, folder);
+    fs::remove_dir_all(folder).ok();
+    let (alone, together) = measured?;
+    let [describer, whole] = [alone.describer.iter().sum::<f64>(), alone.whole.iter().sum()].map(|sum| sum / ALONE as f64);
+    let found = ratio(together.last, describer, whole);
     println!(
-        "{IMAGES} images dropped together: {:.2} s; the describer's own time {:.2} s; one image's other work {:.3} s; without it {:.3} times the describer's",
-        found.whole, times.describer, times.other, times.ratio
+        "{TOGETHER} images dropped together: {:.2} s; one alone {whole:.3} s, {describer:.3} s of it the describer's; without one image's other work \
+         {found:.3} times the describer's time",
+        together.last
     );
-    Ok((times.ratio > LIMIT).then(|| format!("queue: {:.3} times the describer's own time, wanted {LIMIT}", times.ratio)))
+    ensure!(found > 0.5, "{TOGETHER} images took less than half of the describer's time: this figure says nothing");
+    Ok((found > LIMIT).then(|| format!("queue: {found:.3} times the describer's own time, wanted {LIMIT}")))
 }
 
-/// What became of the images.
-struct Found {
-    /// Seconds from the first rename to the last report.
-    whole: f64,
-    /// `elapsed_ms` of each report.
-    stages: Vec<Value>,
+/// `together` less the other work of one image, to the describer's own time of all of them.
+fn ratio(together: f64, describer: f64, whole: f64) -> f64 {
+    (together - (whole - describer)) / (TOGETHER as f64 * describer)
 }
 
 /// Seconds.
 struct Times {
-    describer: f64,
-    /// Of one image, the mean.
-    other: f64,
-    /// The whole less `other`, to `describer`.
-    ratio: f64,
+    /// Of each image, from its rename to its report.
+    whole: Vec<f64>,
+    /// Of each image.
+    describer: Vec<f64>,
+    /// From the first rename to the last report.
+    last: f64,
 }
 
-impl Found {
-    fn times(&self) -> Times {
-        let sum = |wanted: &dyn Fn(&str) -> bool| -> f64 {
-            let stages = self.stages.iter().filter_map(Value::as_object).flatten();
-            stages.filter(|(name, _)| wanted(name)).filter_map(|(_, time)| time.as_f64()).sum::<f64>() / 1e3
-        };
-        let describer = sum(&|name| DESCRIBER.contains(&name));
-        let other = sum(&|name| !DESCRIBER.contains(&name) && name != WAITING) / self.stages.len() as f64;
-        Times { describer, other, ratio: (self.whole - other) / describer }
+fn measure(bundle: &Path, images: &[PathBuf], threads: usize, folder: &Path) -> Result<(Times, Times)> {
+    ensure!(images.len() >= IMAGES, "{IMAGES} images are dropped: give as many --images");
+    finish(program("mmlnb-appliance").arg("init").arg(folder).stdout(Stdio::null()))?;
+    let appliance = Appliance { folder: folder.to_owned() };
+    let bundle = bundle.to_str().context("the bundle's path is text")?;
+    let threads = threads.to_string();
+    let settings = [("MMLNB_BUNDLE", bundle), ("MMLNB_SLOTS", "1"), ("MMLNB_THREADS", &threads)];
+    let mut daemon = Daemon::start(&appliance, &settings)?;
+    say(&format!("dropping {ALONE} files one after the other, then {TOGETHER} together"));
+    let mut alone = Times { whole: Vec::new(), describer: Vec::new(), last: 0.0 };
+    for (number, image) in images[..=ALONE].iter().enumerate() {
+        let one = drop_together(&appliance, &mut daemon, std::slice::from_ref(image))?;
+        if number > 0 {
+            alone.whole.extend(one.whole);
+            alone.describer.extend(one.describer);
+        }
     }
+    let together = drop_together(&appliance, &mut daemon, &images[1 + ALONE..IMAGES])?;
+    daemon.stop()?;
+    Ok((alone, together))
 }
 
-fn drop_all(appliance: &Appliance, daemon: &mut Daemon, images: &[PathBuf]) -> Result<Found> {
+fn drop_together(appliance: &Appliance, daemon: &mut Daemon, images: &[PathBuf]) -> Result<Times> {
     let names = images.iter().map(|image| image.file_name().and_then(|name| name.to_str()).context("an image has a name"));
     let names: Vec<&str> = names.collect::<Result<_>>()?;
     for (image, name) in images.iter().zip(&names) {
@@ -81,26 +91,31 @@ fn drop_all(appliance: &Appliance, daemon: &mut Daemon, images: &[PathBuf]) -> R
     for name in &names {
         fs::rename(appliance.path(name), appliance.path("inbox").join(name))?;
     }
-    let reports: Vec<PathBuf> = names.iter().map(|name| appliance.path("done").join(format!("{name}.report.json"))).collect();
-    while !reports.iter().all(|report| report.exists()) {
+    let mut times = Times { whole: Vec::new(), describer: Vec::new(), last: 0.0 };
+    let mut waiting: Vec<PathBuf> = names.iter().map(|name| appliance.path("done").join(format!("{name}.report.json"))).collect();
+    while !waiting.is_empty() {
         daemon.check()?;
-        if begun.elapsed() > Duration::from_secs(600) {
-            bail!(
-                "{} of {} images have no report after ten minutes",
-                reports.iter().filter(|report| !report.exists()).count(),
-                names.len()
-            );
+        let (there, absent): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|report| report.exists());
+        waiting = absent;
+        for report in there {
+            times.last = begun.elapsed().as_secs_f64();
+            times.whole.push(times.last);
+            times.describer.push(describer(&report)?);
+        }
+        if begun.elapsed() > LONGEST * names.len() as u32 {
+            bail!("{} of {} images have no report: see {}", waiting.len(), names.len(), appliance.path("failed").display());
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    let whole = begun.elapsed().as_secs_f64();
-    let stages = reports.iter().map(|report| {
-        let mut report: Value = serde_json::from_slice(&fs::read(report)?)?;
-        let stages = report["elapsed_ms"].take();
-        ensure!(DESCRIBER.iter().all(|stage| stages[*stage].is_number()), "a report has no time of the describer");
-        Ok(stages)
-    });
-    Ok(Found { whole, stages: stages.collect::<Result<_>>()? })
+    Ok(times)
+}
+
+/// Seconds that the describer took of a report's.
+fn describer(report: &Path) -> Result<f64> {
+    let report: Value = serde_json::from_slice(&fs::read(report)?)?;
+    let times =
+        DESCRIBER.iter().map(|stage| report["elapsed_ms"][*stage].as_f64().with_context(|| format!("a report has no {stage}")));
+    Ok(times.sum::<Result<f64>>()? / 1e3)
 }
 
 #[cfg(test)]
@@ -109,9 +124,7 @@ mod tests {
 
     #[test]
     fn what_runs_beside_the_describer_costs_nothing_but_once() {
-        let stages =
-            serde_json::json!({"queue": 9e6, "vision": 500.0, "prefill": 200.0, "decode": 300.0, "classify": 80.0, "read": 20.0});
-        let times = Found { whole: 2.3, stages: vec![stages.clone(), stages] }.times();
-        assert!((times.describer - 2.0).abs() < 1e-9 && (times.other - 0.1).abs() < 1e-9 && (times.ratio - 1.1).abs() < 1e-9);
+        assert!((ratio(20.0 + 0.3, 1.0, 1.3) - 1.0).abs() < 1e-9, "one after the other, and the last one's other work");
+        assert!((ratio(20.0 * 1.3, 1.0, 1.3) - 1.285).abs() < 1e-9, "nothing runs beside the describer");
     }
 }
