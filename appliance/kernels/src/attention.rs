@@ -298,8 +298,11 @@ unsafe fn score_heads<L: Lanes, const HEADS: usize>(
 #[inline(always)]
 unsafe fn share<L: Lanes>(scores: &mut [f32], width: usize, shares: &mut Vec<f32>) {
     shares.clear();
-    // SAFETY: the caller's.
-    shares.extend(scores.chunks_exact_mut(width).map(|scores| 1.0 / unsafe { exponentials::<L>(scores) }));
+    // A loop and no closure: what is handed to a function of the library is not compiled for the class.
+    for scores in scores.chunks_exact_mut(width) {
+        // SAFETY: the caller's.
+        shares.push(1.0 / unsafe { exponentials::<L>(scores) });
+    }
 }
 
 /// Adds the values up `[tokens, head]` for some heads `[heads, head]`, each by its exponential `[heads, width]`, and gives each head its share.

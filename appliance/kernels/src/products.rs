@@ -55,14 +55,14 @@ pub fn multiply(
     });
 }
 
-/// How many columns each part has: so that the longest thread is done soonest (least makespan), in fifths of a column. A part's first column is not prefetched
-/// and takes a fifth longer where memory is the bottleneck. Of what is within a thirtieth of the best the most parts are taken, for a thread may be held up.
+/// How many columns each part has: so that the longest thread is done soonest (least makespan). A part's first column is not prefetched, and counts as two
+/// where memory is the bottleneck. Of what is within a sixtieth of the best the most parts are taken, for a thread may be held up.
 fn columns_of_a_part(columns: usize, threads: usize, most_parts: usize, prefetched: bool) -> usize {
     let parts = |width: usize| columns.div_ceil(width);
-    let cost = |width: usize| parts(width).div_ceil(threads) * (5 * width + usize::from(prefetched));
+    let cost = |width: usize| parts(width).div_ceil(threads) * (width + usize::from(prefetched));
     let widths = || (1..=8).map(|share| columns.div_ceil(share * threads)).filter(|width| parts(*width) <= most_parts);
     let Some(best) = widths().map(cost).min() else { return columns };
-    widths().filter(|width| cost(*width) <= best + best / 30).min().unwrap_or(columns)
+    widths().filter(|width| cost(*width) <= best + best / 60).min().unwrap_or(columns)
 }
 
 fn part_by(processor: Processor, part: &Part, product: &mut [&mut [f32]]) {

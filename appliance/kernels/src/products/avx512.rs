@@ -39,7 +39,9 @@ fn of_blocks<const ROWS: usize, const GROUPS: usize, const LINES: usize>(
     let half = _mm512_set1_epi8(15);
     let mut totals = [[_mm512_setzero_ps(); GROUPS]; ROWS];
     for block in 0..blocks {
-        (0..GROUPS).for_each(|group| tile.prefetch(group, block, LINES));
+        for group in 0..GROUPS {
+            tile.prefetch(group, block, LINES);
+        }
         let mut whole = [[_mm512_setzero_si512(); GROUPS]; ROWS];
         for row in 0..ROWS {
             let start = _mm512_set1_epi32(-bits.zero() * rows[row][block].sum);
