@@ -50,6 +50,9 @@ fn describe_and_classify_answer_as_the_report_does() {
         let described = ask(&["describe", "--json"], std::slice::from_ref(&image)).expect(0).json_lines().remove(0);
         assert_eq!(described["description"].as_str(), row.description.as_deref(), "word for word");
         assert_eq!(described["sha256"], patch.sha256);
+        assert_eq!(described["draft_tokens_accepted"], 0, "this bundle is in f32, in which nothing is drafted");
+        let plain = ask(&["describe", "--json", "--no-drafts"], std::slice::from_ref(&image)).expect(0).json_lines().remove(0);
+        assert_eq!(plain["description"], described["description"]);
         let classified = ask(&["classify", "--json"], std::slice::from_ref(&image)).expect(0).json_lines().remove(0);
         assert_eq!(classified["description"].as_str(), row.description.as_deref(), "word for word");
         assert_eq!(classified["class"].as_str(), row.class.as_deref());

@@ -58,6 +58,12 @@ pub const KEYS: &[Key] = &[
         "Room of a slot in tokens, prompt with image and description; 0 fits the bundle and images up to 1.6 million pixels.",
     ),
     key(
+        "drafts",
+        Kind::Flag,
+        Some("true"),
+        "Bundles at int8, int4 and int4+int8 read likely tokens of a lone image together: the same texts, sooner. false writes each by itself.",
+    ),
+    key(
         "watch",
         Kind::Word(&["auto", "inotify", "poll"]),
         Some("\"auto\""),

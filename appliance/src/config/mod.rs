@@ -68,6 +68,8 @@ pub struct Config {
     pub max_tokens: usize,
     /// How new files are noticed.
     pub watch: Watch,
+    /// Whether likely tokens of a lone image are read together where that leaves its text as it is.
+    pub drafts: bool,
     /// Unchanged for this long before a file is taken.
     pub settle: Duration,
     /// Unchanged for this long without an end mark: failed.
@@ -289,6 +291,10 @@ fn assemble(file: &Path, base: &Path, settings: &BTreeMap<&'static str, Placed>)
         Setting::Whole(value) => value.unsigned_abs(),
         ref other => unreachable!("{name} was checked to be whole: {other:?}"),
     };
+    let flag = |name: &str| match settings[name].setting {
+        Setting::Flag(value) => value,
+        ref other => unreachable!("{name} was checked to be true or false: {other:?}"),
+    };
     let patterns = |name: &str| match &settings[name].setting {
         Setting::Patterns(patterns) => patterns.clone(),
         other => unreachable!("{name} was checked to be a list: {other:?}"),
@@ -307,6 +313,7 @@ fn assemble(file: &Path, base: &Path, settings: &BTreeMap<&'static str, Placed>)
         threads: whole("threads") as usize,
         slots: whole("slots") as usize,
         max_tokens: whole("max_tokens") as usize,
+        drafts: flag("drafts"),
         watch: match text("watch").as_str() {
             "inotify" => Watch::Inotify,
             "poll" => Watch::Poll,
@@ -325,7 +332,7 @@ fn assemble(file: &Path, base: &Path, settings: &BTreeMap<&'static str, Placed>)
         },
         ignore: patterns("ignore"),
         sidecars: patterns("sidecars"),
-        allow_f16_on_cpu: matches!(settings["allow_f16_on_cpu"].setting, Setting::Flag(true)),
+        allow_f16_on_cpu: flag("allow_f16_on_cpu"),
         decode: Duration::from_secs(whole("decode_s")),
         assess: Duration::from_secs(whole("assess_s")),
         min_free: whole("min_free_mb") << 20,

@@ -73,8 +73,12 @@ pub fn run(file: &Path) -> Result<Exit, Failure> {
 
 fn load_engine(config: &Config, bundle: &Bundle) -> Result<Assessor, Failure> {
     let max_tokens = (config.max_tokens > 0).then_some(config.max_tokens);
-    let options =
-        EngineOptions { max_tokens, ..bundle::options(&config.provider, config.threads, config.slots, Mode::Both, bundle) };
+    let drafts = config.drafts;
+    let options = EngineOptions {
+        max_tokens,
+        drafts,
+        ..bundle::options(&config.provider, config.threads, config.slots, Mode::Both, bundle)
+    };
     let engine = open_engine(bundle, &options).map_err(|error| bundle::failure(&error, &config.bundle))?;
     let (provider, slots) = (engine.provider().clone(), engine.slots());
     if let Some(note) = &provider.note {
