@@ -169,28 +169,30 @@ fn loaded(config: &QwenConfig, file: &Path) {
     let weights = Weights::new(&checkpoint);
     let bytes = 4 * cost::parameters(&describe::graphs(config, &weights).iter().collect::<Vec<_>>());
     let frozen = describe::Trained { adapters: false, language: false, vision_blocks: false, merger: false, recompute: true };
-    let resident = || resident("RssAnon:") + resident("RssFile:");
-    let (before, most, done) = (resident(), AtomicI64::new(0), AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                most.fetch_max(resident(), Ordering::Relaxed);
-                std::thread::sleep(std::time::Duration::from_micros(200));
-            }
-        });
+    let most = most_growth(&["RssAnon:", "RssFile:"], || {
         checkpoint.check_finite().unwrap();
         let _describer = Describer::new(config, &weights, (Device::Cpu, Kind::Float), frozen, 0.0, true).unwrap();
-        done.store(true, Ordering::Relaxed);
     });
-    let most = most.load(Ordering::Relaxed) - before;
     println!("{most} bytes for {bytes} of weights");
     // Beside the weights: the tensor that is being copied, as it is stored, and libtorch's own pages. With the whole checkpoint it would be more than twice as much.
     assert!(most < bytes / 4 * 7, "{most} bytes for {bytes} of weights");
 }
 
-/// Anonymous memory of this process in bytes.
-fn anonymous() -> i64 {
-    resident("RssAnon:")
+/// By how many bytes this process's memory of these kinds grew at most during `work`.
+fn most_growth(kinds: &[&str], work: impl FnOnce()) -> i64 {
+    let now = || kinds.iter().map(|kind| resident(kind)).sum::<i64>();
+    let (before, most, done) = (now(), AtomicI64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                most.fetch_max(now(), Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_micros(200));
+            }
+        });
+        work();
+        done.store(true, Ordering::Relaxed);
+    });
+    most.into_inner() - before
 }
 
 /// Memory of this process of one kind in bytes.
@@ -220,14 +222,7 @@ fn measured(case: usize) {
         Some(adapter) => Weights::with_adapter(&checkpoint, adapter).unwrap(),
         None => Weights::new(&checkpoint),
     };
-    let (before, most, done) = (anonymous(), AtomicI64::new(0), AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                most.fetch_max(anonymous(), Ordering::Relaxed);
-                std::thread::sleep(std::time::Duration::from_micros(200));
-            }
-        });
+    let most = most_growth(&["RssAnon:"], || {
         let describer = Describer::new(&config, &weights, (Device::Cpu, kind), trained, dropout, false).unwrap();
         let mut optimiser =
             Optimiser::new(OptimiserOptions { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.0, decoupled: true });
@@ -235,9 +230,8 @@ fn measured(case: usize) {
             let batch = batch(&config, kind, [rows, tokens, answers]);
             describe::step(&describer, &mut optimiser, &[batch], (1e-4, 1.0), (1, step)).unwrap();
         }
-        done.store(true, Ordering::Relaxed);
     });
-    println!("measured {}", most.load(Ordering::Relaxed) - before);
+    println!("measured {most}");
 }
 
 fn random(config: &QwenConfig, folder: &Path, kind: Kind) -> Checkpoint {
