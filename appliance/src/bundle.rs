@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mmlnb_models::bundle::{Bundle, BundleError, Precision, Unchecked};
+use mmlnb_models::bundle::{Bundle, BundleError, Distrust, Precision, Trust, Unchecked};
 
 use crate::engine::{EngineError, EngineOptions, Mode, ProviderChoice};
 use crate::error::{Exit, Failure};
@@ -20,13 +20,15 @@ pub fn open(dir: &Path) -> Result<Bundle, Failure> {
 /// # Errors
 /// As [`open`].
 pub fn begin(dir: &Path) -> Result<(Bundle, Unchecked), Failure> {
-    Bundle::begin(dir).map_err(|error| refused(&error, dir))
+    Bundle::begin(dir, &Trust::unjudged()).map_err(|error| refused(&error, dir))
 }
 
-/// Loads a bundle while its weights are checked: nothing is given back that was loaded from others than the bundle's.
+/// Loads a bundle while its weights are checked: nothing is given back that was loaded from others than the bundle's, nor if a file was touched
+/// between the look at its hash and now.
 ///
 /// # Errors
-/// Those of `load`; [`Exit::Configuration`] with the file that was changed, before them.
+/// Those of `load`; [`Exit::Configuration`] with the file that was changed, before them; [`Exit::Internal`] with one that was touched meanwhile, as the
+/// next start looks at its hash again.
 pub fn checked<T: Send>(
     bundle: &Bundle,
     unchecked: Unchecked,
@@ -36,20 +38,40 @@ pub fn checked<T: Send>(
         let check = scope.spawn(|| unchecked.check());
         let loaded = load();
         let checked = check.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        checked.map_err(|error| refused(&error, &bundle.dir))?;
+        checked.and_then(|()| bundle.check_untouched()).map_err(|error| refused(&error, &bundle.dir))?;
         loaded
     })
 }
 
 fn refused(error: &BundleError, dir: &Path) -> Failure {
+    let exit = if matches!(error, BundleError::Touched { .. }) { Exit::Internal } else { Exit::Configuration };
     let mend = match error {
         BundleError::Io { .. } => "check the path of the bundle, or export it with `mmlnb-export bundle`",
         BundleError::Unlisted { .. } => "remove the files that were added, or export or copy the bundle again",
         BundleError::Manifest { .. } | BundleError::Changed { .. } | BundleError::Record { .. } => {
             "export or copy the bundle again"
         }
+        BundleError::Touched { .. } => "leave the bundle alone while it is loaded; a restart looks at every file anew",
+        BundleError::Untrusted { reason, .. } => distrusted(reason),
     };
-    Failure::new(Exit::Configuration, error.to_string(), dir.display().to_string(), mend)
+    Failure::new(exit, error.to_string(), dir.display().to_string(), mend)
+}
+
+/// What to do about a bundle that is not to be trusted.
+fn distrusted(reason: &Distrust) -> &'static str {
+    match reason {
+        Distrust::Unsigned => {
+            "get a signed bundle from its maker, or sign it with `mmlnb-export sign`; `allow_unsigned = true` takes it as it is"
+        }
+        Distrust::Unreadable | Distrust::Altered(_) => {
+            "copy the bundle again from its maker and compare; if it stays so, do not use it and tell the maker"
+        }
+        Distrust::UnknownKey(_) => {
+            "if the key is the maker's or your site's, put its public key into `public_keys`; else do not use the bundle"
+        }
+        Distrust::Legacy(_) => "have it signed again, with `mmlnb-export sign` or a minisign of today",
+        Distrust::Revoked(_) => "do not use the bundle; get one that is signed with a key in use",
+    }
 }
 
 /// Refuses a bundle that cannot classify by itself.

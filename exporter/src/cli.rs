@@ -1,12 +1,15 @@
 //! The commands.
 
-use crate::progress::{Progress, Work, megabytes};
+use crate::{
+    password,
+    progress::{Progress, Work, megabytes},
+};
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
 use mmlnb_exporter::{
     Calibration, Convolutions, ExportError, FewBits, Network, Recipe, Report, Source, Step, check_calibration, export_bundle,
-    export_decided, export_genai, inspect, lower_deciding, lower_portable, not_portable, weight_bytes,
+    export_decided, export_genai, inspect, keygen, lower_deciding, lower_portable, not_portable, sign, verify, weight_bytes,
 };
-use mmlnb_models::bundle::Precision;
+use mmlnb_models::bundle::{Precision, PublicKey};
 use std::{cell::RefCell, io::Write, path::PathBuf};
 
 /// Turns checkpoints into ONNX graphs and bundles.
@@ -37,6 +40,31 @@ enum Command {
         /// One JSON object per line on standard output.
         #[arg(long)]
         json: bool,
+    },
+    /// Make a pair of keys to sign bundles with, in minisign's formats: the secret key into FILE, the public one beside it with the ending .pub.
+    Keygen {
+        /// The secret key's file; never overwritten.
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+        /// No password: for machines that sign by themselves. Whoever can read the file can sign.
+        #[arg(long)]
+        no_password: bool,
+    },
+    /// Sign a bundle after checking every file of it. A signature by another key stays as it is.
+    Sign {
+        /// The bundle's folder.
+        bundle: PathBuf,
+        /// A secret key of this program or of minisign; its password is asked.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Check that a bundle is signed, and that every file of it is the one that was signed.
+    Verify {
+        /// The bundle's folder.
+        bundle: PathBuf,
+        /// A public key, its line RW... or its file; once for each key that may have signed.
+        #[arg(long, value_name = "KEY", required = true, value_parser = public_key)]
+        public_key: Vec<PublicKey>,
     },
 }
 
@@ -139,6 +167,13 @@ fn image_size(text: &str) -> Result<[i64; 2], String> {
     }
 }
 
+fn public_key(text: &str) -> Result<PublicKey, String> {
+    match std::fs::read_to_string(text) {
+        Ok(content) => content.parse(),
+        Err(_) => text.parse::<PublicKey>().map_err(|problem| format!("neither a file nor a key: {problem}")),
+    }
+}
+
 /// Does what was asked for.
 pub fn run(cli: Cli) -> Result<(), ExportError> {
     match cli.command {
@@ -146,6 +181,24 @@ pub fn run(cli: Cli) -> Result<(), ExportError> {
         Command::Bundle(args) => bundle(args),
         Command::Genai(args) => genai(args),
         Command::Inspect { path, json } => show(&inspect(&path)?, json),
+        Command::Keygen { output, no_password } => {
+            let password = if no_password { None } else { Some(password::choose()?) };
+            let made = keygen(&output, password)?;
+            say(&format!(
+                "{}: secret key {}, keep it where only those who sign can read it\n{}: public key\n{}\n",
+                output.display(),
+                made.id,
+                made.file.display(),
+                made.line
+            ))
+        }
+        Command::Sign { bundle, key } => sign(&bundle, &key, password::ask)?.iter().try_for_each(|signing| {
+            let stays = if signing.now { "" } else { " before, which stays" };
+            say(&format!("{}: signed with the key {}{stays}\n", bundle.join(signing.name).display(), signing.key))
+        }),
+        Command::Verify { bundle, public_key } => verify(&bundle, public_key)?
+            .iter()
+            .try_for_each(|(name, standing)| say(&format!("{}: {}\n", bundle.join(name).display(), standing.in_full()))),
     }
 }
 

@@ -17,6 +17,7 @@ mod numbers;
 pub mod onnx;
 mod policy;
 mod quantise;
+mod sign;
 mod source;
 mod write;
 
@@ -29,5 +30,6 @@ pub use inspect::{BundleReport, GraphReport, Report, inspect};
 pub use lower::{Genai, cache_head_size, lower, lower_as_is, lower_deciding, lower_genai, lower_portable, not_portable};
 pub use nodes::OnnxGraph;
 pub use policy::{BLOCK, Storage};
+pub use sign::{KeyPairMade, Signing, keygen, sign, verify};
 pub use source::{Network, Sizes, Source};
 pub use write::PRODUCER;

@@ -1,6 +1,7 @@
 //! `mmlnb-export`: checkpoints become ONNX graphs and bundles.
 
 mod cli;
+mod password;
 mod progress;
 
 use clap::Parser;

@@ -1,7 +1,7 @@
 //! The bundle: a folder with `manifest.json`, graphs, tokenizers and a model card.
 //!
 //! ```text
-//! manifest.json  MODEL_CARD.md
+//! manifest.json  manifest.json.minisig where it is signed  MODEL_CARD.md
 //! describer/   vision.onnx embedding.onnx decoder.onnx [prompts.onnx], each with .data; tokenizer.json; config.json,
 //!              generation_config.json and preprocessor_config.json (or processor_config.json) of the checkpoint
 //! classifier/  image.onnx bert.onnx prmf.onnx, each with .data; tokenizer.json (or vocab.txt); config.json;
@@ -11,9 +11,12 @@
 
 mod calibration;
 mod known_answers;
+mod stamps;
+mod trust;
 
 pub use calibration::{Calibration, ColourLimit, Guarantee, NoveltyLimit, Ranges};
 pub use known_answers::{ANSWERS, KNOWN_ANSWERS, KnownAnswer, KnownProbabilities, KnownTokens};
+pub use trust::{Distrust, KeyId, PublicKey, SIGNATURE, Signature, Standing, Standings, Trust};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,11 +31,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash;
 use crate::prepare::settings::GenerationSettings;
+use stamps::Stamps;
 
 /// The format that this version writes and reads.
 pub const FORMAT: u32 = 1;
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
+/// The manifest's signature.
+const MANIFEST_SIGNATURE: &str = "manifest.json.minisig";
 /// The describer's folder in the bundle, itself readable as a checkpoint's folder without weights.
 pub const DESCRIBER: &str = "describer";
 /// Features of training images, for the novelty of an image: beside a classifier's config.json, in its folder and in a bundle.
@@ -272,6 +278,20 @@ pub enum BundleError {
         /// Sizes or hashes.
         problem: String,
     },
+    /// A file is not signed as it has to be.
+    #[error("{} {reason}", file.display())]
+    Untrusted {
+        /// The file that was signed, or should have been.
+        file: PathBuf,
+        /// Why it is not taken.
+        reason: Distrust,
+    },
+    /// A file or folder was written, replaced or moved after its hash was taken.
+    #[error("{} was changed while the bundle was being loaded", file.display())]
+    Touched {
+        /// The file or folder.
+        file: PathBuf,
+    },
 }
 
 /// An opened bundle whose files are those that its manifest lists, each with its size and hash.
@@ -283,6 +303,9 @@ pub struct Bundle {
     pub manifest: Manifest,
     /// SHA-256 of `manifest.json`, which stands for the whole bundle.
     pub sha256: String,
+    /// Who signed the manifest.
+    pub standing: Standing,
+    stamps: Stamps,
 }
 
 /// The weights of a bundle that was begun: their sizes are checked, their hashes are not yet.
@@ -304,16 +327,23 @@ impl Unchecked {
 }
 
 impl Bundle {
-    /// Reads the manifest, refuses files that it does not list, and checks every listed file's size and hash, several files at a time.
+    /// [`Bundle::open_trusting`] without a look at signatures.
     pub fn open(dir: &Path) -> Result<Self, BundleError> {
-        let (bundle, unchecked) = Bundle::begin(dir)?;
+        Bundle::open_trusting(dir, &Trust::unjudged())
+    }
+
+    /// Reads the manifest, refuses one that is not signed as it has to be and files that it does not list, and checks every listed file's size and
+    /// hash, several files at a time.
+    pub fn open_trusting(dir: &Path, trust: &Trust) -> Result<Self, BundleError> {
+        let (bundle, unchecked) = Bundle::begin(dir, trust)?;
         unchecked.check().map(|()| bundle)
     }
 
-    /// As [`Bundle::open`], but the hashes of weights, which nobody parses, are left for the time in which they are loaded.
-    pub fn begin(dir: &Path) -> Result<(Self, Unchecked), BundleError> {
+    /// As [`Bundle::open_trusting`], but the hashes of weights, which nobody parses, are left for the time in which they are loaded.
+    pub fn begin(dir: &Path, trust: &Trust) -> Result<(Self, Unchecked), BundleError> {
         let file = dir.join(MANIFEST);
         let bytes = std::fs::read(&file).map_err(|source| BundleError::Io { file: file.clone(), source })?;
+        let standing = trust.judge(dir, MANIFEST, &bytes)?;
         let manifest = Manifest::parse(&file, &bytes)?;
         let sha256 = hash::sha256_hex(&bytes);
         let mut files = Vec::new();
@@ -322,12 +352,26 @@ impl Bundle {
             files.sort();
             return Err(BundleError::Unlisted { dir: dir.to_path_buf(), files });
         }
+        let stamps = Stamps::take(dir, manifest.files.keys())?;
         manifest.files.iter().try_for_each(|(name, entry)| check_size(&dir.join(name), entry))?;
         let (weights, parsed): (Vec<_>, Vec<_>) = manifest.files.iter().partition(|(name, _)| name.ends_with(WEIGHTS));
         in_parallel(&parsed, |(name, entry)| check_hash(&dir.join(name), entry))?;
         let files = weights.into_iter().map(|(name, entry)| (name.clone(), entry.clone())).collect();
         let unchecked = Unchecked { dir: dir.to_path_buf(), files };
-        Ok((Bundle { dir: dir.to_path_buf(), manifest, sha256 }, unchecked))
+        Ok((Bundle { dir: dir.to_path_buf(), manifest, sha256, standing, stamps }, unchecked))
+    }
+
+    /// Who signed what.
+    pub fn standings(&self) -> Standings {
+        Standings { bundle: self.standing.clone(), qualification: None }
+    }
+
+    /// Whether all files are still those that were there when the bundle was opened, so that what was loaded since is what was hashed.
+    ///
+    /// # Errors
+    /// The file or folder that is another one, or was written to.
+    pub fn check_untouched(&self) -> Result<(), BundleError> {
+        self.stamps.check()
     }
 
     /// The full path of a file of the bundle.
@@ -359,12 +403,7 @@ impl Manifest {
         let mut bytes = serde_json::to_vec_pretty(self)
             .map_err(|cause| BundleError::Manifest { file: file.clone(), problem: cause.to_string() })?;
         bytes.push(b'\n');
-        let io = |source| BundleError::Io { file: file.clone(), source };
-        let temporary = dir.join(".manifest.json.part");
-        let mut output = File::create(&temporary).map_err(io)?;
-        output.write_all(&bytes).and_then(|()| output.sync_all()).map_err(io)?;
-        std::fs::rename(&temporary, &file).map_err(io)?;
-        File::open(dir).and_then(|folder| folder.sync_all()).map_err(io)?;
+        put(dir, MANIFEST, &bytes)?;
         Ok(hash::sha256_hex(&bytes))
     }
 
@@ -382,7 +421,7 @@ impl Manifest {
         }
         for name in self.files.keys() {
             let plain = !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-            if !plain || name == MANIFEST {
+            if !plain || stands_beside(name) {
                 return Err(format!("`{name}` is not a path inside the bundle"));
             }
         }
@@ -406,7 +445,23 @@ impl Manifest {
     }
 }
 
-/// Size and hash of every file below `dir` but the manifest and hidden files, for a manifest that is being made.
+/// Writes the file `name` in `dir`: a temporary file, synchronised, then renamed.
+pub fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), BundleError> {
+    let file = dir.join(name);
+    let io = |source| BundleError::Io { file: file.clone(), source };
+    let temporary = dir.join(format!(".{name}.part"));
+    let mut output = File::create(&temporary).map_err(io)?;
+    output.write_all(bytes).and_then(|()| output.sync_all()).map_err(io)?;
+    std::fs::rename(&temporary, &file).map_err(io)?;
+    File::open(dir).and_then(|folder| folder.sync_all()).map_err(io)
+}
+
+/// Whether a file of the bundle's top folder is one that stands for others, or vouches for one that does: no manifest lists it.
+fn stands_beside(name: &str) -> bool {
+    [MANIFEST, MANIFEST_SIGNATURE].contains(&name)
+}
+
+/// Size and hash of every file below `dir` but the manifest, its signature and hidden files, for a manifest that is being made.
 pub fn list_files(dir: &Path) -> Result<BTreeMap<String, FileEntry>, BundleError> {
     let mut names = Vec::new();
     collect(dir, "", &mut names)?;
@@ -429,14 +484,14 @@ fn collect(dir: &Path, prefix: &str, names: &mut Vec<String>) -> Result<(), Bund
         let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
         if entry.file_type().map_err(io)?.is_dir() {
             collect(dir, &path, names)?;
-        } else if path != MANIFEST && !name.starts_with('.') {
+        } else if !stands_beside(&path) && !name.starts_with('.') {
             names.push(path);
         }
     }
     Ok(())
 }
 
-/// Every file at or below `prefix` that is neither listed nor the manifest; hidden ones too. Only folders that hold something listed are looked into
+/// Every file at or below `prefix` that is neither listed nor the manifest or its signature; hidden ones too. Only folders that hold something listed are looked into
 /// through a symbolic link.
 fn unlisted(dir: &Path, prefix: &str, listed: &BTreeMap<String, FileEntry>, found: &mut Vec<String>) -> Result<(), BundleError> {
     let folder = dir.join(prefix);
@@ -449,7 +504,7 @@ fn unlisted(dir: &Path, prefix: &str, listed: &BTreeMap<String, FileEntry>, foun
             let below = format!("{path}/");
             listed.range(below.clone()..).next().is_some_and(|(name, _)| name.starts_with(&below))
         };
-        if path == MANIFEST || listed.contains_key(&path) {
+        if stands_beside(&path) || listed.contains_key(&path) {
             continue;
         }
         if entry.file_type().map_err(io)?.is_dir() || holds_listed() {
