@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use mmlnb_models::bundle::{Bundle, BundleError, Distrust, Precision, Trust, Unchecked};
+use mmlnb_models::bundle::{Bundle, BundleError, Distrust, Precision, Standing, Standings, Trust, Unchecked};
 
 use crate::engine::{EngineError, EngineOptions, Mode, ProviderChoice};
 use crate::error::{Exit, Failure};
 
-/// Opens and checks a bundle.
+/// Opens and checks a bundle, whoever signed it: commands that are told no keys judge nobody.
 ///
 /// # Errors
 /// [`Exit::Configuration`] with the file that is wrong.
@@ -15,12 +15,12 @@ pub fn open(dir: &Path) -> Result<Bundle, Failure> {
     Bundle::open(dir).map_err(|error| refused(&error, dir))
 }
 
-/// Opens a bundle whose weights are still to be checked, by [`checked`].
+/// Opens a bundle that is signed as `trust` wants it, and whose weights are still to be checked, by [`checked`].
 ///
 /// # Errors
 /// As [`open`].
-pub fn begin(dir: &Path) -> Result<(Bundle, Unchecked), Failure> {
-    Bundle::begin(dir, &Trust::unjudged()).map_err(|error| refused(&error, dir))
+pub fn begin(dir: &Path, trust: &Trust) -> Result<(Bundle, Unchecked), Failure> {
+    Bundle::begin(dir, trust).map_err(|error| refused(&error, dir))
 }
 
 /// Loads a bundle while its weights are checked: nothing is given back that was loaded from others than the bundle's, nor if a file was touched
@@ -72,6 +72,20 @@ fn distrusted(reason: &Distrust) -> &'static str {
         Distrust::Legacy(_) => "have it signed again, with `mmlnb-export sign` or a minisign of today",
         Distrust::Revoked(_) => "do not use the bundle; get one that is signed with a key in use",
     }
+}
+
+/// The bundle in a line: which it is, and who signed it.
+pub fn line(bundle: &Bundle) -> String {
+    named(&bundle.sha256[..12], None, Some(&bundle.standings()))
+}
+
+/// A bundle's hash, and that of its qualification, each with who signed it.
+pub fn named(sha256: &str, qualification_sha256: Option<&str>, standings: Option<&Standings>) -> String {
+    let of = |standing: Option<&Standing>| standing.map_or_else(String::new, |standing| format!(", {standing}"));
+    let qualified = qualification_sha256.map(|sha256| {
+        format!("; qualification {sha256}{}", of(standings.and_then(|standings| standings.qualification.as_ref())))
+    });
+    format!("{sha256}{}{}", of(standings.map(|standings| &standings.bundle)), qualified.unwrap_or_default())
 }
 
 /// Refuses a bundle that cannot classify by itself.

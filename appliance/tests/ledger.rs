@@ -9,6 +9,7 @@ use mmlnb_appliance::ledger::{
     Claim, Classified, FileRow, FileState, Hold, INBOX, Image, Ledger, LedgerError, NewFile, NewReport, Rejection, RunStart,
     open, read, record,
 };
+use mmlnb_models::bundle::{Standing, Standings};
 
 const SHA: [u8; 32] = [5; 32];
 
@@ -41,6 +42,7 @@ fn begin(ledger: &Ledger) -> (i64, i64) {
         bundle_sha256: "ab".repeat(32),
         classes: ["X", "Y"].map(String::from).to_vec(),
         qualification_sha256: None,
+        trust: Default::default(),
         oom_kills: None,
     };
     ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap()
@@ -156,11 +158,51 @@ fn another_bundle_gives_another_report() {
         bundle_sha256: "cd".repeat(32),
         classes: vec!["X".into(), "Y".into()],
         qualification_sha256: None,
+        trust: Default::default(),
         oom_kills: None,
     };
     let (run, bundle) = book.ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap();
     let claim = book.ledger.write("ledger.claim", |tx| record::claim(tx, &file("a2.png", 9), &SHA, bundle, run, 1)).unwrap();
     assert!(matches!(claim, Claim::Work { job: other, .. } if other != job));
+}
+
+#[test]
+fn another_qualification_gives_another_report_which_says_who_signed_what() {
+    let book = open_book();
+    let job = book.work(&file("a.png", 1), &SHA, 1);
+    book.ledger.write("ledger.commit_report", |tx| record::commit(tx, job, &image(1), &report(None))).unwrap();
+    let key = "0FBE4098BD9E43F4".parse().unwrap();
+    let trust =
+        Standings { bundle: Standing::Signed { key, comment: "timestamp:1".into() }, qualification: Some(Standing::Unsigned) };
+    let mut seen = Vec::new();
+    for (at, qualification) in ["12", "34", "12"].into_iter().enumerate() {
+        let start = RunStart {
+            started_at: another_moment(),
+            boot_id: String::new(),
+            host: String::new(),
+            bundle_sha256: "ab".repeat(32),
+            classes: vec!["X".into(), "Y".into()],
+            qualification_sha256: Some(qualification.repeat(32)),
+            trust: trust.clone(),
+            oom_kills: None,
+        };
+        let (run, bundle) = book.ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap();
+        let again = file("a.png", 9 + at as u64);
+        match book.ledger.write("ledger.claim", |tx| record::claim(tx, &again, &SHA, bundle, run, 1)).unwrap() {
+            Claim::Work { job, .. } => {
+                let done = book.ledger.write("ledger.commit_report", |tx| record::commit(tx, job, &image(1), &report(None)));
+                let (id, _) = done.unwrap();
+                let row = book.ledger.read(|connection| read::report(connection, id)).unwrap().unwrap();
+                assert_eq!(row.trust.as_ref(), Some(&trust));
+                seen.push(row.qualification_sha256.unwrap());
+            }
+            Claim::Known(_) => assert_eq!(at, 2, "the first qualification's report is there"),
+            Claim::Attached { .. } => panic!("nothing is in work"),
+        }
+    }
+    assert_eq!(seen, ["12".repeat(32), "34".repeat(32)]);
+    assert_eq!(book.number("SELECT count(*) FROM reports WHERE bundle_sha256 = (SELECT sha256 FROM bundle WHERE id = 1)"), 3);
+    assert_eq!(book.number("SELECT count(*) FROM reports WHERE trust ->> '$.bundle.key' = '0FBE4098BD9E43F4'"), 2);
 }
 
 #[test]
@@ -234,6 +276,7 @@ fn a_start_that_is_repeated_begins_one_run() {
         bundle_sha256: "ab".repeat(32),
         classes: vec![],
         qualification_sha256: None,
+        trust: Default::default(),
         oom_kills: None,
     };
     let twice = [(); 2].map(|()| book.ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap());
@@ -338,9 +381,9 @@ fn foreign_and_newer_files_are_refused_and_damage_is_found() {
     assert!(matches!(open::writer(&at("foreign")), Err(LedgerError::Foreign(_))));
     assert!(matches!(open::reader(&at("absent")), Err(LedgerError::Absent(_))));
     let connection = open::writer(&at("newer")).unwrap();
-    connection.execute_batch("PRAGMA user_version = 3").unwrap();
+    connection.execute_batch("PRAGMA user_version = 4").unwrap();
     drop(connection);
-    assert!(matches!(open::writer(&at("newer")), Err(LedgerError::Newer { found: 3, known: 2, .. })));
+    assert!(matches!(open::writer(&at("newer")), Err(LedgerError::Newer { found: 4, known: 3, .. })));
     std::fs::write(at("noise"), [7; 4096]).unwrap();
     assert!(open::writer(&at("noise")).unwrap_err().is_damage());
 }
@@ -354,6 +397,7 @@ fn next_run(book: &mut Book, died: bool, oom_kills: Option<i64>) -> Vec<bool> {
         bundle_sha256: "ab".repeat(32),
         classes: vec![],
         qualification_sha256: None,
+        trust: Default::default(),
         oom_kills,
     };
     (book.run, _) = book.ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap();

@@ -1,4 +1,4 @@
-//! A ledger of version 1 becomes one of version 2, with a copy kept before; whatever ends the program leaves the old one or the new one.
+//! A ledger of version 1 or 2 becomes one of version 3, with a copy kept before; whatever ends the program leaves the old one or the new one.
 #![allow(clippy::disallowed_methods, reason = "tests prepare files by paths")]
 
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use mmlnb_appliance::ledger::{LedgerError, check, open, read};
 use rusqlite::{Connection, OpenFlags};
 
 const OLD: &str = include_str!("data/ledger-1.sql");
+const OF_2: &str = include_str!("data/ledger-2.sql");
 /// Names the ledger; set only for the copy of the test program that migrates it.
 const LEDGER: &str = "MIGRATION_LEDGER";
 
@@ -76,7 +77,7 @@ fn old_or_new(path: &Path, what: &str) -> bool {
             assert_eq!(number(&connection, "SELECT sum(length(thumbnail)) FROM content"), 3000 * 900, "{what}");
             false
         }
-        2 => {
+        3 => {
             assert_eq!(number(&connection, tables), 5, "{what}");
             assert_eq!(number(&connection, "SELECT sum(length(jpeg)) FROM thumbnail"), 3000 * 900, "{what}");
             let copies = copies(path.parent().unwrap());
@@ -128,11 +129,45 @@ fn a_migrated_ledger_is_like_a_fresh_one_and_keeps_every_row() {
 }
 
 #[test]
+fn a_ledger_of_version_2_keeps_every_row_and_tells_bundles_apart_by_their_qualifications() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.sqlite");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(OF_2).unwrap();
+    let rows = |connection: &Connection| {
+        let all = ["bundle", "run", "content", "job", "file", "report", "event", "tally"];
+        all.map(|table| number(connection, &format!("SELECT count(*) FROM {table}")))
+    };
+    let before = rows(&old);
+    drop(old);
+    let migrated = open::writer(&path).unwrap();
+    let mut after = rows(&migrated);
+    after[6] -= 1; // that it was migrated
+    assert_eq!(after, before);
+    check::check(&migrated, &path, true).unwrap();
+    let fresh = open::writer(&dir.path().join("fresh.sqlite")).unwrap();
+    assert_eq!(columns(&migrated), columns(&fresh));
+    assert_eq!(number(&migrated, "PRAGMA user_version"), 3);
+    assert_eq!(number(&migrated, "PRAGMA foreign_keys"), 1, "references are watched again");
+    assert!(migrated.execute("DELETE FROM bundle WHERE id = 1", []).is_err());
+    let report = read::report(&migrated, 7).unwrap().unwrap();
+    assert_eq!((report.bundle_sha256, report.trust, report.qualification_sha256), ("ab".repeat(32), None, None));
+    let add = |qualification: Option<String>| {
+        let sql = "INSERT INTO bundle(sha256, classes, first_seen, qualification_sha256) VALUES(?1, '[]', '', ?2)";
+        migrated.execute(sql, rusqlite::params!["ab".repeat(32), qualification])
+    };
+    assert!(add(None).is_err(), "it is there");
+    assert!(add(Some("12".repeat(32))).is_ok() && add(Some("12".repeat(32))).is_err());
+    let [copy] = copies(dir.path()).try_into().unwrap();
+    assert_eq!(number(&plain(&copy), "PRAGMA user_version"), 2);
+}
+
+#[test]
 fn a_reader_of_an_old_ledger_is_told_to_start_the_daemon() {
     let dir = tempfile::tempdir().unwrap();
     let path = old_ledger(dir.path());
     let error = open::reader(&path).unwrap_err();
-    assert!(matches!(error, LedgerError::Older { found: 1, known: 2, .. }), "{error}");
+    assert!(matches!(error, LedgerError::Older { found: 1, known: 3, .. }), "{error}");
     let failure = mmlnb_appliance::error::Failure::from(error);
     assert_eq!(failure.exit as u8, 78);
     assert!(failure.to_string().contains("start the daemon once"), "{failure}");

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use clap::Args;
-use mmlnb_models::bundle::{Bundle, Unchecked};
+use mmlnb_models::bundle::{Bundle, Trust, Unchecked};
 use serde_json::Value;
 
 use super::print;
@@ -124,7 +124,7 @@ fn check(args: &DescribeOnly) -> Result<(Bundle, Unchecked), Failure> {
     if !absent.is_empty() {
         return Err(Failure { exit: Exit::NotFound, problems: absent });
     }
-    bundle::begin(&args.bundle)
+    bundle::begin(&args.bundle, &Trust::unjudged())
 }
 
 fn absent(path: &Path) -> Problem {
@@ -222,8 +222,16 @@ fn one(job: &Job<'_>, path: &Path, reader: &mut Reader) -> Result<Answer, Failur
 
 fn answer(job: &Job<'_>, path: &Path, patch: &Patch, assessment: &Assessment) -> Result<Answer, Failure> {
     let file = path.display().to_string();
-    let sha256 = hex(&patch.sha256);
-    let subject = json::Subject { id: None, case_id: "", file: &file, sha256: &sha256, bundle_sha256: &job.bundle.sha256 };
+    let (sha256, standings) = (hex(&patch.sha256), job.bundle.standings());
+    let subject = json::Subject {
+        id: None,
+        case_id: "",
+        file: &file,
+        sha256: &sha256,
+        bundle_sha256: &job.bundle.sha256,
+        qualification_sha256: None,
+        trust: Some(&standings),
+    };
     if job.mode == Mode::Describe {
         let text = assessment.description.as_ref().ok_or_else(|| Failure::internal(&file, "the engine gave no description"))?;
         let described = verdict::described(text, None);

@@ -146,6 +146,8 @@ pub fn object(row: &ReportRow) -> serde_json::Value {
         file: &row.source,
         sha256: &sha256,
         bundle_sha256: &row.bundle_sha256,
+        qualification_sha256: row.qualification_sha256.as_deref(),
+        trust: row.trust.as_ref(),
     };
     let report = NewReport { flags: row.flags_for(&row.case_id), ..row.report.clone() };
     let mut value = json::report(&subject, &report);

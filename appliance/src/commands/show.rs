@@ -6,6 +6,7 @@ use rusqlite::Connection;
 use serde_json::json;
 
 use super::{Machine, open_for_reading, print, reports};
+use crate::bundle;
 use crate::clock;
 use crate::error::{Exit, Failure};
 use crate::ledger::{FileRow, NewReport, ReportRow, read};
@@ -136,7 +137,8 @@ fn show_text(row: &ReportRow) -> String {
     lines.push(format!("image        SHA-256 {}, {} bytes", hex(&row.sha256), row.size));
     lines.push(format!("reported     {} ({} UTC), {}", clock::local(&row.reported_at), row.reported_at, report.provider));
     lines.push(format!("time         {}", times.join(", ")));
-    lines.push(format!("bundle       SHA-256 {}, appliance {}", row.bundle_sha256, row.version));
+    let served = bundle::named(&row.bundle_sha256, row.qualification_sha256.as_deref(), row.trust.as_ref());
+    lines.push(format!("bundle       SHA-256 {served}, appliance {}", row.version));
     lines.join("\n") + "\n"
 }
 

@@ -52,9 +52,10 @@ fn stopped(args: &Status) -> Result<Exit, Failure> {
 fn text(status: &Value) -> String {
     let line = |name: &str| status[name].as_str().unwrap_or("").to_owned();
     let mut out = format!(
-        "{} | {} | waiting or in work {} | today {} reported, {} failed | free {} | since {}\n",
+        "{} | {} | bundle {} | waiting or in work {} | today {} reported, {} failed | free {} | since {}\n",
         line("headline"),
         line("device"),
+        line("bundle"),
         status["queued"],
         status["reported_today"],
         status["failed_today"],

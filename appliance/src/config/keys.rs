@@ -17,6 +17,10 @@ pub enum Kind {
     Flag,
     /// A list of patterns of file names, with `*` and `?`.
     Patterns,
+    /// A list of minisign's public keys.
+    PublicKeys,
+    /// A list of keys by their numbers or whole.
+    KeyIds,
 }
 
 /// One key of the configuration file.
@@ -39,6 +43,24 @@ const fn key(name: &'static str, kind: Kind, default: Option<&'static str>, mean
 /// All keys in the order of the file.
 pub const KEYS: &[Key] = &[
     key("bundle", Kind::Folder, None, "The bundle that mmlnb-export wrote. Every file in it is checked at start."),
+    key(
+        "public_keys",
+        Kind::PublicKeys,
+        Some("[]"),
+        "Keys that bundles (the maker's) and qualifications (your site's) may be signed with, each the line RW... of a .pub file in quotes.",
+    ),
+    key(
+        "revoked_keys",
+        Kind::KeyIds,
+        Some("[]"),
+        "Keys that are trusted no longer, each the line RW... or the number of sixteen digits; what they signed is refused whatever else is set.",
+    ),
+    key(
+        "allow_unsigned",
+        Kind::Flag,
+        Some("false"),
+        "true takes a bundle or qualification without signature too, and without any public key also one whose signature nobody can check; reports say so.",
+    ),
     key("inbox", Kind::Folder, None, "Watched with its subfolders; the first subfolder is the case."),
     key("done", Kind::Folder, None, "Images with a report go here; best on the same file system as the inbox."),
     key("failed", Kind::Folder, None, "Images that cannot be read go here, each with a note that says why."),

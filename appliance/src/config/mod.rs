@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mmlnb_models::bundle::Trust;
 use mmlnb_models::spelling::distance;
 use toml::de::{DeTable, DeValue};
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub file: PathBuf,
     /// The bundle's folder.
     pub bundle: PathBuf,
+    /// Whose bundles are taken.
+    pub trust: Trust,
     /// The watched folder.
     pub inbox: PathBuf,
     /// Where images with a report go.
@@ -195,12 +198,9 @@ fn from_toml(key: &Key, value: &DeValue<'_>) -> Result<Setting, String> {
             i64::from_str_radix(&digits, number.radix()).map(Setting::Whole).map_err(|_| wanted(key))
         }
         (Kind::Flag, DeValue::Boolean(value)) => Ok(Setting::Flag(*value)),
-        (Kind::Patterns, DeValue::Array(items)) => {
-            let text = |item: &DeValue<'_>| match item {
-                DeValue::String(text) => Ok(Pattern::new(text)),
-                _ => Err(wanted(key)),
-            };
-            items.iter().map(|item| text(item.get_ref())).collect::<Result<_, _>>().map(Setting::Patterns)
+        (Kind::Patterns | Kind::PublicKeys | Kind::KeyIds, DeValue::Array(items)) => {
+            let texts = items.iter().map(|item| item.get_ref().as_str()).collect::<Option<Vec<&str>>>();
+            texts.and_then(|texts| of_texts(key, &texts)).ok_or_else(|| wanted(key))
         }
         (Kind::Real(..), DeValue::Integer(number)) => parse(key, number.as_str()),
         (Kind::Real(..), DeValue::Float(number)) => parse(key, number.as_str()),
@@ -214,16 +214,29 @@ fn parse(key: &Key, text: &str) -> Result<Setting, String> {
         Kind::Whole(..) => text.trim().parse().map(Setting::Whole).map_err(|_| wanted(key)),
         Kind::Real(..) => text.trim().parse().map(Setting::Real).map_err(|_| wanted(key)),
         Kind::Flag => text.trim().parse().map(Setting::Flag).map_err(|_| wanted(key)),
-        Kind::Patterns => list(text).map(Setting::Patterns).ok_or_else(|| wanted(key)),
+        Kind::Patterns | Kind::PublicKeys | Kind::KeyIds => list(key, text).ok_or_else(|| wanted(key)),
+    }
+}
+
+/// A list of texts as its key wants them.
+fn of_texts(key: &Key, texts: &[&str]) -> Option<Setting> {
+    match key.kind {
+        Kind::Patterns => Some(Setting::Patterns(texts.iter().map(|text| Pattern::new(text)).collect())),
+        Kind::PublicKeys => texts.iter().map(|text| text.parse().ok()).collect::<Option<_>>().map(Setting::PublicKeys),
+        Kind::KeyIds => texts.iter().map(|text| text.parse().ok()).collect::<Option<_>>().map(Setting::KeyIds),
+        Kind::Folder | Kind::File | Kind::Word(_) | Kind::Whole(..) | Kind::Real(..) | Kind::Flag => None,
     }
 }
 
 /// A list as it stands in the file.
-fn list(text: &str) -> Option<Vec<Pattern>> {
+fn list(key: &Key, text: &str) -> Option<Setting> {
     let line = format!("list = {text}");
     let table = DeTable::parse(&line).ok()?;
     match table.get_ref().get("list")?.get_ref() {
-        DeValue::Array(items) => items.iter().map(|item| Some(Pattern::new(item.get_ref().as_str()?))).collect(),
+        DeValue::Array(items) => {
+            let texts = items.iter().map(|item| item.get_ref().as_str()).collect::<Option<Vec<&str>>>()?;
+            of_texts(key, &texts)
+        }
         _ => None,
     }
 }
@@ -248,6 +261,8 @@ fn wanted(key: &Key) -> String {
         Kind::Real(low, high) => format!("give a number from {low} to {high}"),
         Kind::Flag => "give true or false".to_owned(),
         Kind::Patterns => "give a list of names in quotes, such as [\"*.xml\", \"Thumbs.db\"]".to_owned(),
+        Kind::PublicKeys => "give a list of public keys, each the last line (RW...) of a .pub file in quotes".to_owned(),
+        Kind::KeyIds => "give a list of keys in quotes, each the line RW... or the number of sixteen digits".to_owned(),
     }
 }
 
@@ -300,10 +315,22 @@ fn assemble(file: &Path, base: &Path, settings: &BTreeMap<&'static str, Placed>)
         other => unreachable!("{name} was checked to be a list: {other:?}"),
     };
     let path = |name: &str| base.join(text(name));
+    let trust = Trust {
+        public_keys: match &settings["public_keys"].setting {
+            Setting::PublicKeys(keys) => keys.clone(),
+            other => unreachable!("public_keys was checked to be keys: {other:?}"),
+        },
+        revoked_keys: match &settings["revoked_keys"].setting {
+            Setting::KeyIds(keys) => keys.clone(),
+            other => unreachable!("revoked_keys was checked to be keys: {other:?}"),
+        },
+        allow_unsigned: flag("allow_unsigned"),
+    };
     let state = path("state");
     Config {
         file: file.to_owned(),
         bundle: path("bundle"),
+        trust,
         inbox: path("inbox"),
         done: path("done"),
         failed: path("failed"),
@@ -475,6 +502,25 @@ mod tests {
         for value in ["state/status.json", "status.json"] {
             assert!(with("status_file", value).is_ok(), "{value}");
         }
+    }
+
+    #[test]
+    fn unsigned_bundles_are_taken_where_init_says_so_and_keys_are_checked() {
+        const KEY: &str = "RWT0Q569mEC+D68qdgw4gVBoSAt5pP2AjABzFcGRviItY9RkdKOhbOOy";
+        let (_root, file) = folder();
+        let load = || Config::load_with(&file, Need::Everything, none);
+        assert!(load().unwrap().trust.allow_unsigned, "as init writes it");
+        let environment = |name: &str| (name == "MMLNB_PUBLIC_KEYS").then(|| format!("[{KEY:?}]"));
+        assert_eq!(Config::load_with(&file, Need::Everything, environment).unwrap().trust.public_keys.len(), 1);
+        let text = std::fs::read_to_string(&file).unwrap().replace("\nallow_unsigned = true\n", "\n");
+        let text = text.replace("#public_keys = []", &format!("public_keys = [{KEY:?}]"));
+        std::fs::write(&file, text.replace("#revoked_keys = []", "revoked_keys = [\"FBE4098BD9E43F4\"]")).unwrap();
+        let trust = load().unwrap().trust;
+        assert!(!trust.allow_unsigned, "without the key");
+        assert_eq!(trust.public_keys[0].id(), trust.revoked_keys[0]);
+        std::fs::write(&file, text.replace("RWT0", "RWT")).unwrap();
+        let failure = load().unwrap_err().to_string();
+        assert!(failure.contains("`public_keys`") && failure.contains(".pub file"), "{failure}");
     }
 
     #[test]

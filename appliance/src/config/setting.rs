@@ -1,5 +1,7 @@
 //! A value of the configuration, and how much of it a command needs.
 
+use mmlnb_models::bundle::{KeyId, PublicKey};
+
 use crate::files::names::Pattern;
 
 /// What a command needs of the configuration.
@@ -19,6 +21,8 @@ pub(super) enum Setting {
     Real(f64),
     Flag(bool),
     Patterns(Vec<Pattern>),
+    PublicKeys(Vec<PublicKey>),
+    KeyIds(Vec<KeyId>),
 }
 
 /// A value with the place that it came from, for messages.

@@ -139,6 +139,7 @@ pub fn run_with(file: &Path, load: impl FnOnce(&Config, &Bundle) -> Result<Asses
     }
     let (bundle, unchecked) = notify::while_loading(&asked.count, "opening the bundle", || begin_bundle(&config), || ())?;
     let start = run_start(&bundle);
+    tracing::info!(event = "bundle", bundle = bundle::line(&bundle));
     let (run, bundle_row) = ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start))?;
     let safe_mode = ledger.read(|connection| safe_mode::due(connection, run, config.safe_mode_after, &start.started_at))?;
     if let Some(reason) = &safe_mode {
@@ -194,7 +195,7 @@ fn open_ledger(config: &Config, asked: &Asked) -> Result<Ledger, Failure> {
 }
 
 fn begin_bundle(config: &Config) -> Result<(Bundle, Unchecked), Failure> {
-    let (bundle, unchecked) = bundle::begin(&config.bundle)?;
+    let (bundle, unchecked) = bundle::begin(&config.bundle, &config.trust)?;
     bundle::require_classifier(&bundle)?;
     Ok((bundle, unchecked))
 }
@@ -211,6 +212,7 @@ fn run_start(bundle: &Bundle) -> RunStart {
         classes: bundle.manifest.classifier.as_ref().map(|part| part.classes.clone()).unwrap_or_default(),
         // What `qualify` finds stands in the manifest, whose hash is the bundle's: in this format there is no other to be told.
         qualification_sha256: None,
+        trust: bundle.standings(),
         oom_kills: death::oom_kills(),
     }
 }
@@ -282,6 +284,7 @@ fn put_together(known: Known<'_>, assessor: Assessor, asked: &Asked) -> Intake {
         rules: verdict::Rules { calibration, indeterminate_below: config.indeterminate_below, provider: assessor.provider },
         run,
         bundle: bundle_row,
+        served: bundle::line(bundle),
         stop: asked.stop.clone(),
         halt: Arc::default(),
         fatal: Mutex::new(None),

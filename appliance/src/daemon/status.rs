@@ -52,6 +52,7 @@ pub fn now(intake: &Intake, started_at: &str) -> Status {
         reported_today,
         failed_today,
         device: device(intake),
+        bundle: intake.served.clone(),
         free: intake.free_space().map_or(0, |(free, _)| free),
         latest,
         written_at: clock::utc_now(),

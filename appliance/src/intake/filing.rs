@@ -524,6 +524,8 @@ pub fn report_json(report: &ReportRow, row: &FileRow) -> serde_json::Value {
         file: &row.path_text,
         sha256: &hex(&report.sha256),
         bundle_sha256: &report.bundle_sha256,
+        qualification_sha256: report.qualification_sha256.as_deref(),
+        trust: report.trust.as_ref(),
     };
     json::report(&subject, &content)
 }

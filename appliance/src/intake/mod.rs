@@ -68,6 +68,8 @@ pub struct Intake {
     pub run: i64,
     /// The bundle's row.
     pub bundle: i64,
+    /// The bundle for people: which it is, and who signed it.
+    pub served: String,
     /// Finish what is begun, begin nothing.
     pub stop: Arc<AtomicBool>,
     /// Give up what is begun.

@@ -16,12 +16,13 @@ use crate::{failpoint, progress};
 /// "MMNB": the application id in the file's header.
 pub const APPLICATION_ID: i32 = 0x4D4D_4E42;
 /// The schema that this program writes.
-pub const VERSION: i32 = 2;
+pub const VERSION: i32 = 3;
 
 const TABLES: &str = include_str!("schema.sql");
 const NEW_IN_2: &str = include_str!("new-in-2.sql");
 const VIEWS: &str = include_str!("views.sql");
 const FROM_1: &str = include_str!("from-1.sql");
+const FROM_2: &str = include_str!("from-2.sql");
 /// Pages that are copied between two signs of life.
 const PAGES: i32 = 4096;
 
@@ -34,10 +35,14 @@ pub fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerErr
     match version {
         VERSION => Ok(()),
         0 => create(connection),
-        1 => {
+        1 | 2 => {
             let copy = keep_copy(connection, path, version)?;
             tracing::info!(event = "migrate", from = version, to = VERSION, copy = %copy.display());
-            from_1(connection, path, &copy)
+            // A table that others refer to is made anew; that nothing dangles is checked before the end.
+            connection.pragma_update(None, "foreign_keys", false)?;
+            let outcome = from_older(connection, path, version, &copy);
+            connection.pragma_update(None, "foreign_keys", true)?;
+            outcome
         }
         other => Err(LedgerError::Newer { path: path.to_owned(), found: other, known: VERSION }),
     }
@@ -53,15 +58,18 @@ fn create(connection: &mut Connection) -> Result<(), LedgerError> {
     Ok(transaction.commit()?)
 }
 
-fn from_1(connection: &mut Connection, path: &Path, copy: &Path) -> Result<(), LedgerError> {
+fn from_older(connection: &mut Connection, path: &Path, version: i32, copy: &Path) -> Result<(), LedgerError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     failpoint::pass("migrate.begun")?;
-    transaction.execute_batch(NEW_IN_2)?;
-    transaction.execute_batch(FROM_1)?;
+    if version == 1 {
+        transaction.execute_batch(NEW_IN_2)?;
+        transaction.execute_batch(FROM_1)?;
+    }
+    transaction.execute_batch(FROM_2)?;
     failpoint::pass("migrate.tables")?;
     transaction.execute_batch(VIEWS)?;
     let copy = copy.file_name().map(|name| name.to_string_lossy().into_owned());
-    let detail = serde_json::json!({ "from": 1, "to": VERSION, "copy": copy, "version": env!("CARGO_PKG_VERSION") });
+    let detail = serde_json::json!({ "from": version, "to": VERSION, "copy": copy, "version": env!("CARGO_PKG_VERSION") });
     transaction.execute(
         "INSERT INTO event(at, actor, action, subject, detail) VALUES(?1, 'appliance', 'migrate', 'ledger', ?2)",
         [utc_now(), detail.to_string()],

@@ -285,7 +285,7 @@ const BEFORE_THUMBNAIL: &str = "r.id, j.id, j.sha256, c.size, c.format, c.width,
 const AFTER_THUMBNAIL: &str = "v.source, v.case_id, v.received_at, j.claimed_at, r.created_at, b.sha256, r.version,
   r.verdict, r.verdict_reasons, r.class, r.leading_class, r.confidence, r.probabilities, r.image_only, r.alpha_text, r.logits, r.image_logits,
   r.logits_without_text, r.flags, r.description, r.description_tokens, r.description_tokens_read, r.description_read_until,
-  r.mean_token_logprob, r.stop_reason, r.provider, r.provider_note, r.elapsed, v.folder, r.qualification_sha256, r.temperature
+  r.mean_token_logprob, r.stop_reason, r.provider, r.provider_note, r.elapsed, v.folder, r.qualification_sha256, r.temperature, r.trust
   FROM report r JOIN reports v ON v.id = r.id JOIN job j ON j.id = r.job_id JOIN content c ON c.sha256 = j.sha256
   JOIN bundle b ON b.id = j.bundle_id";
 
@@ -400,6 +400,7 @@ fn report_row(row: &Row<'_>) -> rusqlite::Result<(i64, ReportRow)> {
         bundle_sha256: row.get(15)?,
         version: row.get(16)?,
         qualification_sha256: row.get(39)?,
+        trust: optional_json(row, 41)?,
         folder: row.get::<_, Option<String>>(38)?.unwrap_or_default(),
         cases: Vec::new(),
         more_cases: false,

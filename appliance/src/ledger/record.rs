@@ -28,10 +28,11 @@ const NO_DEVICE: &str = "none";
 pub fn begin_run(tx: &Transaction<'_>, start: &RunStart) -> Result<(i64, i64)> {
     let classes = serde_json::json!(start.classes).to_string();
     tx.execute(
-        "INSERT INTO bundle(sha256, classes, first_seen) VALUES(?1, ?2, ?3) ON CONFLICT DO NOTHING",
-        params![start.bundle_sha256, classes, utc_now()],
+        "INSERT INTO bundle(sha256, classes, first_seen, qualification_sha256) VALUES(?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+        params![start.bundle_sha256, classes, utc_now(), start.qualification_sha256],
     )?;
-    let bundle = tx.query_row("SELECT id FROM bundle WHERE sha256 = ?1", [&start.bundle_sha256], |row| row.get(0))?;
+    let served = "SELECT id FROM bundle WHERE sha256 = ?1 AND qualification_sha256 IS ?2";
+    let bundle = tx.query_row(served, params![start.bundle_sha256, start.qualification_sha256], |row| row.get(0))?;
     let begun =
         "SELECT id FROM run WHERE id = (SELECT max(id) FROM run) AND started_at = ?1 AND boot_id = ?2 AND ended_at IS NULL";
     let begun = tx.query_row(begun, params![start.started_at, start.boot_id], |row| row.get(0)).optional()?;
@@ -39,8 +40,8 @@ pub fn begin_run(tx: &Transaction<'_>, start: &RunStart) -> Result<(i64, i64)> {
         return Ok((run, bundle));
     }
     tx.execute(
-        "INSERT INTO run(started_at, boot_id, host, version, provider, bundle_id, qualification_sha256, oom_kills)
-         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO run(started_at, boot_id, host, version, provider, bundle_id, qualification_sha256, oom_kills, trust)
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
             start.started_at,
             start.boot_id,
@@ -49,7 +50,8 @@ pub fn begin_run(tx: &Transaction<'_>, start: &RunStart) -> Result<(i64, i64)> {
             NO_DEVICE,
             bundle,
             start.qualification_sha256,
-            start.oom_kills
+            start.oom_kills,
+            json!(start.trust).to_string()
         ],
     )?;
     Ok((tx.last_insert_rowid(), bundle))
@@ -429,9 +431,10 @@ fn insert_report(tx: &Transaction<'_>, job: i64, report: &NewReport) -> Result<i
         "INSERT INTO report(job_id, created_at, verdict, verdict_reasons, class, leading_class, confidence, probabilities, image_only,
            image_only_class, alpha_text, logits, image_logits, logits_without_text, flags, description, description_key, description_tokens,
            description_tokens_read, description_read_until, mean_token_logprob, stop_reason, provider, provider_note, elapsed, version,
-           qualification_sha256, temperature)
-         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26,
-           (SELECT run.qualification_sha256 FROM job JOIN run ON run.id = job.run_id WHERE job.id = ?1), ?27)",
+           temperature, qualification_sha256, trust)
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27,
+           (SELECT run.qualification_sha256 FROM job JOIN run ON run.id = job.run_id WHERE job.id = ?1),
+           (SELECT run.trust FROM job JOIN run ON run.id = job.run_id WHERE job.id = ?1))",
         params![
             job,
             utc_now(),

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use mmlnb_models::bundle::Standings;
+
 use super::FileState;
 use crate::files::Stamp;
 
@@ -37,6 +39,8 @@ pub struct RunStart {
     pub classes: Vec<String>,
     /// SHA-256 of the bundle's qualification, hex, if it has one.
     pub qualification_sha256: Option<String>,
+    /// Who signed both.
+    pub trust: Standings,
     /// How many processes the kernel has killed for want of memory since it started, if it says so.
     pub oom_kills: Option<i64>,
 }
@@ -226,6 +230,8 @@ pub struct ReportRow {
     pub bundle_sha256: String,
     /// SHA-256 of its qualification at that time, if it had one.
     pub qualification_sha256: Option<String>,
+    /// Who had signed both; none of reports from before that was kept.
+    pub trust: Option<Standings>,
     /// Name of the watched folder of that first file.
     pub folder: String,
     /// The appliance's version that wrote it.

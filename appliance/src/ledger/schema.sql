@@ -1,10 +1,14 @@
--- The tables of the ledger, version 2, beside those of new-in-2.sql. They are the appliance's own; other programs read the views (views.sql).
--- New columns stand last, as from-1.sql appends them.
+-- The tables of the ledger, version 3, beside those of new-in-2.sql. They are the appliance's own; other programs read the views (views.sql).
+-- New columns stand last, as from-1.sql and from-2.sql append them.
+
+-- A bundle with what `qualify` found about it: what decides every answer.
 CREATE TABLE bundle(
   id INTEGER PRIMARY KEY,
-  sha256 TEXT NOT NULL UNIQUE CHECK(length(sha256) = 64),
+  sha256 TEXT NOT NULL CHECK(length(sha256) = 64),
   classes TEXT NOT NULL CHECK(json_valid(classes)),
-  first_seen TEXT NOT NULL) STRICT;
+  first_seen TEXT NOT NULL,
+  qualification_sha256 TEXT CHECK(length(qualification_sha256) = 64)) STRICT;
+CREATE UNIQUE INDEX bundle_once ON bundle(sha256, coalesce(qualification_sha256, ''));
 
 CREATE TABLE run(
   id INTEGER PRIMARY KEY,
@@ -17,7 +21,8 @@ CREATE TABLE run(
   provider TEXT NOT NULL,
   bundle_id INTEGER NOT NULL REFERENCES bundle(id),
   qualification_sha256 TEXT CHECK(length(qualification_sha256) = 64),
-  oom_kills INTEGER) STRICT;
+  oom_kills INTEGER,
+  trust TEXT CHECK(json_valid(trust))) STRICT;
 
 CREATE TABLE folder(
   id INTEGER PRIMARY KEY,
@@ -112,6 +117,7 @@ CREATE TABLE report(
   elapsed TEXT NOT NULL CHECK(json_valid(elapsed)),
   version TEXT NOT NULL,
   qualification_sha256 TEXT CHECK(length(qualification_sha256) = 64),
-  temperature REAL CHECK(temperature > 0)) STRICT;
+  temperature REAL CHECK(temperature > 0),
+  trust TEXT CHECK(json_valid(trust))) STRICT;
 CREATE INDEX report_created ON report(created_at);
 CREATE INDEX report_description ON report(description_key) WHERE description_key IS NOT NULL;

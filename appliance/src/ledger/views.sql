@@ -27,7 +27,8 @@ SELECT r.id AS id, lower(hex(j.sha256)) AS image_sha256, f.path_text AS source, 
   r.description_tokens AS description_tokens, r.description_tokens_read AS description_tokens_read,
   r.mean_token_logprob AS mean_token_logprob, r.stop_reason AS stop_reason, b.sha256 AS bundle_sha256, r.provider AS provider,
   r.elapsed AS elapsed_ms, c.width AS width, c.height AS height, c.format AS format, c.size AS size,
-  f.folder AS folder, r.qualification_sha256 AS qualification_sha256, r.temperature AS temperature
+  f.folder AS folder, r.qualification_sha256 AS qualification_sha256, r.temperature AS temperature,
+  r.trust AS trust
 FROM report r JOIN job j ON j.id = r.job_id JOIN bundle b ON b.id = j.bundle_id JOIN content c ON c.sha256 = j.sha256
   LEFT JOIN file f ON f.id = coalesce((SELECT id FROM file WHERE job_id = j.id AND state IN ('filed', 'reported') ORDER BY id LIMIT 1),
     (SELECT min(id) FROM file WHERE job_id = j.id));

@@ -1,5 +1,6 @@
 //! The JSON of a report, the same for `classify --json` and for the file beside an image.
 
+use mmlnb_models::bundle::Standings;
 use serde_json::{Map, Value, json};
 
 use crate::ledger::read::named;
@@ -18,6 +19,10 @@ pub struct Subject<'a> {
     pub sha256: &'a str,
     /// SHA-256 of the bundle's manifest, hex.
     pub bundle_sha256: &'a str,
+    /// SHA-256 of its qualification, hex, if it has one of its own.
+    pub qualification_sha256: Option<&'a str>,
+    /// Who signed both, as far as it is known.
+    pub trust: Option<&'a Standings>,
 }
 
 /// The object of a whole report.
@@ -61,6 +66,8 @@ fn object(
         "mean_token_logprob": described.map(|text| text.mean_token_logprob),
         "stop_reason": described.map(|text| &text.stop_reason),
         "bundle_sha256": subject.bundle_sha256,
+        "qualification_sha256": subject.qualification_sha256,
+        "trust": subject.trust,
         "provider": provider,
         "elapsed_ms": elapsed,
     })

@@ -2,6 +2,7 @@
 
 use maud::{Markup, html};
 use mmlnb_models::base64;
+use mmlnb_models::bundle::Standing;
 
 use super::{codes, hex, style};
 use crate::clock;
@@ -245,10 +246,18 @@ fn provenance(row: &ReportRow, at: &Placement<'_>) -> Markup {
             (fact("Received, started, finished", received(row, at)))
             (fact("Time", html! { (stages.join(", ")) }))
             (fact("Device", html! { (report.provider) @if let Some(note) = &report.provider_note { ": " (note) } }))
-            (fact("Bundle", html! { "SHA-256 " code { (row.bundle_sha256) } }))
+            (fact("Bundle", html! { "SHA-256 " code { (row.bundle_sha256) } (signed(row.trust.as_ref().map(|trust| &trust.bundle))) }))
+            @if let Some(sha256) = &row.qualification_sha256 {
+                (fact("Qualification", html! { "SHA-256 " code { (sha256) } (signed(row.trust.as_ref().and_then(|trust| trust.qualification.as_ref()))) }))
+            }
             (fact("Appliance", html! { "version " (row.version) "; check with: " code { "mmlnb-appliance show " (row.id) } " and " code { "mmlnb-appliance verify" } }))
         }
     }
+}
+
+/// Who signed it; nothing where that was not kept.
+fn signed(standing: Option<&Standing>) -> Markup {
+    html! { @if let Some(standing) = standing { ", " (standing) } }
 }
 
 /// A later copy of the same bytes was received after the work on them, and a clock may have been set back in between.
@@ -263,6 +272,8 @@ fn received(row: &ReportRow, at: &Placement<'_>) -> Markup {
 #[cfg(test)]
 pub mod tests {
     //! Also gives other tests a report to show.
+
+    use mmlnb_models::bundle::Standings;
 
     use super::*;
     use crate::ledger::{Classified, Image};
@@ -317,6 +328,7 @@ pub mod tests {
             reported_at: "2026-01-01T00:00:02.000Z".into(),
             bundle_sha256: "ab".repeat(32),
             qualification_sha256: None,
+            trust: Some(Standings::default()),
             folder: "inbox".into(),
             version: "0.1.0".into(),
             cases: vec!["S1".into(), "S2".into()],

@@ -39,6 +39,8 @@ pub struct Status {
     pub failed_today: i64,
     /// Device that computes.
     pub device: String,
+    /// The bundle: which it is, and who signed it.
+    pub bundle: String,
     /// Free bytes on the tightest file system.
     pub free: u64,
     /// The newest files.
@@ -71,6 +73,7 @@ pub fn page(status: &Status, folder: &Path) -> String {
             tr { th { "Today" } td { (status.reported_today) " reported, " (status.failed_today) " failed" } }
             tr { th { "Waiting or in work" } td { (status.queued) } }
             tr { th { "Device" } td { (status.device) } }
+            tr { th { "Bundle" } td { (status.bundle) } }
             tr { th { "Free space" } td { (size(status.free)) } }
         }
         h2 { "Last files" }
@@ -150,7 +153,7 @@ pub fn size(bytes: u64) -> String {
 /// The text for viewers without a browser.
 pub fn text(status: &Status) -> String {
     let mut out = format!(
-        "{}\nwritten {} ({})\n\ntoday: {} reported, {} failed\nwaiting or in work: {}\ndevice: {}\nfree space: {}\n",
+        "{}\nwritten {} ({})\n\ntoday: {} reported, {} failed\nwaiting or in work: {}\ndevice: {}\nbundle: {}\nfree space: {}\n",
         status.headline,
         clock::local(&status.written_at),
         STALE,
@@ -158,6 +161,7 @@ pub fn text(status: &Status) -> String {
         status.failed_today,
         status.queued,
         status.device,
+        status.bundle,
         size(status.free),
     );
     for notice in &status.notices {
@@ -183,6 +187,7 @@ pub fn json(status: &Status) -> Value {
         "reported_today": status.reported_today,
         "failed_today": status.failed_today,
         "device": status.device,
+        "bundle": status.bundle,
         "free_bytes": status.free,
         "started_at": status.started_at,
         "written_at": status.written_at,
@@ -242,6 +247,7 @@ mod tests {
             reported_today: 2,
             failed_today: 0,
             device: "cpu".into(),
+            bundle: "abcdef012345, not signed".into(),
             free: 5 << 30,
             latest: vec![file(FileState::Filed)],
             written_at: clock::utc_now(),
@@ -249,6 +255,6 @@ mod tests {
         };
         assert!(!json(&status).to_string().contains("S1"));
         assert!(page(&status, Path::new("/srv/done")).contains("READY"));
-        assert!(text(&status).contains("S1/a b.png  reported"));
+        assert!(text(&status).contains("S1/a b.png  reported") && text(&status).contains("bundle: abcdef012345, not signed"));
     }
 }

@@ -121,6 +121,7 @@ impl Program {
             bundle_sha256: "ab".repeat(32),
             classes: ["A", "B", "C"].map(String::from).to_vec(),
             qualification_sha256: None,
+            trust: Default::default(),
             oom_kills: Some(place.oom_kills.load(Ordering::Relaxed) as i64),
         };
         let (run, bundle) = ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start))?;
@@ -143,6 +144,7 @@ impl Program {
             rules: verdict::Rules { calibration: None, indeterminate_below: 0.5, provider: Provider { name: "cpu", note: None } },
             run,
             bundle,
+            served: String::new(),
             stop: self.stop.clone(),
             halt: Arc::default(),
             fatal: Mutex::new(None),

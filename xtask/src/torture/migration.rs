@@ -46,7 +46,7 @@ fn play(step: &Step) -> Measures {
         drop_by_copy(&image(&mut draw).0, &arena.inbox("new.png"));
         wait_for(Duration::from_secs(60), "a new image's end after the migration", || arena.done("new.png").is_file());
         assert_eq!(daemon.stop(Duration::from_secs(30)), 0, "a clean stop");
-        assert_eq!(arena.number("PRAGMA user_version"), 2, "the next start migrates");
+        assert_eq!(arena.number("PRAGMA user_version"), 3, "the next start migrates");
     }
     measures
 }
@@ -67,10 +67,10 @@ fn undisturbed(step: &Step) -> Duration {
 fn version(arena: &Arena, story: &str) -> i64 {
     whole(arena, story);
     let version = arena.number("PRAGMA user_version");
-    assert!(version == 1 || version == 2, "{story}: version {version}");
+    assert!(version == 1 || version == 3, "{story}: version {version}");
     let new = arena.number("SELECT count(*) FROM sqlite_schema WHERE name IN ('tile', 'event', 'tally', 'thumbnail', 'tiles')");
-    assert_eq!(new, if version == 2 { 5 } else { 0 }, "{story}: tables of version 2 in one of version {version}");
-    if version == 2 {
+    assert_eq!(new, if version == 3 { 5 } else { 0 }, "{story}: tables since version 2 in one of version {version}");
+    if version == 3 {
         let copies = copies(arena);
         assert!(!copies.is_empty(), "{story}: no copy of the old ledger");
         for copy in copies {
