@@ -43,7 +43,8 @@ pub fn checked<T: Send>(
     })
 }
 
-fn refused(error: &BundleError, dir: &Path) -> Failure {
+/// A bundle that cannot be opened, as a sentence.
+pub fn refused(error: &BundleError, dir: &Path) -> Failure {
     let exit = if matches!(error, BundleError::Touched { .. }) { Exit::Internal } else { Exit::Configuration };
     let mend = match error {
         BundleError::Io { .. } => "check the path of the bundle, or export it with `mmlnb-export bundle`",
@@ -51,6 +52,7 @@ fn refused(error: &BundleError, dir: &Path) -> Failure {
         BundleError::Manifest { .. } | BundleError::Changed { .. } | BundleError::Record { .. } => {
             "export or copy the bundle again"
         }
+        BundleError::Qualification { .. } => "qualify the bundle again with `mmlnb-appliance qualify`, or copy it again",
         BundleError::Touched { .. } => "leave the bundle alone while it is loaded; a restart looks at every file anew",
         BundleError::Untrusted { reason, .. } => distrusted(reason),
     };
@@ -76,7 +78,7 @@ fn distrusted(reason: &Distrust) -> &'static str {
 
 /// The bundle in a line: which it is, and who signed it.
 pub fn line(bundle: &Bundle) -> String {
-    named(&bundle.sha256[..12], None, Some(&bundle.standings()))
+    named(&bundle.sha256[..12], bundle.qualification_sha256().map(|sha256| &sha256[..12]), Some(&bundle.standings()))
 }
 
 /// A bundle's hash, and that of its qualification, each with who signed it.

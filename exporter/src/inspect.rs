@@ -5,7 +5,7 @@ use crate::{
     onnx::{DataLocation, ModelProto, TensorProto, ValueInfoProto},
 };
 use mmlnb_models::{
-    bundle::{Bundle, BundleError, FileEntry, MANIFEST, Port},
+    bundle::{Bundle, BundleError, FileEntry, MANIFEST, Port, Qualification, Standings},
     hash,
 };
 use prost::Message;
@@ -46,8 +46,14 @@ pub struct BundleReport {
     pub path: String,
     /// SHA-256 of the manifest.
     pub bundle_sha256: String,
+    /// SHA-256 of the qualification, if there is one.
+    pub qualification_sha256: Option<String>,
+    /// Who signed both, as the signatures say; nobody checks them here.
+    pub trust: Standings,
     /// The manifest as it stands in the file.
     pub manifest: serde_json::Value,
+    /// The qualification, if there is one.
+    pub qualification: Option<Qualification>,
     /// Its graphs; with `--json` each on a line of its own.
     #[serde(skip)]
     pub graphs: Vec<GraphReport>,
@@ -59,7 +65,7 @@ pub enum Report {
     /// An `.onnx` file.
     Graph(GraphReport),
     /// A bundle's folder.
-    Bundle(BundleReport),
+    Bundle(Box<BundleReport>),
 }
 
 /// Reads an `.onnx` file or a bundle, whose hashes are all checked.
@@ -83,7 +89,16 @@ pub fn inspect(path: &Path) -> Result<Report, ExportError> {
         .map_err(|problem| ExportError::Checkpoint { path: file.clone(), problem: problem.to_string() })?;
     let graphs = bundle.manifest.graphs().iter().map(|g| graph(&bundle.path(&g.file))).collect::<Result<_, _>>()?;
     let path = path.display().to_string();
-    Ok(Report::Bundle(BundleReport { kind: "bundle", path, bundle_sha256: bundle.sha256, manifest, graphs }))
+    Ok(Report::Bundle(Box::new(BundleReport {
+        kind: "bundle",
+        path,
+        qualification_sha256: bundle.qualification_sha256().map(str::to_string),
+        trust: bundle.standings(),
+        bundle_sha256: bundle.sha256,
+        manifest,
+        qualification: bundle.qualification.map(|qualified| qualified.found),
+        graphs,
+    })))
 }
 
 fn graph(path: &Path) -> Result<GraphReport, ExportError> {
@@ -185,7 +200,10 @@ impl fmt::Display for GraphReport {
 
 impl fmt::Display for BundleReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}\n  bundle_sha256  {}", self.path, self.bundle_sha256)?;
+        writeln!(f, "{}\n  bundle_sha256  {}, {}", self.path, self.bundle_sha256, self.trust.bundle)?;
+        if let (Some(sha256), Some(standing)) = (&self.qualification_sha256, &self.trust.qualification) {
+            writeln!(f, "  qualification_sha256  {sha256}, {standing}")?;
+        }
         for (key, value) in self.manifest.as_object().into_iter().flatten() {
             match key.as_str() {
                 "describer" | "classifier" => writeln!(f, "  {key}  {}", if value.is_null() { "absent" } else { "present" })?,

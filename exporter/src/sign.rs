@@ -4,7 +4,7 @@ use crate::{error::ExportError, write::PRODUCER};
 use minisign::{KeyPair, PError, SecretKey, SecretKeyBox};
 use mmlnb_models::{
     base64,
-    bundle::{self, Bundle, BundleError, KeyId, MANIFEST, PublicKey, SIGNATURE, Signature, Standing, Trust},
+    bundle::{self, Bundle, BundleError, KeyId, MANIFEST, PublicKey, QUALIFICATION, SIGNATURE, Signature, Standing, Trust},
     hash,
 };
 use std::{
@@ -101,7 +101,8 @@ pub fn sign(dir: &Path, key: &Path, password: impl FnOnce() -> Result<String, Ex
 
 /// The files of a bundle that stand for all others, with their hashes.
 fn signed_files(bundle: &Bundle) -> Vec<(&'static str, String)> {
-    vec![(MANIFEST, bundle.sha256.clone())]
+    let qualification = bundle.qualification_sha256().map(|sha256| (QUALIFICATION, sha256.to_string()));
+    std::iter::once((MANIFEST, bundle.sha256.clone())).chain(qualification).collect()
 }
 
 /// A key that is damaged signs nothing: what it made is checked with the public key.
@@ -138,5 +139,6 @@ fn secret_key(file: &Path, password: impl FnOnce() -> Result<String, ExportError
 pub fn verify(dir: &Path, public_keys: Vec<PublicKey>) -> Result<Vec<(&'static str, Standing)>, ExportError> {
     let trust = Trust { public_keys, ..Trust::default() };
     let bundle = Bundle::open_trusting(dir, &trust).map_err(ExportError::Altered)?;
-    Ok(vec![(MANIFEST, bundle.standing)])
+    let qualification = bundle.qualification.map(|qualified| (QUALIFICATION, qualified.standing));
+    Ok(std::iter::once((MANIFEST, bundle.standing)).chain(qualification).collect())
 }

@@ -1,7 +1,8 @@
 //! The bundle: a folder with `manifest.json`, graphs, tokenizers and a model card.
 //!
 //! ```text
-//! manifest.json  manifest.json.minisig where it is signed  MODEL_CARD.md
+//! manifest.json  MODEL_CARD.md  manifest.json.minisig where it is signed
+//! qualification.json  QUALIFICATION.md  qualification.json.minisig where it was qualified, and that signed
 //! describer/   vision.onnx embedding.onnx decoder.onnx [prompts.onnx], each with .data; tokenizer.json; config.json,
 //!              generation_config.json and preprocessor_config.json (or processor_config.json) of the checkpoint
 //! classifier/  image.onnx bert.onnx prmf.onnx, each with .data; tokenizer.json (or vocab.txt); config.json;
@@ -11,11 +12,13 @@
 
 mod calibration;
 mod known_answers;
+mod qualification;
 mod stamps;
 mod trust;
 
 pub use calibration::{Calibration, ColourLimit, Guarantee, NoveltyLimit, Ranges};
 pub use known_answers::{ANSWERS, KNOWN_ANSWERS, KnownAnswer, KnownProbabilities, KnownTokens};
+pub use qualification::{QUALIFICATION, Qualification, Qualified};
 pub use trust::{Distrust, KeyId, PublicKey, SIGNATURE, Signature, Standing, Standings, Trust};
 
 use std::collections::BTreeMap;
@@ -31,10 +34,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash;
 use crate::prepare::settings::GenerationSettings;
+use qualification::QUALIFICATION_SIGNATURE;
 use stamps::Stamps;
 
-/// The format that this version writes and reads.
-pub const FORMAT: u32 = 1;
+/// The format that this version writes.
+pub const FORMAT: u32 = 2;
+/// The oldest that it reads: there what `qualify` finds stands in the manifest, and no file beside it.
+const OLDEST: u32 = 1;
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
 /// The manifest's signature.
@@ -52,7 +58,7 @@ pub const CLASSIFIER: &str = "classifier";
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT`].
+    /// [`FORMAT`], or 1.
     pub format: u32,
     /// Program and version that wrote the bundle.
     pub producer: String,
@@ -69,7 +75,7 @@ pub struct Manifest {
     pub provenance: Provenance,
     /// Answers that this bundle must give, for a check on the machine that serves it.
     pub known_answers: Vec<KnownAnswer>,
-    /// What `mmlnb-appliance qualify` measured; absent before.
+    /// In format 1, what `mmlnb-appliance qualify` measured; absent before. Now [`Qualification`] has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qualification: Option<serde_json::Value>,
     /// Every file but the manifest, by its path in the bundle with `/` between folders.
@@ -278,6 +284,14 @@ pub enum BundleError {
         /// Sizes or hashes.
         problem: String,
     },
+    /// The qualification is not what this version reads, or not of this bundle.
+    #[error("{}: {problem}; qualify the bundle again with this version of mmlnb-appliance", file.display())]
+    Qualification {
+        /// `qualification.json`.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// A file is not signed as it has to be.
     #[error("{} {reason}", file.display())]
     Untrusted {
@@ -305,6 +319,8 @@ pub struct Bundle {
     pub sha256: String,
     /// Who signed the manifest.
     pub standing: Standing,
+    /// What was found about it where it is served, if anything was.
+    pub qualification: Option<Qualified>,
     stamps: Stamps,
 }
 
@@ -346,24 +362,47 @@ impl Bundle {
         let standing = trust.judge(dir, MANIFEST, &bytes)?;
         let manifest = Manifest::parse(&file, &bytes)?;
         let sha256 = hash::sha256_hex(&bytes);
+        let qualification = if manifest.format > OLDEST { Qualified::read(dir, &manifest, &sha256, trust)? } else { None };
+        let mut listed = manifest.files.clone();
+        listed.extend(qualification.iter().flat_map(|qualified| qualified.found.files.clone()));
+        let beside: &[&str] = if qualification.is_some() { &BESIDE } else { &BESIDE[..2] };
         let mut files = Vec::new();
-        unlisted(dir, "", &manifest.files, &mut files)?;
+        unlisted(dir, "", (&listed, beside), &mut files)?;
         if !files.is_empty() {
             files.sort();
             return Err(BundleError::Unlisted { dir: dir.to_path_buf(), files });
         }
-        let stamps = Stamps::take(dir, manifest.files.keys())?;
-        manifest.files.iter().try_for_each(|(name, entry)| check_size(&dir.join(name), entry))?;
-        let (weights, parsed): (Vec<_>, Vec<_>) = manifest.files.iter().partition(|(name, _)| name.ends_with(WEIGHTS));
+        let stamps = Stamps::take(dir, listed.keys())?;
+        listed.iter().try_for_each(|(name, entry)| check_size(&dir.join(name), entry))?;
+        let (weights, parsed): (Vec<_>, Vec<_>) = listed.into_iter().partition(|(name, _)| name.ends_with(WEIGHTS));
         in_parallel(&parsed, |(name, entry)| check_hash(&dir.join(name), entry))?;
-        let files = weights.into_iter().map(|(name, entry)| (name.clone(), entry.clone())).collect();
-        let unchecked = Unchecked { dir: dir.to_path_buf(), files };
-        Ok((Bundle { dir: dir.to_path_buf(), manifest, sha256, standing, stamps }, unchecked))
+        let unchecked = Unchecked { dir: dir.to_path_buf(), files: weights };
+        Ok((Bundle { dir: dir.to_path_buf(), manifest, sha256, standing, qualification, stamps }, unchecked))
+    }
+
+    /// Temperature and thresholds by which it is served: what was found where it is served, else the trainer's.
+    pub fn calibration(&self) -> Option<&Calibration> {
+        match &self.qualification {
+            Some(qualified) => qualified.found.calibration.as_ref(),
+            None => self.manifest.classifier.as_ref().and_then(|part| part.calibration.as_ref()),
+        }
+    }
+
+    /// All answers that it must give, the maker's before those recorded where it is served.
+    pub fn known_answers(&self) -> impl Iterator<Item = &KnownAnswer> {
+        let recorded = self.qualification.iter().flat_map(|qualified| &qualified.found.known_answers);
+        self.manifest.known_answers.iter().chain(recorded)
+    }
+
+    /// SHA-256 of `qualification.json`, if there is one.
+    pub fn qualification_sha256(&self) -> Option<&str> {
+        self.qualification.as_ref().map(|qualified| qualified.sha256.as_str())
     }
 
     /// Who signed what.
     pub fn standings(&self) -> Standings {
-        Standings { bundle: self.standing.clone(), qualification: None }
+        let qualification = self.qualification.as_ref().map(|qualified| qualified.standing.clone());
+        Standings { bundle: self.standing.clone(), qualification }
     }
 
     /// Whether all files are still those that were there when the bundle was opened, so that what was loaded since is what was hashed.
@@ -387,8 +426,8 @@ impl Manifest {
         let value: serde_json::Value =
             serde_json::from_slice(bytes).map_err(|cause| error(format!("not valid JSON: {cause}")))?;
         match value.get("format").and_then(serde_json::Value::as_u64) {
-            Some(format) if format == u64::from(FORMAT) => {}
-            Some(format) => return Err(error(format!("format {format}, but this version reads {FORMAT}"))),
+            Some(format) if (u64::from(OLDEST)..=u64::from(FORMAT)).contains(&format) => {}
+            Some(format) => return Err(error(format!("format {format}, but this version reads {OLDEST} to {FORMAT}"))),
             None => return Err(error("has no `format`".to_string())),
         }
         let manifest: Manifest = serde_json::from_value(value).map_err(|cause| error(cause.to_string()))?;
@@ -420,8 +459,7 @@ impl Manifest {
             return Err("holds neither a describer nor a classifier".to_string());
         }
         for name in self.files.keys() {
-            let plain = !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-            if !plain || stands_beside(name) {
+            if !inside(name) {
                 return Err(format!("`{name}` is not a path inside the bundle"));
             }
         }
@@ -431,6 +469,9 @@ impl Manifest {
             if !self.files.contains_key(name) {
                 return Err(format!("`{name}` is used but not listed in `files`"));
             }
+        }
+        if self.format > OLDEST && self.qualification.is_some() {
+            return Err(format!("`qualification` stands in {QUALIFICATION} since format 2"));
         }
         if let Some(part) = &self.describer {
             part.generation.check(Path::new(MANIFEST)).map_err(|error| error.to_string())?;
@@ -456,12 +497,16 @@ pub fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), BundleError> {
     File::open(dir).and_then(|folder| folder.sync_all()).map_err(io)
 }
 
-/// Whether a file of the bundle's top folder is one that stands for others, or vouches for one that does: no manifest lists it.
-fn stands_beside(name: &str) -> bool {
-    [MANIFEST, MANIFEST_SIGNATURE].contains(&name)
+/// Files of the bundle's top folder that stand for others, or vouch for one that does: nothing lists them.
+const BESIDE: [&str; 4] = [MANIFEST, MANIFEST_SIGNATURE, QUALIFICATION, QUALIFICATION_SIGNATURE];
+
+/// Whether a path may be listed.
+fn inside(name: &str) -> bool {
+    let plain = !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+    plain && !BESIDE.contains(&name)
 }
 
-/// Size and hash of every file below `dir` but the manifest, its signature and hidden files, for a manifest that is being made.
+/// Size and hash of every file below `dir` that a manifest lists: all but hidden ones, itself and what stands beside it.
 pub fn list_files(dir: &Path) -> Result<BTreeMap<String, FileEntry>, BundleError> {
     let mut names = Vec::new();
     collect(dir, "", &mut names)?;
@@ -484,16 +529,21 @@ fn collect(dir: &Path, prefix: &str, names: &mut Vec<String>) -> Result<(), Bund
         let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}/{name}") };
         if entry.file_type().map_err(io)?.is_dir() {
             collect(dir, &path, names)?;
-        } else if !stands_beside(&path) && !name.starts_with('.') {
+        } else if !BESIDE.contains(&path.as_str()) && !name.starts_with('.') {
             names.push(path);
         }
     }
     Ok(())
 }
 
-/// Every file at or below `prefix` that is neither listed nor the manifest or its signature; hidden ones too. Only folders that hold something listed are looked into
+/// Every file at or below `prefix` that is neither listed nor one of those beside the manifest; hidden ones too. Only folders that hold something listed are looked into
 /// through a symbolic link.
-fn unlisted(dir: &Path, prefix: &str, listed: &BTreeMap<String, FileEntry>, found: &mut Vec<String>) -> Result<(), BundleError> {
+fn unlisted(
+    dir: &Path,
+    prefix: &str,
+    (listed, beside): (&BTreeMap<String, FileEntry>, &[&str]),
+    found: &mut Vec<String>,
+) -> Result<(), BundleError> {
     let folder = dir.join(prefix);
     let io = |source| BundleError::Io { file: folder.clone(), source };
     for entry in std::fs::read_dir(&folder).map_err(io)? {
@@ -504,11 +554,11 @@ fn unlisted(dir: &Path, prefix: &str, listed: &BTreeMap<String, FileEntry>, foun
             let below = format!("{path}/");
             listed.range(below.clone()..).next().is_some_and(|(name, _)| name.starts_with(&below))
         };
-        if stands_beside(&path) || listed.contains_key(&path) {
+        if beside.contains(&path.as_str()) || listed.contains_key(&path) {
             continue;
         }
         if entry.file_type().map_err(io)?.is_dir() || holds_listed() {
-            unlisted(dir, &path, listed, found)?;
+            unlisted(dir, &path, (listed, beside), found)?;
         } else {
             found.push(path);
         }

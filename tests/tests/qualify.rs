@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mmlnb_tests::{
-    Appliance, Patch, Ran, appliance_binary, binary, bundle, command, copy_folder, has_failpoints, patches, run, wait_for,
+    Appliance, Patch, Ran, appliance_binary, binary, bundle, command, copy_folder, drop_by_copy, has_failpoints, patches, run,
+    sha256_hex, wait_for,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -39,14 +40,24 @@ impl Study {
     }
 
     fn qualify(&self, failpoints: &str) -> Ran {
+        self.qualify_as("0", failpoints)
+    }
+
+    fn qualify_as(&self, seed: &str, failpoints: &str) -> Ran {
         let mut qualify = command(&appliance_binary());
         qualify.arg("qualify").arg(self.path("bundle")).arg("--data").arg(self.path("data.csv"));
-        qualify.arg("--images").arg(self.path("images")).args(["--json", "--provider", "cpu", "--threads", "1"]);
+        qualify.arg("--images").arg(self.path("images")).args(["--json", "--provider", "cpu", "--threads", "1", "--seed", seed]);
         run(qualify.env("MMLNB_FAILPOINTS", failpoints))
     }
 
     fn manifest(&self) -> Value {
         serde_json::from_slice(&fs::read(self.path("bundle/manifest.json")).expect("a manifest is there")).expect("it is JSON")
+    }
+
+    /// What was found, null before.
+    fn qualification(&self) -> Value {
+        let file = fs::read(self.path("bundle/qualification.json"));
+        file.map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).expect("it is JSON"))
     }
 
     /// The exporter finds every file as the manifest names it.
@@ -69,10 +80,13 @@ fn a_bundle_is_calibrated_measured_and_meets_its_own_answers() {
     let before = study.manifest();
     let told = study.qualify("").expect(0).json_lines().remove(0);
     study.is_whole();
-    let after = study.manifest();
-    assert_eq!(before["classifier"]["calibration"], Value::Null);
-    assert!(after["classifier"]["calibration"]["temperature"].is_number());
-    let found = &after["qualification"];
+    let after = study.qualification();
+    assert_eq!((before["classifier"]["calibration"].clone(), study.manifest()), (Value::Null, before), "the manifest stays");
+    assert!(after["calibration"]["temperature"].is_number());
+    assert_eq!(after["bundle_sha256"], told["bundle_sha256"]);
+    let bytes = fs::read(study.path("bundle/qualification.json")).expect("it is there");
+    assert_eq!(told["qualification_sha256"], sha256_hex(&bytes));
+    let found = &after["measured"];
     assert_eq!((found["data"]["images"].as_u64(), found["data"]["groups"].as_u64()), (Some(12), Some(6)));
     assert_eq!(found["data"]["fitted"], found["data"]["reported"]);
     let verdicts = &found["classes"]["verdicts"];
@@ -87,8 +101,8 @@ fn a_bundle_is_calibrated_measured_and_meets_its_own_answers() {
         assert!(study.patches.iter().any(|patch| fs::read(&image).is_ok_and(|bytes| bytes == patch.bytes)));
         assert!(answer["describer"]["tolerance"].is_number() && answer["classifier"]["description"].is_string());
     }
-    let card = fs::read_to_string(study.path("bundle/MODEL_CARD.md")).expect("a card is there");
-    assert!(card.contains("## Qualification") && card.contains("12 images of 6 patients") && card.contains("| accuracy |"));
+    let card = fs::read_to_string(study.path("bundle/QUALIFICATION.md")).expect("a page is there");
+    assert!(card.contains("# Qualification") && card.contains("12 images of 6 patients") && card.contains("| accuracy |"));
     assert_eq!(beside(study.folder.path()), Vec::<String>::new());
 
     let again = study.qualify("").expect(0).json_lines().remove(0);
@@ -99,15 +113,74 @@ fn a_bundle_is_calibrated_measured_and_meets_its_own_answers() {
     classify.arg("classify").arg("--bundle").arg(study.path("bundle")).args(["--json", "--provider", "cpu"]).arg(image);
     let report = run(&mut classify).expect(0).json_lines().remove(0);
     assert!(report["verdict"] == "abstain" || report["verdict"] == "accepted", "{report}");
+    assert_eq!(report["qualification_sha256"], again["qualification_sha256"]);
+}
+
+#[test]
+fn a_known_image_gets_another_report_once_the_site_has_qualified_anew_and_signed_it() {
+    let study = Study::new(6);
+    let appliance = Appliance::new();
+    let export = |words: &[&str]| run(command(&binary("mmlnb-export")).args(words)).expect(0).out;
+    let folder = study.path("bundle").display().to_string();
+    let keys = ["maker", "site"].map(|name| {
+        let file = study.path(name).display().to_string();
+        let out = export(&["keygen", "--no-password", "--output", &file]);
+        (file, out.lines().last().expect("the public key is printed").to_owned())
+    });
+    let [(maker, maker_public), (site, site_public)] = &keys;
+    export(&["sign", &folder, "--key", maker]);
+    appliance.set("bundle", &format!("{folder:?}"));
+    appliance.set("public_keys", &format!("[{maker_public:?}, {site_public:?}]"));
+    appliance.set("allow_unsigned", "false");
+    let mut qualifications = Vec::new();
+    for (round, seed) in ["0", "1"].into_iter().enumerate() {
+        let told = study.qualify_as(seed, "").expect(0);
+        assert!(told.err.contains("is not signed yet"), "{}", told.err);
+        let refused = appliance.daemon().refused().expect(78);
+        assert!(refused.err.contains("qualification.json is not signed"), "{}", refused.err);
+        let out = export(&["sign", &folder, "--key", site]);
+        assert!(out.contains("manifest.json: signed") && out.contains("before, which stays"), "{out}");
+        export(&["verify", &folder, "--public-key", maker_public, "--public-key", site_public]);
+        let alone = run(command(&binary("mmlnb-export")).args(["verify", &folder, "--public-key", maker_public])).expect(1);
+        assert!(alone.err.contains("qualification.json is signed with the key"), "{}", alone.err);
+        let daemon = appliance.daemon().start();
+        drop_by_copy(&study.patches[0].bytes, &appliance.inbox("patch.png"));
+        appliance.wait_for_files(round + 1, Duration::from_secs(60));
+        let names = appliance.listing("done");
+        let json = names.iter().rfind(|name| name.ends_with(".report.json")).expect("a report is filed");
+        let report: Value = serde_json::from_slice(&fs::read(appliance.done(json)).expect("there")).expect("JSON");
+        let qualification = told.json_lines()[0]["qualification_sha256"].clone();
+        assert_eq!((&report["qualification_sha256"], report["id"].as_i64()), (&qualification, Some(round as i64 + 1)));
+        assert_eq!(report["trust"]["qualification"]["state"], "signed");
+        assert_ne!(report["trust"]["qualification"]["key"], report["trust"]["bundle"]["key"]);
+        let shown = appliance.operator(&["show", &(round + 1).to_string()]).expect(0).out;
+        assert!(shown.contains(&format!("qualification {}", qualification.as_str().expect("hex"))), "{shown}");
+        qualifications.push(qualification);
+        assert_eq!(daemon.stop(Duration::from_secs(15)), 0);
+    }
+    assert_ne!(qualifications[0], qualifications[1]);
+    assert_eq!(appliance.number("SELECT count(*) FROM reports"), 2);
+    assert_eq!(appliance.number("SELECT count(DISTINCT image_sha256 || bundle_sha256) FROM reports"), 1);
+
+    // What one qualification's key vouches for is not another one.
+    let (file, signature) = (study.path("bundle/qualification.json"), study.path("bundle/qualification.json.minisig"));
+    let kept = fs::read(&signature).expect("it is signed");
+    study.qualify_as("2", "").expect(0);
+    fs::write(&signature, kept).expect("the bundle is writable");
+    let refused = appliance.daemon().refused().expect(78);
+    assert!(refused.err.contains("qualification.json is not what was signed"), "{}", refused.err);
+    fs::remove_file(&signature).and_then(|()| fs::remove_file(&file)).expect("they are there");
+    let refused = appliance.daemon().refused().expect(78);
+    assert!(refused.err.contains("QUALIFICATION.md") && refused.err.contains("does not list"), "{}", refused.err);
 }
 
 #[test]
 fn a_known_answer_that_is_not_met_is_told() {
     let study = Study::new(6);
     study.qualify("").expect(0);
-    let mut manifest = study.manifest();
-    manifest["known_answers"][0]["classifier"]["probabilities"][0] = 0.987.into();
-    fs::write(study.path("bundle/manifest.json"), manifest.to_string()).expect("the bundle is writable");
+    let mut found = study.qualification();
+    found["known_answers"][0]["classifier"]["probabilities"][0] = 0.987.into();
+    fs::write(study.path("bundle/qualification.json"), found.to_string()).expect("the bundle is writable");
     let appliance = Appliance::new();
     appliance.set("bundle", &format!("{:?}", study.path("bundle").display().to_string()));
     let daemon = appliance.daemon().start();
@@ -155,12 +228,12 @@ fn a_kill_at_any_moment_leaves_a_whole_bundle_and_the_answers_so_far() {
     for point in ["qualify.linked", "qualify.exchange"] {
         assert_eq!(study.qualify(&format!("{point}=abort")).code, 128 + 6, "{point}");
         study.is_whole();
-        assert_eq!(study.manifest(), before, "{point}: the old bundle");
+        assert_eq!((study.manifest(), study.qualification()), (before.clone(), Value::Null), "{point}: the old bundle");
     }
     let ran = study.qualify("qualify.exchanged=abort");
     assert!(ran.code == 128 + 6 && ran.err.contains("6 of 6 images are answered already"), "{}", ran.err);
     study.is_whole();
-    assert!(study.manifest()["qualification"].is_object(), "the new bundle");
+    assert!(study.qualification()["measured"].is_object(), "the new bundle");
     study.qualify("").expect(0);
     assert_eq!(beside(study.folder.path()), Vec::<String>::new(), "the next one clears up");
 }

@@ -229,7 +229,7 @@ fn answer(job: &Job<'_>, path: &Path, patch: &Patch, assessment: &Assessment) ->
         file: &file,
         sha256: &sha256,
         bundle_sha256: &job.bundle.sha256,
-        qualification_sha256: None,
+        qualification_sha256: job.bundle.qualification_sha256(),
         trust: Some(&standings),
     };
     if job.mode == Mode::Describe {
@@ -240,8 +240,8 @@ fn answer(job: &Job<'_>, path: &Path, patch: &Patch, assessment: &Assessment) ->
         json[ACCEPTED] = assessment.accepted.into();
         return Ok(Answer { json, text: description_text(&names::shown(path), &described) });
     }
-    let calibration = job.bundle.manifest.classifier.as_ref().and_then(|part| part.calibration.clone());
-    let rules = verdict::Rules { calibration, indeterminate_below: 0.5, provider: job.engine.provider().clone() };
+    let (calibration, provider) = (job.bundle.calibration().cloned(), job.engine.provider().clone());
+    let rules = verdict::Rules { calibration, indeterminate_below: 0.5, provider };
     let report =
         patch.report(assessment, &rules).ok_or_else(|| unusable(path, "the classifier's probabilities are no numbers"))?;
     let mut json = json::report(&subject, &report);

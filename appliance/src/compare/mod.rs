@@ -185,8 +185,7 @@ fn ask_both(args: &Compare, pair: &Pair, rows: &[Row], reading: &Settings) -> Re
 
 /// What makes figures say less than they seem to.
 fn warnings(pair: &Pair) -> Vec<String> {
-    let calibrated = [&pair.reference, &pair.bundle]
-        .map(|one| one.manifest.classifier.as_ref().is_some_and(|part| part.calibration.is_some()));
+    let calibrated = [&pair.reference, &pair.bundle].map(|one| one.calibration().is_some());
     let lacks = match calibrated {
         [true, false] => "BUNDLE",
         [false, true] => "REFERENCE",

@@ -47,9 +47,10 @@ impl Side {
     /// As at every start.
     pub fn open(name: &'static str, of: &Bundle, options: &EngineOptions) -> Result<Side, Failure> {
         let engine = Engine::open(of, options).map_err(|error| bundle::failure(&error, &of.dir))?;
+        of.check_untouched().map_err(|error| bundle::refused(&error, &of.dir))?;
         engine.provider().note.iter().for_each(|note| eprintln!("warning: {name}: {note}"));
-        let calibration = of.manifest.classifier.as_ref().and_then(|part| part.calibration.clone());
-        let rules = Rules { calibration, indeterminate_below: 0.5, provider: engine.provider().clone() };
+        let rules =
+            Rules { calibration: of.calibration().cloned(), indeterminate_below: 0.5, provider: engine.provider().clone() };
         Ok(Side { name, engine, rules })
     }
 

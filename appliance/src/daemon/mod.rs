@@ -210,8 +210,7 @@ fn run_start(bundle: &Bundle) -> RunStart {
         host,
         bundle_sha256: bundle.sha256.clone(),
         classes: bundle.manifest.classifier.as_ref().map(|part| part.classes.clone()).unwrap_or_default(),
-        // What `qualify` finds stands in the manifest, whose hash is the bundle's: in this format there is no other to be told.
-        qualification_sha256: None,
+        qualification_sha256: bundle.qualification_sha256().map(str::to_owned),
         trust: bundle.standings(),
         oom_kills: death::oom_kills(),
     }
@@ -269,7 +268,7 @@ struct Known<'a> {
 
 fn put_together(known: Known<'_>, assessor: Assessor, asked: &Asked) -> Intake {
     let Known { config, folder, ledger, bundle, run, bundle_row, safe_mode } = known;
-    let calibration = bundle.manifest.classifier.as_ref().and_then(|part| part.calibration.clone());
+    let calibration = bundle.calibration().cloned();
     Intake {
         folder,
         ledger,

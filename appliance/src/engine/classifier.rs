@@ -66,7 +66,7 @@ pub(super) struct Layout {
 
 impl Layout {
     /// Reads the classifier's configuration, its tokenizer, and the features of training images if the calibration needs them.
-    pub fn new(bundle: &Bundle, part: &bundle::Classifier, options: &EngineOptions) -> Result<Layout, EngineError> {
+    pub fn new(bundle: &Bundle, options: &EngineOptions) -> Result<Layout, EngineError> {
         let folder = bundle.path(CLASSIFIER);
         let config = ClassifierConfig::from_dir(&folder).map_err(refused)?;
         let text = match &config.text {
@@ -76,7 +76,7 @@ impl Layout {
             }
             None => None,
         };
-        let limit = part.calibration.as_ref().and_then(|calibration| calibration.novelty.as_ref());
+        let limit = bundle.calibration().and_then(|calibration| calibration.novelty.as_ref());
         let neighbours =
             limit.map(|limit| Neighbours::read(&folder.join(NOVELTY), limit.neighbours)).transpose().map_err(refused)?;
         Ok(Layout { config, text, neighbours, batch: options.slots.clamp(1, BATCH) })
@@ -121,7 +121,7 @@ impl Layout {
             .name("classifier".to_string())
             .spawn(move || worker.serve(&queue))
             .map_err(|error| EngineError::Internal(format!("cannot start the classifier's thread: {error}")))?;
-        let temperature = part.calibration.as_ref().map_or(1.0, |calibration| calibration.temperature);
+        let temperature = bundle.calibration().map_or(1.0, |calibration| calibration.temperature);
         let fixed_alpha = match config.fusion {
             Fusion::Fixed(alpha) => Some(alpha as f32),
             Fusion::Prmf | Fusion::Concat => None,

@@ -58,7 +58,7 @@ impl Engine {
         let describe = wanted(&bundle.manifest.describer, options.load != Mode::Classify, "describer", options.load)?;
         let classify = wanted(&bundle.manifest.classifier, options.load != Mode::Describe, "classifier", options.load)?;
         let describer = describe.map(|part| Ok((part, describer::Layout::new(bundle, part, options)?))).transpose()?;
-        let classifier = classify.map(|part| Ok((part, classifier::Layout::new(bundle, part, options)?))).transpose()?;
+        let classifier = classify.map(|part| Ok((part, classifier::Layout::new(bundle, options)?))).transpose()?;
         let mut runtime = Runtime::open(options, bundle.manifest.precision)?;
         runtime.provider = provider::choose(&runtime, options.provider, bundle.manifest.precision, describer.is_some())?;
         let plans = describer.iter().map(|(part, layout)| layout.plan(bundle, part));

@@ -1,9 +1,9 @@
-//! The section that a qualification writes into a bundle's MODEL_CARD.md, beside the trainer's figures.
+//! The page that a qualification leaves beside a bundle's MODEL_CARD.md, with the trainer's figures beside its own.
 
 use mmlnb_models::bundle::Calibration;
 use serde_json::Value;
 
-const HEADING: &str = "## Qualification";
+const HEADING: &str = "# Qualification";
 /// The numbers of the table, by their names among the measures.
 const NUMBERS: [(&str, &str); 9] = [
     ("accuracy", "accuracy"),
@@ -17,22 +17,14 @@ const NUMBERS: [(&str, &str); 9] = [
     ("nll", "negative log likelihood"),
 ];
 
-/// The card with the section put in, or in the place of an earlier one.
-pub fn with_section(card: &str, calibration: Option<&Calibration>, result: &Value) -> String {
-    let before = card.find(HEADING).map_or(card, |at| &card[..at]);
-    let after =
-        card.find(HEADING).and_then(|at| card[at + HEADING.len()..].find("\n## ").map(|next| &card[at + HEADING.len() + next..]));
-    format!("{}\n\n{}{}", before.trim_end(), section(calibration, result), after.unwrap_or_default())
+/// A model card without the section that a qualification of format 1 wrote into it.
+pub fn without_section(card: &str) -> String {
+    let Some((before, section)) = card.split_once(&format!("#{HEADING}")) else { return card.to_owned() };
+    format!("{}\n{}", before.trim_end(), section.find("\n## ").map_or("", |next| &section[next..]))
 }
 
-/// The section of a card that has one.
-pub fn section_of(card: &str) -> &str {
-    let Some(from) = card.find(HEADING) else { return "" };
-    let section = &card[from..];
-    section[HEADING.len()..].find("\n## ").map_or(section, |end| &section[..HEADING.len() + end])
-}
-
-fn section(calibration: Option<&Calibration>, result: &Value) -> String {
+/// The page.
+pub fn page(calibration: Option<&Calibration>, result: &Value) -> String {
     let data = &result["data"];
     let mut text = format!(
         "{HEADING}\n\nMeasured on the machine that serves the bundle ({}, {}), at its precision.\n\n- data: SHA-256 {}, {} images{}\n",
@@ -149,24 +141,26 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_section_replaces_an_earlier_one_and_leaves_the_rest() {
+    fn the_page_shows_the_figures_and_an_old_section_is_taken_out() {
         let result = json!({"producer": "p", "provider": "cpu", "data": {"sha256": "ab", "images": 4, "groups": 2, "fitted": 2, "reported": 2},
             "classes": {"intervals": {"measures": {"accuracy": {"value": 0.75, "interval": {"low": 0.5, "high": 1.0}}}},
                 "verdicts": {"accepted": 1, "abstain": 1, "abstain_rate": 0.5, "accepted_accuracy": 1.0, "reasons": {"low_confidence": 1}}},
             "trainer": {"measures": {"estimates": {"measures": {"accuracy": {"value": 0.8}}}}}, "warnings": ["few images"]});
         let calibration = Calibration { threshold: Some(0.7), ..Calibration::default() };
-        let once = with_section("# Card\n\n## Classifier\n\nx\n", Some(&calibration), &result);
-        assert!(once.starts_with("# Card\n\n## Classifier\n\nx\n\n## Qualification\n"), "{once}");
+        let page = page(Some(&calibration), &result);
+        assert!(page.starts_with("# Qualification\n\nMeasured"), "{page}");
         for part in [
             "| accuracy | 0.7500 | 0.5000 to 1.0000 | 0.8000 |",
             "accepted from probability 0.7",
             "low_confidence 1",
             "note: few images",
         ] {
-            assert!(once.contains(part), "{part} is not in {once}");
+            assert!(page.contains(part), "{part} is not in {page}");
         }
-        assert_eq!(with_section(&once, Some(&calibration), &result), once);
-        let between = with_section("# Card\n\n## Qualification\n\nold\n\n## Provenance\n\ny\n", None, &result);
-        assert!(!between.contains("old") && between.ends_with("\n## Provenance\n\ny\n"), "{between}");
+        let card = "# Card\n\n## Classifier\n\nx\n";
+        assert_eq!(without_section(card), card);
+        assert_eq!(without_section(&format!("{card}\n#{page}")), card);
+        let between = without_section("# Card\n\n## Qualification\n\nold\n\n## Provenance\n\ny\n");
+        assert_eq!(between, "# Card\n\n## Provenance\n\ny\n");
     }
 }

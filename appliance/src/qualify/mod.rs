@@ -1,9 +1,9 @@
-//! Measures a bundle where it will be served: calibration, thresholds, figures and known answers at its own precision, written into it.
+//! Measures a bundle where it will be served: calibration, thresholds, figures and known answers at its own precision, written beside its manifest.
 //!
 //! ```text
 //! CSV, images ─► rows, two halves by patient ─► items: the engine's answers, kept beside the bundle
 //!                fitted half: temperature, thresholds, known answers      reported half: classes, verdicts
-//!                all: descriptions, agreement with the trainer            ─► manifest, MODEL_CARD.md, exchanged at once
+//!                all: descriptions, agreement with the trainer            ─► qualification.json, QUALIFICATION.md, exchanged at once
 //! ```
 #![expect(clippy::disallowed_methods, reason = "bundle, data and images are the operator's own")]
 
@@ -14,12 +14,16 @@ mod items;
 mod measure;
 mod replace;
 pub mod rows;
+mod upgrade;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use mmlnb_models::bundle::{Bundle, CLASSIFIER, Calibration, DESCRIBER, Manifest, NOVELTY, NoveltyLimit};
+use mmlnb_models::bundle::{
+    Bundle, CLASSIFIER, Calibration, DESCRIBER, FORMAT, KnownAnswer, Manifest, NOVELTY, NoveltyLimit, Qualification, Standing,
+};
 use mmlnb_models::measures::MeasureError;
 use mmlnb_models::measures::novelty::NEIGHBOURS;
 use mmlnb_models::provenance::TrainingData;
@@ -34,9 +38,11 @@ use crate::engine::{Engine, Mode};
 use crate::error::{Exit, Failure};
 use items::Store;
 use measure::{Answered, Fitted, Options};
+use replace::Written;
 use rows::{Found, Half, Needs, Row};
 
-const CARD: &str = "MODEL_CARD.md";
+/// The figures for people.
+const PAGE: &str = "QUALIFICATION.md";
 
 /// `qualify`.
 #[derive(Args, Clone, Debug)]
@@ -102,6 +108,7 @@ pub fn run(args: &Qualify) -> Result<Exit, Failure> {
         answers: args.known_answers,
     };
     let opened = bundle::open(&args.bundle)?;
+    let manifest = upgrade::upgraded(&opened)?;
     let mode = mode(&opened.manifest);
     let classes = opened.manifest.classifier.as_ref().map(|part| part.classes.clone());
     let reads_text = opened.manifest.classifier.as_ref().is_some_and(|part| part.text.is_some());
@@ -120,7 +127,7 @@ pub fn run(args: &Qualify) -> Result<Exit, Failure> {
         );
     }
     let trainer = args.run.as_deref().map(agreement::read).transpose()?;
-    let limit = novelty_limit(&opened.manifest);
+    let limit = novelty_limit(&manifest);
     let engine = open_engine(args, &opened, limit.as_ref(), mode)?;
     let cannot = |error: &io::Error| Failure::io("the qualification cannot be kept", &args.bundle, error);
     let path = replace::beside(&opened.dir, "answers").map_err(|error| cannot(&error))?;
@@ -131,7 +138,7 @@ pub fn run(args: &Qualify) -> Result<Exit, Failure> {
     if all.is_empty() {
         return Err(none(&failed, &args.data));
     }
-    let trainers = opened.manifest.classifier.as_ref().and_then(|part| part.calibration.as_ref());
+    let trainers = manifest.classifier.as_ref().and_then(|part| part.calibration.as_ref());
     let fitted =
         classes.as_ref().map(|_| measure::fit(&all, trainers, limit.as_ref(), &options)).transpose().map_err(unmeasurable)?;
     let recorded = answers::record(&opened, &engine, &mut reader, &all, options.answers)?;
@@ -140,16 +147,19 @@ pub fn run(args: &Qualify) -> Result<Exit, Failure> {
     result["data"]["training_rows_known"] = (!unknown).into();
     result["provider"] = engine.provider().name.into();
     result["known_answers"] =
-        json!({"checked": opened.manifest.known_answers.len(), "differences": differences, "recorded": recorded.len()});
+        json!({"checked": opened.known_answers().count(), "differences": differences, "recorded": recorded.len()});
     result["trainer"] = json!({
         "measures": trainer_measures(&opened),
         "calibration": trainers,
         "agreement": trainer.as_ref().map(|predictions| agreement::compare(&all, predictions)),
     });
     result["failed"] = json!(failed);
-    let sha256 = write(&opened, fitted.map(|fitted| fitted.calibration), &recorded, &result).map_err(|error| cannot(&error))?;
+    opened.check_untouched().map_err(|error| bundle::refused(&error, &args.bundle))?;
+    let calibration = fitted.map(|fitted| fitted.calibration);
+    let page = card::page(calibration.as_ref(), &result);
+    let written = write(&opened, manifest, calibration, recorded, (&result, &page)).map_err(|error| cannot(&error))?;
     store.remove();
-    tell(args, &opened.dir, &sha256, &result)?;
+    tell(args, &opened, &written, &page, &result)?;
     Ok(match (failed.is_empty(), differences.is_empty()) {
         (false, _) => Exit::SomeFailed,
         (true, false) => Exit::NotAllRight,
@@ -197,6 +207,7 @@ fn novelty_limit(manifest: &Manifest) -> Option<NoveltyLimit> {
 /// The engine as the daemon has it; distances are computed wherever a limit can be fitted.
 fn open_engine(args: &Qualify, opened: &Bundle, limit: Option<&NoveltyLimit>, mode: Mode) -> Result<Engine, Failure> {
     let mut served = opened.clone();
+    served.qualification = None;
     if let (Some(part), Some(limit)) = (&mut served.manifest.classifier, limit) {
         part.calibration = Some(Calibration { novelty: Some(limit.clone()), ..Calibration::default() });
     }
@@ -206,7 +217,7 @@ fn open_engine(args: &Qualify, opened: &Bundle, limit: Option<&NoveltyLimit>, mo
     Ok(engine)
 }
 
-/// Everything measured, as it stands in the manifest.
+/// Everything measured, as it stands in the qualification.
 fn measured(opened: &Bundle, all: &[Answered<'_>], fitted: Option<&Fitted>, options: &Options) -> Result<Value, Failure> {
     let rows: Vec<Row> = all.iter().map(|(row, _)| (*row).clone()).collect();
     let groups: Option<std::collections::BTreeSet<&str>> = rows.iter().map(|row| row.group.as_deref()).collect();
@@ -238,43 +249,55 @@ fn trainer_measures(opened: &Bundle) -> Value {
     config.map_or(Value::Null, |config| config["measures"].clone())
 }
 
-/// Puts everything into the bundle; its new hash.
+/// Puts the qualification beside the manifest.
 fn write(
     opened: &Bundle,
+    manifest: Manifest,
     calibration: Option<Calibration>,
-    recorded: &[answers::Recorded],
-    result: &Value,
-) -> io::Result<String> {
-    let mut manifest = opened.manifest.clone();
-    manifest.qualification = Some(result.clone());
-    manifest.known_answers.retain(|answer| !answer.image.starts_with(answers::OURS));
-    manifest.known_answers.extend(recorded.iter().map(|(answer, _)| answer.clone()));
-    let old = std::fs::read_to_string(opened.path(CARD))?;
-    let new = card::with_section(&old, calibration.as_ref(), result);
-    if let Some(part) = &mut manifest.classifier {
-        part.calibration = calibration;
-    }
-    let mut changed: Vec<(String, Vec<u8>)> =
-        recorded.iter().map(|(answer, bytes)| (answer.image.clone(), bytes.clone())).collect();
-    changed.push((CARD.to_owned(), new.into_bytes()));
-    replace::replace(opened, manifest, &changed, answers::OURS)
+    recorded: Vec<answers::Recorded>,
+    (result, page): (&Value, &str),
+) -> io::Result<Written> {
+    let (known_answers, images): (Vec<_>, Vec<_>) = recorded.into_iter().unzip();
+    let images = known_answers.iter().map(|answer: &KnownAnswer| answer.image.clone()).zip(images);
+    let mut files: Vec<(String, Vec<u8>)> = images.collect();
+    files.push((PAGE.to_owned(), page.as_bytes().to_vec()));
+    let measured = result.clone();
+    let found = Qualification {
+        format: FORMAT,
+        bundle_sha256: String::new(),
+        calibration,
+        known_answers,
+        measured,
+        files: BTreeMap::new(),
+    };
+    replace::replace(opened, manifest, found, &files)
 }
 
-fn tell(args: &Qualify, dir: &Path, sha256: &str, result: &Value) -> Result<(), Failure> {
+fn tell(args: &Qualify, opened: &Bundle, written: &Written, page: &str, result: &Value) -> Result<(), Failure> {
     for warning in result["warnings"].as_array().into_iter().flatten().chain(result["failed"].as_array().into_iter().flatten()) {
         eprintln!("warning: {}", warning.as_str().unwrap_or_default());
     }
     for difference in result["known_answers"]["differences"].as_array().into_iter().flatten() {
         eprintln!("error: a known answer of the bundle is not met here: {}", difference.as_str().unwrap_or_default());
     }
+    if opened.standing != Standing::Unsigned {
+        eprintln!(
+            "the qualification is not signed yet: sign it with your site's key, `mmlnb-export sign {} --key FILE`",
+            opened.dir.display()
+        );
+    }
     if args.json {
         let mut whole = result.clone();
-        whole["bundle_sha256"] = sha256.into();
+        whole["bundle_sha256"] = written.bundle_sha256.as_str().into();
+        whole["qualification_sha256"] = written.qualification_sha256.as_str().into();
         return print(&format!("{whole}\n"));
     }
-    let card = std::fs::read_to_string(dir.join(CARD)).unwrap_or_default();
-    let section = card::section_of(&card);
-    print(&format!("{section}\n{}: bundle_sha256 {sha256}; a daemon that runs with it must be restarted\n", dir.display()))
+    print(&format!(
+        "{page}\n{}: bundle_sha256 {}, qualification_sha256 {}; a daemon that runs with it must be restarted\n",
+        opened.dir.display(),
+        written.bundle_sha256,
+        written.qualification_sha256
+    ))
 }
 
 fn none(failed: &[String], data: &Path) -> Failure {
