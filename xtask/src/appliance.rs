@@ -190,3 +190,19 @@ pub fn finish(command: &mut Command) -> Result<()> {
     ensure!(status.success(), "{} failed ({status}); its message stands above", command.get_program().display());
     Ok(())
 }
+
+/// A configuration as `init` writes it, with these keys set: their lines, commented or not, are exchanged.
+pub fn with_settings(text: &str, settings: &[(&str, &str)]) -> Result<String> {
+    let mut out = String::new();
+    for line in text.lines() {
+        let name = line.trim_start_matches(['#', ' ']).split_once(" = ").map(|(name, _)| name);
+        match settings.iter().find(|(key, _)| Some(*key) == name) {
+            Some((key, value)) => out += &format!("{key} = {value}\n"),
+            None => out += &format!("{line}\n"),
+        }
+    }
+    let set = |(key, value): &&(&str, &str)| !out.contains(&format!("{key} = {value}\n"));
+    let missing: Vec<&str> = settings.iter().filter(set).map(|(key, _)| *key).collect();
+    ensure!(missing.is_empty(), "`init` wrote no line for {}", missing.join(", "));
+    Ok(out)
+}

@@ -44,15 +44,20 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// The packages of other people in the locked graph for Linux.
-fn packages() -> Result<Vec<Value>> {
+/// The locked graph for Linux, as cargo tells it.
+pub fn metadata() -> Result<Value> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"])
         .current_dir(checkout())
         .output()
         .context("cargo metadata cannot be started")?;
     ensure!(output.status.success(), "cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr));
-    let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata gave no JSON")?;
+    serde_json::from_slice(&output.stdout).context("cargo metadata gave no JSON")
+}
+
+/// The packages of other people in that graph.
+fn packages() -> Result<Vec<Value>> {
+    let metadata = metadata()?;
     let used: Vec<&Value> = metadata["resolve"]["nodes"].as_array().into_iter().flatten().map(|node| &node["id"]).collect();
     let all = metadata["packages"].as_array().into_iter().flatten();
     let packages: Vec<Value> =

@@ -5,6 +5,7 @@ mod bench;
 mod boot;
 mod checkpoint;
 mod demo;
+mod dist;
 mod gpu;
 mod licences;
 mod progress;
@@ -46,6 +47,8 @@ enum Command {
     Gpu(gpu::Options),
     /// Try the service in a booted Debian under its own unit (root, systemd-nspawn, debootstrap)
     Boot(boot::Options),
+    /// Make the Debian package, its bill of materials and checksums (docs/operations.md)
+    Dist(dist::Options),
     /// Play the figures of docs/reliability.md: kills, faults of disk and system, damaged files, bursts
     Torture(torture::Options),
     /// Cut real H&E tiles from a public slide into native/tiles
@@ -77,6 +80,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(options) => demo::run(&options),
         Command::Gpu(options) => gpu::run(&options),
         Command::Boot(options) => boot::run(&options),
+        Command::Dist(options) => dist::run(&options),
         Command::Torture(options) => torture::run(&options),
         Command::Tiles { offline_dir } => {
             println!("{}", slide::tiles(offline_dir)?.display());

@@ -1,10 +1,11 @@
 //! The container's root: a Debian that is kept, and a copy of it with the product installed as a package would do it.
 
 use crate::{
-    appliance::{Appliance, finish, program_path},
+    appliance::{Appliance, finish, program_path, with_settings},
     checkout,
+    dist::SERVICE_FILES,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
@@ -12,13 +13,6 @@ use std::{
     process::Command,
 };
 
-/// What the service's own files are called, from, to.
-const FILES: [(&str, &str); 4] = [
-    ("mmlnb-appliance.service", "usr/lib/systemd/system/mmlnb-appliance.service"),
-    ("sysusers.conf", "usr/lib/sysusers.d/mmlnb.conf"),
-    ("tmpfiles.conf", "usr/lib/tmpfiles.d/mmlnb.conf"),
-    ("sysctl.conf", "usr/lib/sysctl.d/60-mmlnb.conf"),
-];
 /// Times of the unit that are shortened so that a test does not wait for minutes; nothing else of it is changed.
 const SHORTER: &str = "[Service]\nRestartSec=1\nWatchdogSec=10\nTimeoutAbortSec=5\n";
 /// Where the bundle lies in the container.
@@ -74,7 +68,7 @@ impl Root {
         self.copy(&product.program, "usr/bin/mmlnb-appliance", 0o755)?;
         let library = checkout().join("native/site/onnxruntime/capi/libonnxruntime.so.1.28.0");
         self.copy(&library, "usr/lib/mmlnb/onnxruntime/capi/libonnxruntime.so.1.28.0", 0o644)?;
-        for (from, to) in FILES {
+        for (from, to) in SERVICE_FILES {
             self.copy(&checkout().join("systemd").join(from), to, 0o644)?;
         }
         self.write("etc/systemd/system/mmlnb-appliance.service.d/test.conf", SHORTER)?;
@@ -110,28 +104,18 @@ fn configuration(program: &Path) -> Result<String> {
     }
     finish(Command::new(program).arg("init").arg(&folder).stdout(std::process::Stdio::null()))?;
     let text = fs::read_to_string(folder.join("appliance.toml"))?;
+    let bundle = format!("\"/{BUNDLE}\"");
     let settings = [
-        ("bundle", format!("\"/{BUNDLE}\"")),
-        ("inbox", "\"/srv/mmlnb/inbox\"".into()),
-        ("done", "\"/srv/mmlnb/done\"".into()),
-        ("failed", "\"/srv/mmlnb/failed\"".into()),
-        ("state", "\"/var/lib/mmlnb\"".into()),
-        ("settle_ms", "500".into()),
-        ("incomplete_s", "4".into()),
-        ("min_free_mb", "1".into()),
+        ("bundle", bundle.as_str()),
+        ("inbox", "\"/srv/mmlnb/inbox\""),
+        ("done", "\"/srv/mmlnb/done\""),
+        ("failed", "\"/srv/mmlnb/failed\""),
+        ("state", "\"/var/lib/mmlnb\""),
+        ("settle_ms", "500"),
+        ("incomplete_s", "4"),
+        ("min_free_mb", "1"),
     ];
-    let mut out = String::new();
-    for line in text.lines() {
-        let name = line.trim_start_matches(['#', ' ']).split_once(" = ").map(|(name, _)| name);
-        match settings.iter().find(|(key, _)| Some(*key) == name) {
-            Some((key, value)) => out += &format!("{key} = {value}\n"),
-            None => out += &format!("{line}\n"),
-        }
-    }
-    let set = |(key, value): &&(&str, String)| !out.contains(&format!("{key} = {value}\n"));
-    let missing: Vec<&str> = settings.iter().filter(set).map(|(key, _)| *key).collect();
-    ensure!(missing.is_empty(), "`init` wrote no line for {}", missing.join(", "));
-    Ok(out)
+    with_settings(&text, &settings)
 }
 
 /// The bare Debian, made once.
