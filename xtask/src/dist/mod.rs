@@ -39,7 +39,8 @@ const SCRIPTS: [(&str, &str); 3] = [
 const DOCS: &str = "usr/share/doc/mmlnb";
 /// The newest C library of the 2.x series that Debian 12 has.
 const GLIBC: u32 = 36;
-const MAINTAINER: &str = "The MMLNB Appliance project <mmlnb@localhost>";
+/// Debian asks for an address; the project has none, and `.invalid` says so.
+const MAINTAINER: &str = "The MMLNB Appliance project <mmlnb@mmlnb.invalid>";
 
 /// Where the package goes and what it is made of.
 #[derive(Args)]
