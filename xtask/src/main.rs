@@ -48,6 +48,7 @@ enum Command {
     /// Try the service in a booted Debian under its own unit (root, systemd-nspawn, debootstrap)
     Boot(boot::Options),
     /// Make the Debian package, its bill of materials and checksums (docs/operations.md)
+    #[command(hide = true)]
     Dist(dist::Options),
     /// Play the figures of docs/reliability.md: kills, faults of disk and system, damaged files, bursts
     Torture(torture::Options),

@@ -108,7 +108,7 @@ fn build_programs() -> Result<PathBuf> {
     Ok(target.join("release"))
 }
 
-/// The configuration as `init` writes it, with the service's folders.
+/// The configuration as `init` writes it, with the service's folders; bundles that nobody signed are refused.
 fn configuration(program: &Path) -> Result<String> {
     let folder = tempfile::tempdir()?;
     finish(Command::new(program).arg("init").arg(folder.path()).stdout(std::process::Stdio::null()))?;
@@ -118,6 +118,7 @@ fn configuration(program: &Path) -> Result<String> {
         ("done", "\"/srv/mmlnb/done\""),
         ("failed", "\"/srv/mmlnb/failed\""),
         ("state", "\"/var/lib/mmlnb\""),
+        ("allow_unsigned", "false"),
     ];
     with_settings(&fs::read_to_string(folder.path().join("appliance.toml"))?, &settings)
 }
