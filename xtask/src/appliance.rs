@@ -191,8 +191,23 @@ pub fn finish(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// A configuration as `init` writes it, with these keys set: their lines, commented or not, are exchanged.
-pub fn with_settings(text: &str, settings: &[(&str, &str)]) -> Result<String> {
+/// The folders of the service, as its unit and tmpfiles have them.
+const FOLDERS: [(&str, &str); 4] = [
+    ("inbox", "\"/srv/mmlnb/inbox\""),
+    ("done", "\"/srv/mmlnb/done\""),
+    ("failed", "\"/srv/mmlnb/failed\""),
+    ("state", "\"/var/lib/mmlnb\""),
+];
+
+/// The configuration as `program`'s `init` writes it, with the service's folders and these keys set.
+pub fn service_configuration(program: &Path, settings: &[(&str, &str)]) -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    finish(Command::new(program).arg("init").arg(folder.path()).stdout(Stdio::null()))?;
+    with_settings(&fs::read_to_string(folder.path().join("appliance.toml"))?, &[&FOLDERS, settings].concat())
+}
+
+/// A configuration with these keys set: their lines, commented or not, are exchanged.
+fn with_settings(text: &str, settings: &[(&str, &str)]) -> Result<String> {
     let mut out = String::new();
     for line in text.lines() {
         let name = line.trim_start_matches(['#', ' ']).split_once(" = ").map(|(name, _)| name);

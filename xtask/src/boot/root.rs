@@ -1,9 +1,9 @@
 //! The container's root: a Debian that is kept, and a copy of it with the product installed as a package would do it.
 
 use crate::{
-    appliance::{Appliance, finish, program_path, with_settings},
+    appliance::{Appliance, finish, program_path, service_configuration},
     checkout,
-    dist::SERVICE_FILES,
+    dist::{NATIVE, SERVICE_FILES},
 };
 use anyhow::{Context, Result};
 use std::{
@@ -66,8 +66,8 @@ impl Root {
     /// Programs, library, unit, users, folders, bundle and configuration, each in its place.
     pub fn install(&self, product: &Product) -> Result<()> {
         self.copy(&product.program, "usr/bin/mmlnb-appliance", 0o755)?;
-        let library = checkout().join("native/site/onnxruntime/capi/libonnxruntime.so.1.28.0");
-        self.copy(&library, "usr/lib/mmlnb/onnxruntime/capi/libonnxruntime.so.1.28.0", 0o644)?;
+        let native = checkout().join("native/site/onnxruntime/capi").join(NATIVE);
+        self.copy(&native, &format!("usr/lib/mmlnb/onnxruntime/capi/{NATIVE}"), 0o644)?;
         for (from, to) in SERVICE_FILES {
             self.copy(&checkout().join("systemd").join(from), to, 0o644)?;
         }
@@ -96,26 +96,11 @@ impl Root {
     }
 }
 
-/// The configuration as `init` writes it, with the service's folders and times that suit a test.
+/// The configuration of the service, with times that suit a test.
 fn configuration(program: &Path) -> Result<String> {
-    let folder = super::folder().join("init");
-    if folder.exists() {
-        fs::remove_dir_all(&folder)?;
-    }
-    finish(Command::new(program).arg("init").arg(&folder).stdout(std::process::Stdio::null()))?;
-    let text = fs::read_to_string(folder.join("appliance.toml"))?;
     let bundle = format!("\"/{BUNDLE}\"");
-    let settings = [
-        ("bundle", bundle.as_str()),
-        ("inbox", "\"/srv/mmlnb/inbox\""),
-        ("done", "\"/srv/mmlnb/done\""),
-        ("failed", "\"/srv/mmlnb/failed\""),
-        ("state", "\"/var/lib/mmlnb\""),
-        ("settle_ms", "500"),
-        ("incomplete_s", "4"),
-        ("min_free_mb", "1"),
-    ];
-    with_settings(&text, &settings)
+    let settings = [("bundle", bundle.as_str()), ("settle_ms", "500"), ("incomplete_s", "4"), ("min_free_mb", "1")];
+    service_configuration(program, &settings)
 }
 
 /// The bare Debian, made once.

@@ -1,10 +1,8 @@
 //! A Debian package from a tree of files, written by `dpkg-deb`: the same files at the same time give the same bytes.
 
-use super::hindrance;
 use crate::appliance::finish;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use flate2::{Compression, GzBuilder};
-use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File},
     io::Write,
@@ -22,11 +20,8 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// An empty one; what an earlier run left there goes.
+    /// An empty one.
     pub fn new(path: PathBuf, epoch: u64) -> Result<Tree> {
-        if path.exists() {
-            fs::remove_dir_all(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
-        }
         let tree = Tree { path, epoch };
         tree.folder(&tree.path)?;
         Ok(tree)
@@ -83,18 +78,11 @@ impl Tree {
 
     /// Adds DEBIAN/control with the installed size, the checksums and the list of configuration files, and builds the package.
     pub fn build(&self, control: &str, package: &Path) -> Result<()> {
-        if let Some(reason) = hindrance() {
-            bail!("{reason}");
-        }
         let files: Vec<(String, PathBuf)> = self.files()?.into_iter().filter(|(name, _)| !name.starts_with("DEBIAN/")).collect();
-        let (mut bytes, mut sums) = (0, String::new());
-        for (name, path) in &files {
-            bytes += fs::metadata(path)?.len();
-            sums += &format!("{}  {name}\n", md5(path)?);
-        }
+        let bytes = files.iter().map(|(_, path)| Ok(fs::metadata(path)?.len())).sum::<Result<u64>>()?;
         let conffiles = files.iter().filter(|(name, _)| name.starts_with("etc/"));
         self.write("DEBIAN/conffiles", conffiles.map(|(name, _)| format!("/{name}\n")).collect::<String>(), 0o644)?;
-        self.write("DEBIAN/md5sums", sums, 0o644)?;
+        self.write("DEBIAN/md5sums", self.md5sums(&files)?, 0o644)?;
         self.write("DEBIAN/control", format!("{control}Installed-Size: {}\n", bytes.div_ceil(1024)), 0o644)?;
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(self.epoch);
         for (_, path) in self.files()? {
@@ -107,22 +95,15 @@ impl Tree {
         dpkg.args(["--root-owner-group", "-Zxz", "--threads-max=1", "--build"]).arg(&self.path).arg(package);
         finish(dpkg.env("SOURCE_DATE_EPOCH", self.epoch.to_string()).stdout(Stdio::null()))
     }
-}
 
-/// The MD5 of a file, which dpkg's own list of checksums is made of; `md5sum` belongs to every Debian.
-fn md5(path: &Path) -> Result<String> {
-    let output = Command::new("md5sum").arg("--").arg(path).output().context("md5sum cannot be started")?;
-    ensure!(output.status.success(), "md5sum failed: {}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).context("md5sum writes text")?;
-    let sum = text.split_whitespace().next().context("md5sum wrote nothing")?;
-    // A backslash in front says that the name after it is escaped.
-    Ok(sum.trim_start_matches('\\').to_owned())
-}
-
-/// The SHA-256 of a file, lower-case hex.
-pub fn sha256(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    Ok(Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+    /// dpkg's own list of checksums is what `md5sum` prints, which belongs to every Debian.
+    fn md5sums(&self, files: &[(String, PathBuf)]) -> Result<Vec<u8>> {
+        let mut md5sum = Command::new("md5sum");
+        md5sum.current_dir(&self.path).arg("--").args(files.iter().map(|(name, _)| name));
+        let output = md5sum.output().context("md5sum cannot be started")?;
+        ensure!(output.status.success(), "md5sum failed: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(output.stdout)
+    }
 }
 
 /// The newest version of the C library that a program or library asks for, as (2, minor).

@@ -4,7 +4,7 @@ mod deb;
 mod sbom;
 
 use crate::{
-    appliance::{finish, say, with_settings},
+    appliance::{finish, say, service_configuration},
     boot::on_path,
     checkout, licences, setup,
 };
@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use deb::Tree;
 use jiff::Timestamp;
+use mmlnb_models::hash;
+use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -21,7 +23,7 @@ use std::{
 /// The programs of the package. The trainer is not among them: it needs libtorch, ten times the size of all else.
 const PROGRAMS: [&str; 2] = ["mmlnb-appliance", "mmlnb-export"];
 /// The native library of the package.
-const NATIVE: &str = "libonnxruntime.so.1.28.0";
+pub const NATIVE: &str = "libonnxruntime.so.1.28.0";
 /// What the service's own files are called, from, to.
 pub const SERVICE_FILES: [(&str, &str); 4] = [
     ("mmlnb-appliance.service", "usr/lib/systemd/system/mmlnb-appliance.service"),
@@ -39,6 +41,8 @@ const SCRIPTS: [(&str, &str); 3] = [
 const DOCS: &str = "usr/share/doc/mmlnb";
 /// The newest C library of the 2.x series that Debian 12 has.
 const GLIBC: u32 = 36;
+/// What the package's configuration sets beside the service's folders: bundles that nobody signed are refused.
+const SETTINGS: [(&str, &str); 2] = [("bundle", "\"/srv/mmlnb/bundle\""), ("allow_unsigned", "false")];
 /// Debian asks for an address; the project has none, and `.invalid` says so.
 const MAINTAINER: &str = "The MMLNB Appliance project <mmlnb@mmlnb.invalid>";
 
@@ -70,10 +74,12 @@ pub fn run(options: &Options) -> Result<()> {
     say("building the programs");
     let programs = build_programs()?;
     say("writing the package");
+    let crates = sbom::built_from(&licences::metadata()?)?;
     let product = Product {
-        configuration: configuration(&programs.join("mmlnb-appliance"))?,
-        notices: notices()?,
-        library: checkout().join("native/site/onnxruntime"),
+        configuration: service_configuration(&programs.join("mmlnb-appliance"), &SETTINGS)?,
+        notices: notices(&crates)?,
+        crates,
+        onnxruntime: checkout().join("native/site/onnxruntime"),
         programs,
     };
     for path in write(&product, &output, epoch)? {
@@ -108,25 +114,10 @@ fn build_programs() -> Result<PathBuf> {
     Ok(target.join("release"))
 }
 
-/// The configuration as `init` writes it, with the service's folders; bundles that nobody signed are refused.
-fn configuration(program: &Path) -> Result<String> {
-    let folder = tempfile::tempdir()?;
-    finish(Command::new(program).arg("init").arg(folder.path()).stdout(std::process::Stdio::null()))?;
-    let settings = [
-        ("bundle", "\"/srv/mmlnb/bundle\""),
-        ("inbox", "\"/srv/mmlnb/inbox\""),
-        ("done", "\"/srv/mmlnb/done\""),
-        ("failed", "\"/srv/mmlnb/failed\""),
-        ("state", "\"/var/lib/mmlnb\""),
-        ("allow_unsigned", "false"),
-    ];
-    with_settings(&fs::read_to_string(folder.path().join("appliance.toml"))?, &settings)
-}
-
 /// The licences and notices that the crates of the programs carry, one after another.
-fn notices() -> Result<String> {
+fn notices(crates: &[Value]) -> Result<String> {
     let mut text = String::new();
-    for package in sbom::built_from(&licences::metadata()?)?.iter().filter(|package| !package["source"].is_null()) {
+    for package in crates.iter().filter(|package| !package["source"].is_null()) {
         let manifest = Path::new(package["manifest_path"].as_str().context("a crate has a manifest")?);
         let folder = manifest.parent().context("a manifest lies in a folder")?;
         let word = |key: &str| package[key].as_str().unwrap_or("not stated");
@@ -153,10 +144,12 @@ struct Product {
     /// The folder of the programs.
     programs: PathBuf,
     /// The folder of ONNX Runtime as set-up brings it.
-    library: PathBuf,
+    onnxruntime: PathBuf,
     /// The text of /etc/mmlnb/appliance.toml.
     configuration: String,
-    /// The licences of the crates.
+    /// The crates that the programs are built from, as cargo tells them.
+    crates: Vec<Value>,
+    /// Their licences.
     notices: String,
 }
 
@@ -167,7 +160,7 @@ fn write(product: &Product, output: &Path, epoch: u64) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(output).with_context(|| format!("{} cannot be made", output.display()))?;
     let package = output.join(format!("mmlnb_{version}_amd64.deb"));
     let bill = output.join(format!("mmlnb_{version}.cdx.json"));
-    let text = serde_json::to_string_pretty(&sbom::write(version, &time.to_string())?)? + "\n";
+    let text = serde_json::to_string_pretty(&sbom::write(version, &time.to_string(), &product.crates)?)? + "\n";
     fs::write(&bill, &text).with_context(|| format!("{} cannot be written", bill.display()))?;
 
     let staging = tempfile::tempdir_in(output)?;
@@ -182,7 +175,7 @@ fn write(product: &Product, output: &Path, epoch: u64) -> Result<Vec<PathBuf>> {
     let mut lines = String::new();
     for path in [&bill, &package] {
         let name = path.file_name().context("a file has a name")?.to_string_lossy();
-        lines += &format!("{}  {name}\n", deb::sha256(path)?);
+        lines += &format!("{}  {name}\n", hash::sha256_file(path)?.1);
     }
     fs::write(&sums, lines).with_context(|| format!("{} cannot be written", sums.display()))?;
     Ok(vec![package, bill, sums])
@@ -191,7 +184,7 @@ fn write(product: &Product, output: &Path, epoch: u64) -> Result<Vec<PathBuf>> {
 /// Programs and library; the newest C library that any of them asks for.
 fn stage_programs(tree: &Tree, product: &Product) -> Result<u32> {
     let programs = PROGRAMS.map(|name| (product.programs.join(name), format!("usr/bin/{name}"), 0o755));
-    let native = (product.library.join("capi").join(NATIVE), format!("usr/lib/mmlnb/onnxruntime/capi/{NATIVE}"), 0o644);
+    let native = (product.onnxruntime.join("capi").join(NATIVE), format!("usr/lib/mmlnb/onnxruntime/capi/{NATIVE}"), 0o644);
     let mut newest = 0;
     for (from, to, mode) in programs.into_iter().chain([native]) {
         let bytes = fs::read(&from).with_context(|| format!("{} cannot be read", from.display()))?;
@@ -228,7 +221,7 @@ fn stage_documents(tree: &Tree, product: &Product, version: &str, time: Timestam
         tree.copy(&path, &format!("{DOCS}/docs/{name}"), 0o644)?;
     }
     for name in ["LICENSE", "ThirdPartyNotices.txt"] {
-        let file = product.library.join(name);
+        let file = product.onnxruntime.join(name);
         let text = fs::read_to_string(&file).with_context(|| format!("{} cannot be read", file.display()))?;
         tree.write_gz(&format!("{DOCS}/onnxruntime/{name}.gz"), &text)?;
     }

@@ -1,7 +1,7 @@
 //! What the package is made of, as CycloneDX: every crate that the programs are built from, and the native libraries.
 
 use super::NATIVE;
-use crate::{checkout, licences, setup::wheels::ONNXRUNTIME};
+use crate::{checkout, setup::wheels::ONNXRUNTIME};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::{
@@ -13,18 +13,17 @@ use std::{
 /// The crates of the two programs.
 const ROOTS: [&str; 2] = ["mmlnb-appliance", "mmlnb-exporter"];
 
-/// The bill of materials for this version; `time` is its date as ISO 8601.
-pub fn write(version: &str, time: &str) -> Result<Value> {
-    let metadata = licences::metadata()?;
+/// The bill of materials for this version, made of these crates; `time` is its date as ISO 8601.
+pub fn write(version: &str, time: &str, crates: &[Value]) -> Result<Value> {
     let lock = fs::read_to_string(checkout().join("Cargo.lock")).context("Cargo.lock cannot be read")?;
     let checksums = checksums(&lock);
     let mut components = Vec::new();
-    for package in built_from(&metadata)? {
+    for package in crates {
         let name = package["name"].as_str().context("a crate has a name")?;
         let version = package["version"].as_str().context("a crate has a version")?;
-        components.push(krate(name, version, &package, checksums.get(&(name, version)).copied()));
+        components.push(krate(name, version, package, checksums.get(&(name, version)).copied()));
         if name == "libsqlite3-sys" {
-            components.push(sqlite(&package)?);
+            components.push(sqlite(package)?);
         }
     }
     components.push(json!({
@@ -116,10 +115,12 @@ fn checksums(lock: &str) -> BTreeMap<(&str, &str), &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::licences;
 
     #[test]
     fn it_lists_what_is_linked_and_nothing_that_only_trains_or_tests() {
-        let bill = write("1.2.3", "2026-01-01T00:00:00Z").unwrap();
+        let crates = built_from(&licences::metadata().unwrap()).unwrap();
+        let bill = write("1.2.3", "2026-01-01T00:00:00Z", &crates).unwrap();
         let components = bill["components"].as_array().unwrap();
         let named = |name: &str| components.iter().find(|component| component["name"] == name);
         for linked in ["ort", "rusqlite", "sqlite", "onnxruntime", "mmlnb-models", "prost"] {

@@ -7,16 +7,22 @@ const EPOCH: u64 = 1_700_000_000;
 
 /// A product whose programs ask for this C library.
 fn product(folder: &Path, glibc: &str) -> Product {
-    let (programs, library) = (folder.join("programs"), folder.join("onnxruntime"));
+    let (programs, onnxruntime) = (folder.join("programs"), folder.join("onnxruntime"));
     fs::create_dir_all(&programs).unwrap();
-    fs::create_dir_all(library.join("capi")).unwrap();
-    for file in PROGRAMS.map(|name| programs.join(name)).into_iter().chain([library.join("capi").join(NATIVE)]) {
+    fs::create_dir_all(onnxruntime.join("capi")).unwrap();
+    for file in PROGRAMS.map(|name| programs.join(name)).into_iter().chain([onnxruntime.join("capi").join(NATIVE)]) {
         fs::write(file, format!("stand-in\0GLIBC_2.2.5\0{glibc}\0")).unwrap();
     }
     for name in ["LICENSE", "ThirdPartyNotices.txt"] {
-        fs::write(library.join(name), name).unwrap();
+        fs::write(onnxruntime.join(name), name).unwrap();
     }
-    Product { programs, library, configuration: "bundle = \"/srv/mmlnb/bundle\"\n".into(), notices: "notices".into() }
+    Product {
+        programs,
+        onnxruntime,
+        configuration: "bundle = \"/srv/mmlnb/bundle\"\n".into(),
+        crates: vec![],
+        notices: "notices".into(),
+    }
 }
 
 fn told(arguments: &[&str], package: &Path) -> String {
@@ -111,7 +117,7 @@ fn a_program_that_debian_12_cannot_start_is_refused() {
 fn an_absent_program_or_library_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let product = product(folder.path(), "GLIBC_2.34");
-    fs::remove_file(product.library.join("capi").join(NATIVE)).unwrap();
+    fs::remove_file(product.onnxruntime.join("capi").join(NATIVE)).unwrap();
     let error = write(&product, &folder.path().join("out"), EPOCH).unwrap_err().to_string();
     assert!(error.contains(NATIVE), "{error}");
     assert!(!folder.path().join("out/SHA256SUMS").exists());
