@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mmlnb_models::bundle::Trust;
 use mmlnb_models::spelling::distance;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use crate::error::{Exit, Failure, Problem};
 use crate::files::names::Pattern;
@@ -198,10 +198,9 @@ fn from_toml(key: &Key, value: &DeValue<'_>) -> Result<Setting, String> {
             i64::from_str_radix(&digits, number.radix()).map(Setting::Whole).map_err(|_| wanted(key))
         }
         (Kind::Flag, DeValue::Boolean(value)) => Ok(Setting::Flag(*value)),
-        (Kind::Patterns | Kind::PublicKeys | Kind::KeyIds, DeValue::Array(items)) => {
-            let texts = items.iter().map(|item| item.get_ref().as_str()).collect::<Option<Vec<&str>>>();
-            texts.and_then(|texts| of_texts(key, &texts)).ok_or_else(|| wanted(key))
-        }
+        (Kind::Patterns, DeValue::Array(items)) => each(key, items, |text| Some(Pattern::new(text))).map(Setting::Patterns),
+        (Kind::PublicKeys, DeValue::Array(items)) => each(key, items, |text| text.parse().ok()).map(Setting::PublicKeys),
+        (Kind::KeyIds, DeValue::Array(items)) => each(key, items, |text| text.parse().ok()).map(Setting::KeyIds),
         (Kind::Real(..), DeValue::Integer(number)) => parse(key, number.as_str()),
         (Kind::Real(..), DeValue::Float(number)) => parse(key, number.as_str()),
         _ => Err(wanted(key)),
@@ -214,31 +213,17 @@ fn parse(key: &Key, text: &str) -> Result<Setting, String> {
         Kind::Whole(..) => text.trim().parse().map(Setting::Whole).map_err(|_| wanted(key)),
         Kind::Real(..) => text.trim().parse().map(Setting::Real).map_err(|_| wanted(key)),
         Kind::Flag => text.trim().parse().map(Setting::Flag).map_err(|_| wanted(key)),
-        Kind::Patterns | Kind::PublicKeys | Kind::KeyIds => list(key, text).ok_or_else(|| wanted(key)),
-    }
-}
-
-/// A list of texts as its key wants them.
-fn of_texts(key: &Key, texts: &[&str]) -> Option<Setting> {
-    match key.kind {
-        Kind::Patterns => Some(Setting::Patterns(texts.iter().map(|text| Pattern::new(text)).collect())),
-        Kind::PublicKeys => texts.iter().map(|text| text.parse().ok()).collect::<Option<_>>().map(Setting::PublicKeys),
-        Kind::KeyIds => texts.iter().map(|text| text.parse().ok()).collect::<Option<_>>().map(Setting::KeyIds),
-        Kind::Folder | Kind::File | Kind::Word(_) | Kind::Whole(..) | Kind::Real(..) | Kind::Flag => None,
-    }
-}
-
-/// A list as it stands in the file.
-fn list(key: &Key, text: &str) -> Option<Setting> {
-    let line = format!("list = {text}");
-    let table = DeTable::parse(&line).ok()?;
-    match table.get_ref().get("list")?.get_ref() {
-        DeValue::Array(items) => {
-            let texts = items.iter().map(|item| item.get_ref().as_str()).collect::<Option<Vec<&str>>>()?;
-            of_texts(key, &texts)
+        Kind::Patterns | Kind::PublicKeys | Kind::KeyIds => {
+            let line = format!("list = {text}");
+            let table = DeTable::parse(&line).map_err(|_| wanted(key))?;
+            table.get_ref().get("list").map_or_else(|| Err(wanted(key)), |list| from_toml(key, list.get_ref()))
         }
-        _ => None,
     }
+}
+
+/// A list of texts, each read as its key wants it.
+fn each<T>(key: &Key, items: &DeArray<'_>, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {
+    items.iter().map(|item| item.get_ref().as_str().and_then(&read)).collect::<Option<_>>().ok_or_else(|| wanted(key))
 }
 
 fn within(key: &Key, setting: Setting) -> Result<Setting, String> {

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::keys::{KEYS, Kind};
 
-/// What `init` sets otherwise than a file without the key has it: whoever begins has a bundle that nobody signed. A package's configuration leaves
-/// the key out, so that such bundles are refused.
+/// What `init` sets otherwise than a file without the key has it: whoever begins has a bundle that nobody signed. A package's configuration says
+/// false, so that such bundles are refused.
 const FOR_A_BEGINNING: [(&str, &str); 1] = [("allow_unsigned", "true")];
 
 /// The text of `appliance.toml` for an appliance below `root` (absolute).
