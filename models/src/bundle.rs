@@ -44,7 +44,7 @@ const OLDEST: u32 = 1;
 /// The manifest's file name.
 pub const MANIFEST: &str = "manifest.json";
 /// The manifest's signature.
-const MANIFEST_SIGNATURE: &str = "manifest.json.minisig";
+pub const MANIFEST_SIGNATURE: &str = "manifest.json.minisig";
 /// The describer's folder in the bundle, itself readable as a checkpoint's folder without weights.
 pub const DESCRIBER: &str = "describer";
 /// Features of training images, for the novelty of an image: beside a classifier's config.json, in its folder and in a bundle.
@@ -78,7 +78,7 @@ pub struct Manifest {
     /// In format 1, what `mmlnb-appliance qualify` measured; absent before. Now [`Qualification`] has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qualification: Option<serde_json::Value>,
-    /// Every file but the manifest, by its path in the bundle with `/` between folders.
+    /// Every file that the maker put in, but the manifest and its signature, by its path in the bundle with `/` between folders.
     pub files: BTreeMap<String, FileEntry>,
 }
 
@@ -343,7 +343,7 @@ impl Unchecked {
 }
 
 impl Bundle {
-    /// [`Bundle::open_trusting`] without a look at signatures.
+    /// [`Bundle::open_trusting`], whoever signed it; a signature that cannot be read is refused.
     pub fn open(dir: &Path) -> Result<Self, BundleError> {
         Bundle::open_trusting(dir, &Trust::unjudged())
     }
@@ -439,11 +439,7 @@ impl Manifest {
     pub fn write(&self, dir: &Path) -> Result<String, BundleError> {
         let file = dir.join(MANIFEST);
         self.check().map_err(|problem| BundleError::Manifest { file: file.clone(), problem })?;
-        let mut bytes = serde_json::to_vec_pretty(self)
-            .map_err(|cause| BundleError::Manifest { file: file.clone(), problem: cause.to_string() })?;
-        bytes.push(b'\n');
-        put(dir, MANIFEST, &bytes)?;
-        Ok(hash::sha256_hex(&bytes))
+        put_json(dir, MANIFEST, self, |problem| BundleError::Manifest { file: file.clone(), problem })
     }
 
     /// Every graph with its path.
@@ -484,6 +480,19 @@ impl Manifest {
             _ => Ok(()),
         }
     }
+}
+
+/// [Puts](put) `value` into the file `name`, as people read it too. Returns the file's SHA-256.
+fn put_json(
+    dir: &Path,
+    name: &str,
+    value: &impl Serialize,
+    error: impl Fn(String) -> BundleError,
+) -> Result<String, BundleError> {
+    let mut bytes = serde_json::to_vec_pretty(value).map_err(|cause| error(cause.to_string()))?;
+    bytes.push(b'\n');
+    put(dir, name, &bytes)?;
+    Ok(hash::sha256_hex(&bytes))
 }
 
 /// Writes the file `name` in `dir`: a temporary file, synchronised, then renamed.

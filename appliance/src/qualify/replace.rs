@@ -4,11 +4,10 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use mmlnb_models::bundle::{Bundle, FileEntry, MANIFEST, Manifest, Qualification, SIGNATURE};
+use mmlnb_models::bundle::{Bundle, FileEntry, MANIFEST, MANIFEST_SIGNATURE, Manifest, Qualification};
 use mmlnb_models::exchange;
 use mmlnb_models::hash::sha256_hex;
 
-use super::answers::OURS;
 use super::card;
 use crate::failpoint;
 
@@ -41,7 +40,6 @@ pub fn replace(
     fs::create_dir_all(&part)?;
     let same = manifest == bundle.manifest;
     if !same {
-        manifest.files.retain(|name, _| !name.starts_with(OURS));
         let text = card::without_section(&fs::read_to_string(bundle.path(CARD))?);
         manifest.files.insert(CARD.to_owned(), write(&part, CARD, text.as_bytes())?);
     }
@@ -53,8 +51,7 @@ pub fn replace(
     }
     failpoint::pass("qualify.linked")?;
     if same {
-        let signature = format!("{MANIFEST}{SIGNATURE}");
-        let beside = [MANIFEST, &signature].into_iter().filter(|name| bundle.path(name).exists());
+        let beside = [MANIFEST, MANIFEST_SIGNATURE].into_iter().filter(|name| bundle.path(name).exists());
         beside.into_iter().try_for_each(|name| link(&bundle.path(name), &part.join(name)))?;
         found.bundle_sha256.clone_from(&bundle.sha256);
     } else {
@@ -95,6 +92,7 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::qualify::answers::OURS;
     use crate::qualify::upgrade::upgraded;
     use mmlnb_models::bundle::{
         BundleError, Calibration, Classifier, FORMAT, Graph, KnownAnswer, Precision, Provenance, list_files,

@@ -14,6 +14,7 @@ pub fn upgraded(bundle: &Bundle) -> Result<Manifest, Failure> {
     let mut manifest = bundle.manifest.clone();
     manifest.format = FORMAT;
     if manifest.qualification.take().is_some() {
+        manifest.files.retain(|name, _| !name.starts_with(OURS));
         manifest.known_answers.retain(|answer| !answer.image.starts_with(OURS));
         if let Some(part) = &mut manifest.classifier {
             part.calibration = trainers(bundle)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BundleError, Calibration, FORMAT, FileEntry, KnownAnswer, Manifest, Standing, Trust, inside, put};
+use super::{BundleError, Calibration, FORMAT, FileEntry, KnownAnswer, Manifest, Standing, Trust, inside, put_json};
 use crate::hash;
 
 /// The file's name.
@@ -47,10 +47,7 @@ impl Qualification {
     pub fn write(&self, dir: &Path, manifest: &Manifest) -> Result<String, BundleError> {
         let error = |problem: String| BundleError::Qualification { file: dir.join(QUALIFICATION), problem };
         self.check(manifest, &self.bundle_sha256).map_err(error)?;
-        let mut bytes = serde_json::to_vec_pretty(self).map_err(|cause| error(cause.to_string()))?;
-        bytes.push(b'\n');
-        put(dir, QUALIFICATION, &bytes)?;
-        Ok(hash::sha256_hex(&bytes))
+        put_json(dir, QUALIFICATION, self, error)
     }
 
     fn parse(bytes: &[u8], manifest: &Manifest, bundle_sha256: &str) -> Result<Self, String> {
