@@ -34,8 +34,9 @@ fn another_moment() -> String {
     format!("2026-01-31T{:02}:{:02}:{:02}.000Z", second / 3600, second / 60 % 60, second % 60)
 }
 
-fn begin(ledger: &Ledger) -> (i64, i64) {
-    let start = RunStart {
+/// A start of its own.
+fn start() -> RunStart {
+    RunStart {
         started_at: another_moment(),
         boot_id: "b".into(),
         host: "h".into(),
@@ -44,8 +45,11 @@ fn begin(ledger: &Ledger) -> (i64, i64) {
         qualification_sha256: None,
         trust: Default::default(),
         oom_kills: None,
-    };
-    ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap()
+    }
+}
+
+fn begin(ledger: &Ledger) -> (i64, i64) {
+    ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start())).unwrap()
 }
 
 fn file(path: &str, ino: u64) -> NewFile {
@@ -151,16 +155,7 @@ fn another_bundle_gives_another_report() {
     let book = open_book();
     let job = book.work(&file("a.png", 1), &SHA, 1);
     book.ledger.write("ledger.commit_report", |tx| record::commit(tx, job, &image(1), &report(None))).unwrap();
-    let start = RunStart {
-        started_at: another_moment(),
-        boot_id: String::new(),
-        host: String::new(),
-        bundle_sha256: "cd".repeat(32),
-        classes: vec!["X".into(), "Y".into()],
-        qualification_sha256: None,
-        trust: Default::default(),
-        oom_kills: None,
-    };
+    let start = RunStart { bundle_sha256: "cd".repeat(32), ..start() };
     let (run, bundle) = book.ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap();
     let claim = book.ledger.write("ledger.claim", |tx| record::claim(tx, &file("a2.png", 9), &SHA, bundle, run, 1)).unwrap();
     assert!(matches!(claim, Claim::Work { job: other, .. } if other != job));
@@ -176,16 +171,7 @@ fn another_qualification_gives_another_report_which_says_who_signed_what() {
         Standings { bundle: Standing::Signed { key, comment: "timestamp:1".into() }, qualification: Some(Standing::Unsigned) };
     let mut seen = Vec::new();
     for (at, qualification) in ["12", "34", "12"].into_iter().enumerate() {
-        let start = RunStart {
-            started_at: another_moment(),
-            boot_id: String::new(),
-            host: String::new(),
-            bundle_sha256: "ab".repeat(32),
-            classes: vec!["X".into(), "Y".into()],
-            qualification_sha256: Some(qualification.repeat(32)),
-            trust: trust.clone(),
-            oom_kills: None,
-        };
+        let start = RunStart { qualification_sha256: Some(qualification.repeat(32)), trust: trust.clone(), ..start() };
         let (run, bundle) = book.ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap();
         let again = file("a.png", 9 + at as u64);
         match book.ledger.write("ledger.claim", |tx| record::claim(tx, &again, &SHA, bundle, run, 1)).unwrap() {
@@ -269,16 +255,7 @@ fn a_file_that_waits_to_be_whole_leaves_no_row_although_it_was_there_when_the_pr
 #[test]
 fn a_start_that_is_repeated_begins_one_run() {
     let book = open_book();
-    let start = RunStart {
-        started_at: another_moment(),
-        boot_id: "b".into(),
-        host: "h".into(),
-        bundle_sha256: "ab".repeat(32),
-        classes: vec![],
-        qualification_sha256: None,
-        trust: Default::default(),
-        oom_kills: None,
-    };
+    let start = start();
     let twice = [(); 2].map(|()| book.ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap());
     assert_eq!(twice[0], twice[1]);
     assert_eq!(book.number("SELECT count(*) FROM run"), 2, "with the book's own");
@@ -390,16 +367,7 @@ fn foreign_and_newer_files_are_refused_and_damage_is_found() {
 
 /// The next run after one that ended without saying so; the kernel has killed `oom_kills` processes by now.
 fn next_run(book: &mut Book, died: bool, oom_kills: Option<i64>) -> Vec<bool> {
-    let start = RunStart {
-        started_at: another_moment(),
-        boot_id: "b".into(),
-        host: "h".into(),
-        bundle_sha256: "ab".repeat(32),
-        classes: vec![],
-        qualification_sha256: None,
-        trust: Default::default(),
-        oom_kills,
-    };
+    let start = RunStart { oom_kills, ..start() };
     (book.run, _) = book.ledger.write("ledger.begin_run", |tx| record::begin_run(tx, &start)).unwrap();
     let jobs = book.ledger.write("ledger.begin_run", |tx| record::recover(tx, book.run, died, 3)).unwrap();
     jobs.iter().map(|job| job.rejected).collect()
